@@ -1,0 +1,73 @@
+"""hyperloom: hypernetworks, networks that generate the weights of other networks.
+
+`import hyperloom.torch as hl` is the door for PyTorch. This package holds the part without a
+framework: specs, layouts, plans, initialisation, and the NumPy oracle. Importing it imports
+neither torch nor jax.
+"""
+
+from hyperloom._condition import Concat, Condition, Custom, Embedding, Noise, Vector
+from hyperloom._errors import CheckpointError
+from hyperloom._form import Delta, Form, Whole
+from hyperloom._init import (
+    BiasHyperInit,
+    Harmonic,
+    HyperfanIn,
+    HyperfanOut,
+    Init,
+    Native,
+    Unscaled,
+)
+from hyperloom._layout import (
+    Chunked,
+    Full,
+    Grouped,
+    Layers,
+    Layout,
+    PerCondition,
+    Shared,
+    Tensors,
+    Tiles,
+)
+from hyperloom._plan import Plan, compile_plan
+from hyperloom._spec import Role, TargetSpec, TensorSpec
+from hyperloom._trunk import MLP, CustomTrunk, Linear, Trunk
+
+__version__ = "0.1.0.dev0"
+
+__all__ = [
+    "MLP",
+    "BiasHyperInit",
+    "CheckpointError",
+    "Chunked",
+    "Concat",
+    "Condition",
+    "Custom",
+    "CustomTrunk",
+    "Delta",
+    "Embedding",
+    "Form",
+    "Full",
+    "Grouped",
+    "Harmonic",
+    "HyperfanIn",
+    "HyperfanOut",
+    "Init",
+    "Layers",
+    "Layout",
+    "Linear",
+    "Native",
+    "Noise",
+    "PerCondition",
+    "Plan",
+    "Role",
+    "Shared",
+    "TargetSpec",
+    "TensorSpec",
+    "Tensors",
+    "Tiles",
+    "Trunk",
+    "Unscaled",
+    "Vector",
+    "Whole",
+    "compile_plan",
+]

@@ -1,0 +1,120 @@
+"""The checkpoint file: safetensors, with the plan as JSON in its header. No framework needed.
+
+Layout of the file: one safetensors file. Its metadata has one entry, `hyperloom`, a JSON object
+with `format` (int), `version` (of the library that wrote it), `plan`, and `digest` (SHA-256 over
+the tensors' names, dtypes, shapes and bytes, and the plan).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hyperloom._errors import CheckpointError, message
+from hyperloom._plan import Plan
+from hyperloom._serial import from_json, to_json
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a checkpoint says of itself.
+
+    Attributes:
+        plan: The plan.
+        version: Version of the library that wrote it.
+        digest: Checksum of tensors and plan.
+        dtypes: Name -> dtype of its tensors, as safetensors writes them.
+        shapes: Name -> shape.
+    """
+
+    plan: Plan
+    version: str
+    digest: str
+    dtypes: Mapping[str, str]
+    shapes: Mapping[str, tuple[int, ...]]
+
+
+def metadata(plan: Plan, version: str, digest: str) -> dict[str, str]:
+    """Return the safetensors metadata of a checkpoint."""
+    content = {"format": FORMAT, "version": version, "plan": to_json(plan), "digest": digest}
+    return {"hyperloom": json.dumps(content)}
+
+
+def digest(plan: Plan, tensors: Iterable[tuple[str, str, tuple[int, ...], Any]]) -> str:
+    """Return the checksum.
+
+    Args:
+        plan: The plan.
+        tensors: Name, dtype (as safetensors writes it), shape and bytes of each tensor.
+    """
+    total = hashlib.sha256(json.dumps(to_json(plan), sort_keys=True).encode())
+    for name, dtype, shape, data in sorted(tensors, key=lambda item: item[0]):
+        total.update(f"{name} {dtype} {list(shape)}".encode())
+        total.update(data)
+    return total.hexdigest()
+
+
+def read_description(path: str | os.PathLike[str]) -> Description:
+    """Read what a checkpoint says of itself, without its tensors.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        CheckpointError: Cut, not a checkpoint of this library, or of a newer format.
+    """
+    header = _header(Path(path))
+    text = header.pop("__metadata__", {}).get("hyperloom")
+    if text is None:
+        way_out = "A file of plain weights is loaded with safetensors itself."
+        raise _bad(path, "no description of a hypernetwork", "one written by save()", way_out)
+    try:
+        content = json.loads(text)
+        number = content["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise _bad(path, "an altered description", "the file as save() wrote it") from error
+    if number != FORMAT:
+        got = f"format {number}, written by hyperloom {content.get('version')}"
+        raise _bad(path, got, f"format {FORMAT}", "Install a newer hyperloom.")
+    try:
+        plan = from_json(content["plan"])
+        assert isinstance(plan, Plan)
+        dtypes = {name: entry["dtype"] for name, entry in header.items()}
+        shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
+        return Description(plan, content["version"], content["digest"], dtypes, shapes)
+    except (CheckpointError, KeyError, TypeError, AssertionError) as error:
+        raise _bad(path, "an altered description", "the file as save() wrote it") from error
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """Read a safetensors header; check that the file is as long as it says."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        first = file.read(8)
+        length = int.from_bytes(first, "little")
+        if len(first) < 8 or length > size - 8:
+            raise _bad(path, f"a file of {size} bytes, cut in its header", "a whole file", _COPY)
+        raw = file.read(length)
+    try:
+        header = json.loads(raw)
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name[:2] != "__"]
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise _bad(path, "a header that is not safetensors", "a whole file", _COPY) from error
+    wanted = 8 + length + max(ends, default=0)
+    if size < wanted:
+        raise _bad(path, f"a file of {size} bytes, cut", f"{wanted} bytes", _COPY)
+    if size > wanted:
+        raise _bad(path, f"a file of {size} bytes, altered", f"{wanted} bytes", _COPY)
+    return header
+
+
+_COPY = "Copy it again from where it was saved."
+
+
+def _bad(path: str | os.PathLike[str], got: str, wanted: str, way_out: str = "") -> CheckpointError:
+    return CheckpointError(message(f"checkpoint {path}", got, wanted, way_out))

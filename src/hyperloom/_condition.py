@@ -1,0 +1,172 @@
+"""What the weights depend on: condition objects without a framework.
+
+A condition object says how a raw value becomes a vector of width `dim`. Backends turn it into
+a module of theirs; a module of the user's own takes its place as `Custom`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from hyperloom._choice import Choice
+from hyperloom._errors import finite_float, message, positive_int
+
+
+@dataclass(frozen=True, repr=False)
+class Condition(Choice):
+    """Base class of the condition objects."""
+
+    @property
+    def width(self) -> int:
+        """Width `E` of the vector that the trunk sees."""
+        raise TypeError(f"{type(self).__name__} does not define a width")
+
+    @property
+    def num_ids(self) -> int | None:
+        """How many ids the condition knows; `None` when it has no ids."""
+        return None
+
+    @property
+    def num_parameters(self) -> int:
+        """Learned numbers."""
+        return 0
+
+
+@dataclass(frozen=True, repr=False)
+class Embedding(Condition):
+    """A learned vector for each id: task, client, user.
+
+    Its rows start as normal draws that are scaled to root mean square `std`, each row exactly,
+    so that no id starts with larger weights than another. The raw value is an int, a list of
+    ints or an integer tensor, `()` for one condition or `(B,)` for a batch.
+
+    Args:
+        num: Number of ids.
+        dim: Width of each vector.
+        std: Root mean square of each row at the start. Default 1.
+
+    Raises:
+        ValueError: `num` or `dim` below 1, or `std` negative.
+    """
+
+    num: int
+    dim: int
+    std: float = 1.0
+
+    def __post_init__(self) -> None:
+        positive_int("Embedding(num=)", self.num)
+        positive_int("Embedding(dim=)", self.dim)
+        finite_float("Embedding(std=)", self.std, least=0.0)
+
+    @property
+    def width(self) -> int:
+        return self.dim
+
+    @property
+    def num_ids(self) -> int | None:
+        return self.num
+
+    @property
+    def num_parameters(self) -> int:
+        return self.num * self.dim
+
+
+@dataclass(frozen=True, repr=False)
+class Vector(Condition):
+    """A vector as given: a context, a coordinate, the output of another network.
+
+    The raw value is a floating tensor `(dim,)` for one condition or `(B, dim)` for a batch.
+
+    Args:
+        dim: Width of the vector.
+        std: Root mean square that its entries are expected to have; initialisation uses it.
+
+    Raises:
+        ValueError: `dim` below 1, or `std` not positive.
+    """
+
+    dim: int
+    std: float = 1.0
+
+    def __post_init__(self) -> None:
+        positive_int(f"{type(self).__name__}(dim=)", self.dim)
+        finite_float(f"{type(self).__name__}(std=)", self.std, least=1e-12)
+
+    @property
+    def width(self) -> int:
+        return self.dim
+
+
+@dataclass(frozen=True, repr=False)
+class Noise(Vector):
+    """Gaussian noise of standard deviation `std`: an implicit distribution over networks.
+
+    The raw value is `None` (one draw; inside `Concat`, one draw for each condition), an int `B`
+    (a batch of `B` draws), or the noise itself as a tensor `(dim,)` or `(B, dim)`.
+
+    Args:
+        dim: Width of the noise vector.
+        std: Its standard deviation. Default 1.
+    """
+
+
+@dataclass(frozen=True, repr=False)
+class Custom(Condition):
+    """Stands for a condition module of the user's own.
+
+    Args:
+        dim: Width of the vector that the module returns.
+        name: What it is, for printing.
+        size: Its learned numbers.
+        std: Root mean square that its output is expected to have.
+    """
+
+    dim: int
+    name: str = "module"
+    size: int = 0
+    std: float = 1.0
+
+    @property
+    def width(self) -> int:
+        return self.dim
+
+    @property
+    def num_parameters(self) -> int:
+        return self.size
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class Concat(Condition):
+    """Several conditions side by side; the raw value is a tuple with a value for each.
+
+    Args:
+        *parts: Condition objects. Modules of the framework are welcome in the backend's
+            `HyperNetwork`.
+
+    Raises:
+        ValueError: Fewer than two parts.
+    """
+
+    parts: tuple[Any, ...]
+
+    def __init__(self, *parts: Any) -> None:
+        object.__setattr__(self, "parts", tuple(parts))
+        if len(parts) < 2:
+            raise ValueError(message("Concat(*parts)", f"{len(parts)} part", "at least two"))
+
+    def __repr__(self) -> str:
+        return f"Concat({', '.join(map(repr, self.parts))})"
+
+    @property
+    def width(self) -> int:
+        return sum(part.width for part in self.parts)
+
+    @property
+    def num_ids(self) -> int | None:
+        known = [part.num_ids for part in self.parts if part.num_ids is not None]
+        return known[0] if len(known) == 1 else None
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(part.num_parameters for part in self.parts)

@@ -1,0 +1,64 @@
+"""How hyperloom words its errors, and the one error class it adds.
+
+Every message has the same four parts: the argument, what it got, what was wanted, the way out.
+Users meet `ValueError`, `TypeError` and `IndexError`; an `assert` marks a bug of our own.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be used: it is cut, altered, too new, or made for another target.
+
+    The message says which. Raised before anything is changed: the object that was to be
+    filled is as it was.
+    """
+
+
+def message(argument: str, got: object, wanted: str, way_out: str = "") -> str:
+    """Return the text of an error about `argument`.
+
+    Args:
+        argument: Name of the argument as the user wrote it.
+        got: What was given; shown with `repr` unless it is a string that already reads well.
+        wanted: What would have been right.
+        way_out: What to do now, a whole sentence. May be empty.
+    """
+    shown = got if isinstance(got, str) else repr(got)
+    text = f"{argument}: got {shown}; wanted {wanted}."
+    return f"{text} {way_out}" if way_out else text
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a sentence that names the known strings closest to `name`."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
+    if close:
+        return f"Did you mean {' or '.join(map(repr, close))}?"
+    few = ", ".join(map(repr, names[:6]))
+    return f"There are: {few}{', ...' if len(names) > 6 else ''}."
+
+
+def positive_int(argument: str, value: object, least: int = 1) -> int:
+    """Return `value` if it is an int of at least `least`; raise otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(message(argument, value, f"an int of at least {least}"))
+    if value < least:
+        raise ValueError(message(argument, value, f"an int of at least {least}"))
+    return value
+
+
+def finite_float(argument: str, value: object, least: float | None = None) -> float:
+    """Return `value` as a float if it is finite (and at least `least`); raise otherwise."""
+    wanted = "a finite number" + ("" if least is None else f" of at least {least:g}")
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(message(argument, value, wanted))
+    number = float(value)
+    if number != number or number in (float("inf"), float("-inf")):
+        raise ValueError(message(argument, value, wanted))
+    if least is not None and number < least:
+        raise ValueError(message(argument, value, wanted))
+    return number

@@ -1,0 +1,108 @@
+"""What is generated for a tensor: the tensor itself, or a change to one that is there.
+
+A form says of which parts a tensor is made. Layouts place parts; `assemble` joins them. It uses
+only operators that arrays of every framework share, so it is written here, once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from hyperloom._choice import Choice
+from hyperloom._spec import Role, TensorSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """How a generated part starts out.
+
+    Attributes:
+        mean: Its mean.
+        std: Its standard deviation, for a condition whose features have root mean square 1.
+        native: Start as a copy of the target's own values instead (bias-hyperinit).
+        exact: The mean must hold exactly, so `std` is 0 and the part may not share a head with
+            parts that start at random.
+    """
+
+    mean: float = 0.0
+    std: float = 1.0
+    native: bool = False
+    exact: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One generated array: a tensor, or a factor of one.
+
+    Attributes:
+        tensor: Name of the target's tensor.
+        layer: Path of the module that owns it.
+        label: Its name below the layer, and which factor it is; equal layers have equal labels.
+        role: Role of the tensor.
+        shape: Shape of the part.
+        start: How it starts out.
+    """
+
+    tensor: str
+    layer: str
+    label: str
+    role: Role
+    shape: tuple[int, ...]
+    start: Start
+
+
+@dataclass(frozen=True, repr=False)
+class Form(Choice):
+    """Base class: what is generated for each tensor it is given to."""
+
+    @property
+    def has_base(self) -> bool:
+        """Whether the generated parts change a tensor that is there already."""
+        return False
+
+    @property
+    def trains_base(self) -> bool:
+        """Whether that tensor is learned too."""
+        return False
+
+    def parts(self, tensor: TensorSpec, start: Start) -> tuple[Part, ...]:
+        """Return the parts of `tensor`; `start` is how the whole tensor should start out."""
+        label = tensor.layer_relative_name
+        return (Part(tensor.name, tensor.layer, label, tensor.role, tensor.shape, start),)
+
+    def assemble(self, parts: tuple[Any, ...], base: Any) -> Any:
+        """Join generated parts (each `(*batch, *part shape)`) to `(*batch, *shape)`."""
+        return parts[0]
+
+
+@dataclass(frozen=True, repr=False)
+class Whole(Form):
+    """The tensor itself is generated. The default."""
+
+
+@dataclass(frozen=True, repr=False)
+class Delta(Form):
+    """A change is generated and added to the target's own tensor.
+
+    The change starts at exactly zero: every condition starts as the target given.
+
+    Args:
+        trained: Learn the target's tensor too, from its given values; by default it is frozen.
+    """
+
+    trained: bool = False
+
+    @property
+    def has_base(self) -> bool:
+        return True
+
+    @property
+    def trains_base(self) -> bool:
+        return self.trained
+
+    def parts(self, tensor: TensorSpec, start: Start) -> tuple[Part, ...]:
+        return super().parts(tensor, Start(mean=0.0, std=0.0, exact=True))
+
+    def assemble(self, parts: tuple[Any, ...], base: Any) -> Any:
+        return base + parts[0]

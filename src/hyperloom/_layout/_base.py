@@ -1,0 +1,216 @@
+"""Heads, and where the numbers of a part stand in a head's output."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+from hyperloom._choice import Choice
+from hyperloom._form import Part
+
+
+class Source(StrEnum):
+    """Where a head's numbers come from."""
+
+    FEATURES = "features"  # a linear map of the trunk's features
+    TABLE = "table"  # a learned row for each condition id
+    SHARED = "shared"  # one learned row for all conditions
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A range of a head's output rows that starts out alike.
+
+    Attributes:
+        start: First row.
+        stop: One past the last row.
+        mean: Mean of the numbers that the rows give at the start.
+        std: Their standard deviation for features of root mean square 1.
+        native: Name of the tensor whose own values the rows give at the start, or `None`.
+    """
+
+    start: int
+    stop: int
+    mean: float
+    std: float
+    native: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """One generator: `num_slots` runs of it give `(num_slots, slot_size)` numbers a condition.
+
+    Attributes:
+        name: Unique name; the first part of its parameters' names.
+        source: Where its numbers come from.
+        num_slots: How often it is run for one condition (`C` chunks, or group members).
+        slot_size: Numbers that one run gives (`S`).
+        num_used: Numbers of the `num_slots * slot_size` that tensors are made of; the rest, at
+            the end of the last slot, is cut.
+        embedding: Width of the slot embedding that the trunk sees beside the condition; 0 for
+            none.
+        per_condition: Whether each condition id has slot embeddings of its own.
+        scaled: Whether its pieces have scales and shifts. They are measured on a template, so
+            a backend keeps them beside the learned numbers, in the tensor `scales` with a row
+            `(scale, shift)` for each piece of the plan, and saves them with those.
+        segments: How its rows start out; together they cover `0 .. slot_size`.
+    """
+
+    name: str
+    source: Source
+    num_slots: int
+    slot_size: int
+    num_used: int
+    embedding: int
+    per_condition: bool
+    scaled: bool
+    segments: tuple[Segment, ...]
+
+    @property
+    def needs_ids(self) -> bool:
+        """Whether the head looks something up by condition id."""
+        return self.source is Source.TABLE or self.per_condition
+
+    def num_parameters(self, features: int, num_ids: int) -> int:
+        """Learned numbers, for `features` trunk features and `num_ids` condition ids."""
+        if self.source is Source.SHARED:
+            return self.slot_size
+        if self.source is Source.TABLE:
+            return self.slot_size * num_ids
+        slots = self.num_slots * self.embedding * (num_ids if self.per_condition else 1)
+        return self.slot_size * (features + 1) + slots
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Where a part stands in its head's output, read as one flat row of numbers.
+
+    A part is `count` blocks of shape `tile`, the first at `start`, each `stride` after the one
+    before, laid on a grid. A part in one piece has one block of its own shape.
+
+    Attributes:
+        head: Index of the head in the plan.
+        start: Position of its first number.
+        tile: Shape of one block.
+        grid: Number of blocks along each axis; `tile * grid` is the part's shape.
+        stride: Distance between blocks.
+        scale: Factor on the head's numbers that initialisation asks for.
+        shift: Number added after it.
+    """
+
+    head: int
+    start: int
+    tile: tuple[int, ...]
+    grid: tuple[int, ...]
+    stride: int = 0
+    scale: float = 1.0
+    shift: float = 0.0
+
+    @property
+    def count(self) -> int:
+        """Number of blocks."""
+        return math.prod(self.grid)
+
+    @property
+    def numel(self) -> int:
+        """Numbers in the part."""
+        return self.count * math.prod(self.tile)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the part."""
+        return tuple(t * g for t, g in zip(self.tile, self.grid, strict=True))
+
+    def read(self, raw: Any, permute: Callable[[Any, tuple[int, ...]], Any]) -> Any:
+        """Cut the part out of a head's output: views only, any framework's arrays.
+
+        Args:
+            raw: `(*batch, num_slots, slot_size)`.
+            permute: The framework's transposition, `permute(array, axes)`.
+
+        Returns:
+            `(*batch, *shape)`, before scale and shift.
+        """
+        batch = tuple(raw.shape[:-2])
+        block = math.prod(self.tile)
+        if self.count == 1:
+            flat = raw.reshape(*batch, raw.shape[-2] * raw.shape[-1])
+            value = flat[..., self.start : self.start + block].reshape(*batch, *self.tile)
+        else:
+            slot, row = divmod(self.start, raw.shape[-1])
+            value = raw[..., slot : slot + self.count, row : row + block]
+            value = value.reshape(*batch, *self.grid, *self.tile)
+            b, n = len(batch), len(self.tile)
+            axes = [axis for i in range(n) for axis in (b + i, b + n + i)]
+            value = permute(value, (*range(b), *axes)).reshape(*batch, *self.shape)
+        return value
+
+    def indices(self) -> np.ndarray:
+        """Return, for every number of the part, its position: an int array of its shape.
+
+        The same map as `read`, as plain arithmetic; the NumPy oracle uses it.
+        """
+        where = np.zeros(self.shape, dtype=np.int64)
+        for index in np.ndindex(*self.shape):
+            block = inside = 0
+            for i, tile, grid in zip(index, self.tile, self.grid, strict=True):
+                block = block * grid + i // tile
+                inside = inside * tile + i % tile
+            where[index] = self.start + block * self.stride + inside
+        return where
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """What a layout compiles to: a head, and the piece of each part in it."""
+
+    head: Head
+    pieces: tuple[tuple[Part, Piece], ...]
+
+
+@dataclass(frozen=True, repr=False)
+class Layout(Choice):
+    """Base class: which numbers become which weights."""
+
+    def compile(self, parts: Sequence[Part], first_head: int) -> list[Placement]:
+        """Place `parts`; the heads returned are numbered from `first_head`."""
+        raise TypeError(f"{type(self).__name__} does not define compile()")
+
+
+def common_std(parts: Sequence[Part]) -> float:
+    """Return the root mean square, over numbers, of the stds of parts that start at random."""
+    total = sum(math.prod(p.shape) for p in parts if p.start.std > 0)
+    if not total:
+        return 0.0
+    squares = sum(math.prod(p.shape) * p.start.std**2 for p in parts)
+    return math.sqrt(squares / total)
+
+
+def scale_and_shift(part: Part, common: float) -> tuple[float, float]:
+    """Return the fixed scale and shift that give `part` its start from rows of std `common`.
+
+    A part that starts constant gets the common scale: it starts at its constant give or take
+    `common`, and it is learned at the pace of the others. Ratios within 2 % of 1, which is how
+    well a measured standard deviation is known, count as 1.
+    """
+    if common == 0.0 or part.start.std == 0.0:
+        return 1.0, part.start.mean
+    ratio = part.start.std / common
+    return (1.0 if abs(ratio - 1) < 0.02 else ratio), part.start.mean
+
+
+def needs_scales(parts: Sequence[Part]) -> bool:
+    """Whether parts that share rows start differently, or at a mean that rows do not give."""
+    stds = {part.start.std for part in parts}
+    return len(stds) > 1 or any(part.start.mean != 0 for part in parts)
+
+
+def whole_piece(head: int, start: int, part: Part, scale: float, shift: float) -> Piece:
+    """Return the piece of a part that stands in one block."""
+    ones = (1,) * len(part.shape)
+    return Piece(head, start, part.shape, ones, scale=scale, shift=shift)

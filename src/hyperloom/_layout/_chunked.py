@@ -1,0 +1,92 @@
+"""One head, run once per chunk."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hyperloom._errors import message, positive_int
+from hyperloom._form import Part
+from hyperloom._layout._base import (
+    Head,
+    Layout,
+    Placement,
+    Segment,
+    Source,
+    common_std,
+    needs_scales,
+    scale_and_shift,
+    whole_piece,
+)
+
+
+@dataclass(frozen=True, repr=False)
+class Chunked(Layout):
+    """The tensors' numbers, in a row, cut into chunks; one small head is run once per chunk.
+
+    Each chunk has a learned embedding that the trunk sees beside the condition. The last chunk
+    is cut to what is left. Von Oswald et al., "Continual learning with hypernetworks", ICLR 2020.
+
+    Args:
+        size: Numbers in a chunk.
+        embedding: Width of the chunk embeddings. Default 32.
+        per_condition: Chunk embeddings of its own for each condition id. Default False.
+
+    Raises:
+        ValueError: `size` or `embedding` below 1.
+    """
+
+    size: int
+    embedding: int = 32
+    per_condition: bool = False
+
+    def __post_init__(self) -> None:
+        positive_int("Chunked(size=)", self.size)
+        positive_int("Chunked(embedding=)", self.embedding)
+
+    def compile(self, parts: Sequence[Part], first_head: int) -> list[Placement]:
+        refuse_native(parts, self)
+        made = []
+        # A change that must start at zero needs a head that does.
+        for exact in (False, True):
+            stream = [part for part in parts if part.start.exact is exact]
+            if stream:
+                made.append(self._stream(stream, first_head + len(made)))
+        return made
+
+    def _stream(self, parts: Sequence[Part], head: int) -> Placement:
+        total = sum(math.prod(part.shape) for part in parts)
+        size = min(self.size, total)
+        common = common_std(parts)
+        pieces, start = [], 0
+        for part in parts:
+            scale, shift = scale_and_shift(part, common)
+            pieces.append((part, whole_piece(head, start, part, scale, shift)))
+            start += math.prod(part.shape)
+        made = Head(
+            "chunked",
+            Source.FEATURES,
+            math.ceil(total / size),
+            size,
+            total,
+            self.embedding,
+            self.per_condition,
+            needs_scales(parts),
+            (Segment(0, size, 0.0, common),),
+        )
+        return Placement(made, tuple(pieces))
+
+
+def refuse_native(parts: Sequence[Part], layout: Layout) -> None:
+    """Raise if a part must start as the target's own values, which shared rows cannot hold."""
+    for part in parts:
+        if part.start.native:
+            raise ValueError(
+                message(
+                    "init",
+                    f"BiasHyperInit() for {part.tensor!r}, which {layout} generates",
+                    "a layout with a row for every number (Full)",
+                    "With form=Delta(trained=True) every layout starts as the target.",
+                )
+            )

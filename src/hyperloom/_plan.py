@@ -1,0 +1,253 @@
+"""spec + condition + trunk + layout + form + init -> Plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from hyperloom import _drawing
+from hyperloom._condition import Condition
+from hyperloom._errors import message
+from hyperloom._form import Form, Part, Whole
+from hyperloom._init import Init, Native
+from hyperloom._layout import Full, Head, Layout, Piece, Source
+from hyperloom._mix import resolve
+from hyperloom._spec import Role, TargetSpec
+from hyperloom._trunk import Linear, Trunk
+
+
+@dataclass(frozen=True)
+class Entry:
+    """How one tensor is made: a form, and a piece of a head for each of its parts.
+
+    Attributes:
+        tensor: Name of the target's tensor.
+        form: What is generated for it.
+        pieces: Where its parts stand, in the form's order.
+    """
+
+    tensor: str
+    form: Form
+    pieces: tuple[Piece, ...]
+
+
+@dataclass(frozen=True, repr=False)
+class Plan:
+    """All that a backend needs to generate a target's tensors: integers, floats, names.
+
+    Frozen, hashable and printable; made by `compile_plan`. Sizes and memory are known from it
+    before anything is allocated.
+
+    Attributes:
+        spec: The target.
+        condition: What the weights depend on.
+        trunk: How features are computed from it.
+        heads: The generators.
+        entries: One for each tensor that is generated, in the target's order.
+    """
+
+    spec: TargetSpec
+    condition: Condition
+    trunk: Trunk
+    heads: tuple[Head, ...]
+    entries: tuple[Entry, ...]
+
+    @cached_property
+    def kept(self) -> tuple[str, ...]:
+        """Names of the tensors that stay the target's own."""
+        made = {entry.tensor for entry in self.entries}
+        return tuple(t.name for t in self.spec if t.name not in made)
+
+    @cached_property
+    def pieces(self) -> tuple[Piece, ...]:
+        """All pieces, entry by entry; the rows of the tensor `scales` are in this order."""
+        return tuple(piece for entry in self.entries for piece in entry.pieces)
+
+    @cached_property
+    def has_scales(self) -> bool:
+        """Whether any head's pieces have scales and shifts."""
+        return any(head.scaled for head in self.heads)
+
+    @cached_property
+    def widths(self) -> tuple[int, ...]:
+        """Widths of the slot embeddings in use; there is one trunk for each, in this order."""
+        found = {h.embedding for h in self.heads if h.source is Source.FEATURES}
+        return tuple(sorted(found))
+
+    def features(self, head: Head) -> int:
+        """Width `F` of the features that `head` maps."""
+        return self.trunk.out_width(self.condition.width + head.embedding)
+
+    def trunk_index(self, head: Head) -> int:
+        """Which of the trunks computes the features of `head`."""
+        return self.widths.index(head.embedding)
+
+    def trunk_heads(self, index: int) -> tuple[int, ...]:
+        """The heads whose features trunk `index` computes, in the order of their slots."""
+        width = self.widths[index]
+        return tuple(
+            i
+            for i, head in enumerate(self.heads)
+            if head.source is Source.FEATURES and head.embedding == width
+        )
+
+    @property
+    def num_ids(self) -> int | None:
+        """Ids that the condition knows, `None` when it has none."""
+        return self.condition.num_ids
+
+    @property
+    def num_target_parameters(self) -> int:
+        """Numbers in the target, tied tensors once."""
+        return self.spec.num_parameters
+
+    @property
+    def num_generated(self) -> int:
+        """Numbers `P` that are generated for one condition."""
+        return sum(piece.numel for piece in self.pieces)
+
+    @property
+    def num_parameters(self) -> int:
+        """Learned numbers: condition, trunks, heads, slot embeddings, tables, trained bases."""
+        trunks = (self.trunk.num_parameters(self.condition.width + w) for w in self.widths)
+        heads = (h.num_parameters(self.features(h), self.num_ids or 0) for h in self.heads)
+        bases = (self.spec[e.tensor].numel for e in self.entries if e.form.trains_base)
+        return self.condition.num_parameters + sum(trunks) + sum(heads) + sum(bases)
+
+    @property
+    def compression(self) -> float:
+        """Learned numbers for each number of one target network; below 1, the generator is smaller.
+
+        With ids, `num_ids` separate networks would be 1 for each id.
+        """
+        return self.num_parameters / self.num_target_parameters
+
+    def output_bytes(self, num_conditions: int = 1, itemsize: int = 4) -> int:
+        """Bytes of the tensors generated for `num_conditions`, dense."""
+        numel = sum(self.spec[entry.tensor].numel for entry in self.entries)
+        return num_conditions * numel * itemsize
+
+    def parameter_bytes(self, itemsize: int = 4) -> int:
+        """Bytes of the learned numbers."""
+        return self.num_parameters * itemsize
+
+    def __repr__(self) -> str:
+        return _drawing.draw_plan(self)
+
+
+def compile_plan(
+    spec: TargetSpec,
+    condition: Condition,
+    trunk: Trunk | None = None,
+    layout: Layout | Mapping[str, Layout] | None = None,
+    form: Form | Mapping[str, Form] | None = None,
+    init: Init | None = None,
+) -> Plan:
+    """Compile a target and the three choices into a plan.
+
+    Args:
+        spec: The target's tensors.
+        condition: What the weights depend on.
+        trunk: How features are computed; `None` for a head that is linear in the condition.
+        layout: A layout for all tensors, or a dict from name patterns to layouts, first match
+            wins; what no pattern names keeps the target's own tensor. Default `Full()`.
+        form: What is generated, likewise; what no pattern names is generated whole.
+        init: How the generated tensors start out. Default `Native()`.
+
+    Raises:
+        TypeError: An argument of another class, or a complex or integer tensor to generate.
+        ValueError: A pattern that names nothing, two choices for one tensor, or a layout that
+            needs ids with a condition that has none.
+    """
+    for argument, value, kind in (
+        ("condition", condition, Condition),
+        ("trunk", Linear() if trunk is None else trunk, Trunk),
+        ("init", Native() if init is None else init, Init),
+    ):
+        if not isinstance(value, kind):
+            raise TypeError(message(argument, value, f"a {kind.__name__} object"))
+    layouts = resolve("layout", Full() if layout is None else layout, Layout, spec)
+    forms = resolve("form", Whole() if form is None else form, Form, spec)
+    _refuse_forms_without_layout(form, forms, layouts)
+    parts = _parts(spec, layouts, forms, init or Native())
+    heads, pieces = _place(layouts, parts)
+    if condition.num_ids is None and any(head.needs_ids for head in heads):
+        names = sorted({h.name for h in heads if h.needs_ids})
+        raise ValueError(
+            message(
+                "layout",
+                f"{', '.join(names)} heads that look up a condition id",
+                f"a condition with one set of ids, not {condition}",
+                "Use Embedding(num, dim) as the condition, or as one part of Concat.",
+            )
+        )
+    entries = tuple(
+        Entry(name, forms.get(name, Whole()), tuple(pieces[part] for part in parts[name]))
+        for name in parts
+    )
+    return Plan(spec, condition, trunk or Linear(), heads, entries)
+
+
+def _refuse_forms_without_layout(
+    form: object, forms: Mapping[str, Form], layouts: Mapping[str, Layout]
+) -> None:
+    """Raise if a form's pattern asks for something that no layout generates."""
+    lost = [name for name in forms if name not in layouts]
+    if isinstance(form, Mapping) and lost:
+        raise ValueError(
+            message(
+                "form",
+                f"a form for {lost[0]!r}, which no layout generates",
+                "forms for generated tensors only",
+                "Add a pattern for it to layout, or narrow the form's pattern.",
+            )
+        )
+
+
+def _parts(
+    spec: TargetSpec, layouts: Mapping[str, Layout], forms: Mapping[str, Form], init: Init
+) -> dict[str, tuple[Part, ...]]:
+    """Return the parts of every tensor that is generated, in the target's order."""
+    biased = {t.layer for t in spec if t.role is Role.BIAS and t.name in layouts}
+    parts = {}
+    for tensor in spec:
+        if tensor.name not in layouts:
+            continue
+        if not tensor.dtype.startswith(("float", "bfloat")):
+            raise TypeError(
+                message(
+                    "target",
+                    f"{tensor.name!r} of dtype {tensor.dtype}",
+                    "real floating-point tensors to generate",
+                    "Leave it out of the layout's patterns: it then keeps the target's values.",
+                )
+            )
+        form = forms.get(tensor.name, Whole())
+        parts[tensor.name] = form.parts(tensor, init.start(tensor, tensor.layer in biased))
+    return parts
+
+
+def _place(
+    layouts: Mapping[str, Layout], parts: Mapping[str, tuple[Part, ...]]
+) -> tuple[tuple[Head, ...], dict[Part, Piece]]:
+    """Let each layout place the parts that it was chosen for; name the heads apart.
+
+    One layout object (or equal ones, under several patterns) places all its tensors together.
+    """
+    by_layout: dict[Layout, list[Part]] = {}
+    for name, tensor_parts in parts.items():
+        by_layout.setdefault(layouts[name], []).extend(tensor_parts)
+    heads: list[Head] = []
+    pieces: dict[Part, Piece] = {}
+    for layout, members in by_layout.items():
+        for placement in layout.compile(members, len(heads)):
+            heads.append(placement.head)
+            pieces.update(placement.pieces)
+    count = {head.name: 0 for head in heads}
+    named = []
+    for head in heads:
+        several = sum(other.name == head.name for other in heads) > 1
+        named.append(replace(head, name=f"{head.name}{count[head.name]}") if several else head)
+        count[head.name] += 1
+    return tuple(named), pieces

@@ -1,0 +1,130 @@
+"""The oracle: any plan executed in plain NumPy, slowly, one condition and one slot at a time.
+
+It shares no code with the backends' executors: positions come from `Piece.indices`, not from
+views, and every slot is run by itself. Backends are tested against it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from hyperloom._condition import Concat, Condition, Embedding
+from hyperloom._errors import message
+from hyperloom._layout import Head, Source
+from hyperloom._plan import Plan
+from hyperloom._trunk import MLP, Linear
+
+Tensors = Mapping[str, np.ndarray]
+
+
+def generate(plan: Plan, tensors: Tensors, condition: Any) -> dict[str, np.ndarray]:
+    """Generate the target's tensors for one condition.
+
+    Args:
+        plan: The plan.
+        tensors: All learned tensors, named as in a checkpoint: `condition.table`,
+            `trunks.0.0.weight`, `heads.full.weight`, `heads.chunked.slots`, `bases.fc.weight` ...
+        condition: Raw value of one condition: an id, a vector, or a tuple for `Concat`.
+
+    Returns:
+        `{name: array of the tensor's shape}`, in the dtype of `tensors`.
+
+    Raises:
+        TypeError: The plan holds a module of the user's own, or batch norm in its trunk, which
+            cannot be executed without its framework.
+    """
+    vector = _vector(plan.condition, tensors, condition, "condition")
+    index = _id(plan.condition, condition)
+    flat = [_run_head(plan, head, tensors, vector, index) for head in plan.heads]
+    made, row = {}, 0
+    for entry in plan.entries:
+        parts = []
+        for piece in entry.pieces:
+            part = flat[piece.head][piece.indices()]
+            if plan.heads[piece.head].scaled:
+                scale, shift = tensors["scales"][row]
+                part = part * scale + shift
+            parts.append(part)
+            row += 1
+        base = tensors[f"bases.{entry.tensor}"] if entry.form.has_base else None
+        made[entry.tensor] = entry.form.assemble(tuple(parts), base)
+    return made
+
+
+def _vector(condition: Condition, tensors: Tensors, value: Any, name: str) -> np.ndarray:
+    if isinstance(condition, Embedding):
+        return tensors[f"{name}.table"][int(value)]
+    if isinstance(condition, Concat):
+        pairs = zip(condition.parts, value, strict=True)
+        made = [_vector(p, tensors, v, f"{name}.parts.{i}") for i, (p, v) in enumerate(pairs)]
+        return np.concatenate(made)
+    if type(condition).__name__ in ("Vector", "Noise"):
+        return np.asarray(value)
+    raise TypeError(message("plan", condition, "a condition that NumPy can compute"))
+
+
+def _id(condition: Condition, value: Any) -> int | None:
+    if isinstance(condition, Embedding):
+        return int(value)
+    if isinstance(condition, Concat) and condition.num_ids is not None:
+        known = [p.num_ids is not None for p in condition.parts]
+        return _id(condition.parts[known.index(True)], value[known.index(True)])
+    return None
+
+
+def _run_head(
+    plan: Plan, head: Head, tensors: Tensors, vector: np.ndarray, index: int | None
+) -> np.ndarray:
+    """Return the head's numbers as one flat row `(num_slots * slot_size,)`."""
+    name = f"heads.{head.name}"
+    if head.source is Source.SHARED:
+        return tensors[f"{name}.row"]
+    if head.source is Source.TABLE:
+        return tensors[f"{name}.table"][index]
+    out = []
+    for slot in range(head.num_slots):
+        x = vector
+        if head.embedding:
+            slots = tensors[f"{name}.slots"]
+            x = np.concatenate([x, slots[index, slot] if head.per_condition else slots[slot]])
+        f = _run_trunk(plan, plan.trunk_index(head), tensors, x)
+        out.append(tensors[f"{name}.weight"] @ f + tensors[f"{name}.bias"])
+    return np.concatenate(out)
+
+
+def _run_trunk(plan: Plan, index: int, tensors: Tensors, x: np.ndarray) -> np.ndarray:
+    trunk = plan.trunk
+    if isinstance(trunk, Linear):
+        return x
+    if not isinstance(trunk, MLP) or trunk.norm == "batch":
+        raise TypeError(message("plan", trunk, "a trunk that NumPy can compute"))
+    for i in range(len(trunk.widths)):
+        name = f"trunks.{index}.{i}"
+        x = tensors[f"{name}.weight"] @ x + tensors[f"{name}.bias"]
+        if trunk.norm == "layer":
+            x = (x - x.mean()) / np.sqrt(x.var() + 1e-5)
+            x = x * tensors[f"{name}.norm_weight"] + tensors[f"{name}.norm_bias"]
+        x = _activate(trunk.activation, x)
+    if trunk.norm == "rms":
+        x = x / np.sqrt((x * x).mean() + 1e-6)
+    return x
+
+
+def _activate(name: str, x: np.ndarray) -> np.ndarray:
+    if name == "gelu":
+        erf = np.vectorize(math.erf, otypes=[x.dtype])
+        return 0.5 * x * (1 + erf(x / np.sqrt(2.0)))
+    rules = {
+        "relu": lambda: np.maximum(x, 0),
+        "leaky_relu": lambda: np.where(x > 0, x, 0.01 * x),
+        "elu": lambda: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
+        "silu": lambda: x / (1 + np.exp(-x)),
+        "tanh": lambda: np.tanh(x),
+        "sigmoid": lambda: 1 / (1 + np.exp(-x)),
+        "softplus": lambda: np.logaddexp(x, 0),
+    }
+    return rules[name]()

@@ -1,0 +1,142 @@
+"""What the core knows of a target network: the names, shapes and roles of its tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from hyperloom._errors import did_you_mean, message
+
+
+class Role(StrEnum):
+    """What a tensor does in its layer; initialisation and grouping depend on it."""
+
+    WEIGHT = "weight"
+    BIAS = "bias"
+    NORM_SCALE = "norm scale"
+    NORM_SHIFT = "norm shift"
+    EMBEDDING = "embedding"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One tensor of a target network.
+
+    Attributes:
+        name: Its path in the target, e.g. `"fc.weight"`. A tied tensor has one name, the first.
+        shape: Its shape; `()` for a scalar.
+        role: What it does in its layer.
+        fan_in: Inputs summed into one output of its layer (times the kernel's size for a
+            convolution). A bias carries the fan-in of its layer's weight.
+        fan_out: Outputs that one input of its layer reaches, likewise.
+        layer: Path of the module that owns it; `""` for the target itself.
+        mean: Mean of the tensor's own initialisation, 0 when it is centred.
+        std: Standard deviation of the tensor's own initialisation; 0 when it starts constant.
+        dtype: Name of its dtype, e.g. `"float32"`.
+        out_axis: Axis of the outputs, `None` for a tensor without one.
+        in_axis: Axis of the inputs, `None` for a tensor without one.
+        aliases: Other paths at which the target holds the same storage (ties).
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    role: Role = Role.WEIGHT
+    fan_in: int = 1
+    fan_out: int = 1
+    layer: str = ""
+    mean: float = 0.0
+    std: float = 1.0
+    dtype: str = "float32"
+    out_axis: int | None = None
+    in_axis: int | None = None
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def numel(self) -> int:
+        """Numbers in the tensor; 1 for a scalar."""
+        return math.prod(self.shape)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All paths of the tensor, its own name first."""
+        return (self.name, *self.aliases)
+
+    @property
+    def layer_relative_name(self) -> str:
+        """The name below its layer, e.g. `"weight"` for `"fc.weight"`."""
+        return self.name[len(self.layer) + 1 :] if self.layer else self.name
+
+
+@dataclass(frozen=True, slots=True)
+class TargetSpec:
+    """All tensors of a target network, in the target's own order.
+
+    Attributes:
+        name: Class name of the target, for printing.
+        tensors: Its tensors; each storage once.
+    """
+
+    name: str
+    tensors: tuple[TensorSpec, ...]
+
+    def __post_init__(self) -> None:
+        if not self.tensors:
+            raise ValueError(
+                message(
+                    "target",
+                    f"{self.name}, which has no parameters",
+                    "a network with at least one parameter to generate",
+                    "Build its layers before it is given to the hypernetwork.",
+                )
+            )
+        empty = [t.name for t in self.tensors if t.numel == 0]
+        if empty:
+            raise ValueError(
+                message("target", f"{self.name} with empty tensors {empty}", "tensors with numbers")
+            )
+        names = [name for tensor in self.tensors for name in tensor.names]
+        if len(set(names)) != len(names):
+            twice = sorted({n for n in names if names.count(n) > 1})
+            raise ValueError(message("target", f"the names {twice} twice", "each name once"))
+
+    @property
+    def num_parameters(self) -> int:
+        """Numbers in all tensors, tied ones once."""
+        return sum(tensor.numel for tensor in self.tensors)
+
+    def __iter__(self) -> Iterator[TensorSpec]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    def __getitem__(self, name: str) -> TensorSpec:
+        for tensor in self.tensors:
+            if name in tensor.names:
+                return tensor
+        known = [n for t in self.tensors for n in t.names]
+        raise KeyError(message("name", name, f"a tensor of {self.name}", did_you_mean(name, known)))
+
+    def differences(self, other: TargetSpec) -> list[str]:
+        """Return in words where `other` differs in names, shapes, dtypes or ties.
+
+        Initial values (`mean`, `std`) and the class name do not count: a trained target is the
+        same target.
+        """
+        mine = {t.name: t for t in self.tensors}
+        theirs = {t.name: t for t in other.tensors}
+        found = [f"{n!r} is missing" for n in mine if n not in theirs]
+        found += [f"{n!r} is not expected" for n in theirs if n not in mine]
+        for name in (n for n in mine if n in theirs):
+            a, b = mine[name], theirs[name]
+            if a.shape != b.shape:
+                found.append(f"{name!r} has shape {b.shape}, not {a.shape}")
+            if a.dtype != b.dtype:
+                found.append(f"{name!r} has dtype {b.dtype}, not {a.dtype}")
+            if a.aliases != b.aliases:
+                found.append(f"{name!r} is tied to {b.aliases}, not to {a.aliases}")
+        if not found and list(mine) != list(theirs):
+            found.append("the tensors come in another order")
+        return found

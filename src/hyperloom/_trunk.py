@@ -1,0 +1,132 @@
+"""How features are computed from the condition's vector: trunk objects without a framework."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hyperloom._choice import Choice
+from hyperloom._errors import finite_float, message, positive_int
+
+ACTIVATIONS = ("relu", "gelu", "silu", "elu", "leaky_relu", "tanh", "sigmoid", "softplus")
+NORMS = ("rms", "layer", "batch")
+
+
+@dataclass(frozen=True, repr=False)
+class Trunk(Choice):
+    """Base class of the trunk objects."""
+
+    def out_width(self, in_width: int) -> int:
+        """Width `F` of the features for an input of `in_width`."""
+        return in_width
+
+    def num_parameters(self, in_width: int) -> int:
+        """Learned numbers for an input of `in_width`."""
+        return 0
+
+
+@dataclass(frozen=True, repr=False)
+class Linear(Trunk):
+    """No trunk: the head is a linear map of the condition. What `trunk=None` means."""
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class MLP(Trunk):
+    """Fully connected trunk: linear, norm, activation, dropout, once for each width.
+
+    With `norm="rms"` (default) the last features are also divided by their root mean square,
+    which has no parameters: every condition and every chunk then starts with weights of exactly
+    the scale that the plan asks for. Without it the scale varies from condition to condition
+    and is right on average only.
+
+    Weights start He-uniform (`2 / fan_in`, `1 / fan_in` for tanh, sigmoid and softplus), biases
+    uniform in `1 / sqrt(fan_in)`.
+
+    Args:
+        *widths: Width of each layer.
+        activation: One of relu, gelu, silu, elu, leaky_relu, tanh, sigmoid, softplus.
+        dropout: Probability of dropping a feature while training. Default 0.
+        norm: `"rms"` (last features only, no parameters), `"layer"` or `"batch"` (each layer,
+            with scale and shift), or `None`.
+
+    Raises:
+        ValueError: No width, a width below 1, an unknown activation or norm, or a dropout
+            outside [0, 1).
+    """
+
+    widths: tuple[int, ...]
+    activation: str
+    dropout: float
+    norm: str | None
+
+    def __init__(
+        self,
+        *widths: int,
+        activation: str = "relu",
+        dropout: float = 0.0,
+        norm: str | None = "rms",
+    ) -> None:
+        if not widths:
+            raise ValueError(
+                message("MLP(*widths)", "no width", "one int a layer", "For no trunk: trunk=None.")
+            )
+        for width in widths:
+            positive_int("MLP(*widths)", width)
+        if activation not in ACTIVATIONS:
+            wanted = "one of " + ", ".join(ACTIVATIONS)
+            way_out = "Give a module of your own as trunk for any other."
+            raise ValueError(message("MLP(activation=)", activation, wanted, way_out))
+        if norm is not None and norm not in NORMS:
+            raise ValueError(message("MLP(norm=)", norm, "one of rms, layer, batch, or None"))
+        if not 0.0 <= finite_float("MLP(dropout=)", dropout) < 1.0:
+            raise ValueError(message("MLP(dropout=)", dropout, "a probability in [0, 1)"))
+        object.__setattr__(self, "widths", tuple(widths))
+        object.__setattr__(self, "activation", activation)
+        object.__setattr__(self, "dropout", float(dropout))
+        object.__setattr__(self, "norm", norm)
+
+    def __repr__(self) -> str:
+        shown = [*map(str, self.widths)]
+        shown += [f"activation={self.activation!r}"] if self.activation != "relu" else []
+        shown += [f"dropout={self.dropout}"] if self.dropout else []
+        shown += [f"norm={self.norm!r}"] if self.norm != "rms" else []
+        return f"MLP({', '.join(shown)})"
+
+    @property
+    def gain(self) -> float:
+        """Factor on `1 / fan_in` that the weights' variance starts with."""
+        return 1.0 if self.activation in ("tanh", "sigmoid", "softplus") else 2.0
+
+    def out_width(self, in_width: int) -> int:
+        return self.widths[-1]
+
+    def num_parameters(self, in_width: int) -> int:
+        total = 0
+        for width in self.widths:
+            total += in_width * width + width + (2 * width if self._affine else 0)
+            in_width = width
+        return total
+
+    @property
+    def _affine(self) -> bool:
+        return self.norm in ("layer", "batch")
+
+
+@dataclass(frozen=True, repr=False)
+class CustomTrunk(Trunk):
+    """Stands for a trunk module of the user's own.
+
+    Args:
+        width: Width `F` of the features that it returns.
+        name: What it is, for printing.
+        size: Its learned numbers.
+    """
+
+    width: int
+    name: str = "module"
+    size: int = 0
+
+    def out_width(self, in_width: int) -> int:
+        return self.width
+
+    def num_parameters(self, in_width: int) -> int:
+        return self.size

@@ -1,0 +1,62 @@
+"""hyperloom for PyTorch: `import hyperloom.torch as hl`."""
+
+from hyperloom import (
+    MLP,
+    BiasHyperInit,
+    CheckpointError,
+    Chunked,
+    Concat,
+    Delta,
+    Embedding,
+    Full,
+    Grouped,
+    Harmonic,
+    HyperfanIn,
+    HyperfanOut,
+    Layers,
+    Native,
+    Noise,
+    PerCondition,
+    Plan,
+    Shared,
+    Tensors,
+    Tiles,
+    Unscaled,
+    Vector,
+    Whole,
+)
+from hyperloom.torch._hypernetwork import HyperNetwork
+from hyperloom.torch._io import load, save
+from hyperloom.torch._regularizers import OutputRegularizer
+from hyperloom.torch._spec import target_spec
+
+__all__ = [
+    "MLP",
+    "BiasHyperInit",
+    "CheckpointError",
+    "Chunked",
+    "Concat",
+    "Delta",
+    "Embedding",
+    "Full",
+    "Grouped",
+    "Harmonic",
+    "HyperNetwork",
+    "HyperfanIn",
+    "HyperfanOut",
+    "Layers",
+    "Native",
+    "Noise",
+    "OutputRegularizer",
+    "PerCondition",
+    "Plan",
+    "Shared",
+    "Tensors",
+    "Tiles",
+    "Unscaled",
+    "Vector",
+    "Whole",
+    "load",
+    "save",
+    "target_spec",
+]

@@ -1,0 +1,63 @@
+"""Pairing inputs with a batch of conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hyperloom._errors import message
+
+
+def dims_like(tree: Any, dims: Any) -> Any:
+    """Return `dims` in the shape of `tree`: for each tensor its dimension, else `None`.
+
+    Args:
+        tree: Tuples, lists and dicts of tensors and anything else.
+        dims: One entry for the whole tree, or a tuple, list or dict that mirrors its top.
+    """
+    if isinstance(tree, (tuple, list)) and isinstance(dims, (tuple, list)):
+        return type(tree)(dims_like(t, d) for t, d in zip(tree, dims, strict=True))
+    if isinstance(tree, dict):
+        each = dims if isinstance(dims, dict) else dict.fromkeys(tree, dims)
+        return {key: dims_like(value, each.get(key)) for key, value in tree.items()}
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return type(tree)(*(dims_like(t, dims) for t in tree))
+    if isinstance(tree, (tuple, list)):
+        return type(tree)(dims_like(t, dims) for t in tree)
+    return dims if isinstance(tree, Tensor) else None
+
+
+def pair_check(
+    inputs: tuple[Any, ...], dims: Any, kwargs: dict[str, Any], kwargs_dims: Any, batch: torch.Size
+) -> None:
+    """Raise unless every paired tensor has the batch's dimensions where `dims` says.
+
+    Raises:
+        ValueError: Nothing to pair, or a tensor whose size is not the batch's.
+    """
+    leaves = [*_leaves(inputs, dims, "input "), *_leaves(kwargs, kwargs_dims, "")]
+    for name, tensor, dim in leaves:
+        shape = list(tensor.shape)
+        for size in batch:
+            if not -len(shape) <= dim < len(shape) or shape[dim] != size:
+                way_out = "For one input that all conditions share, pass in_dims=None."
+                wanted = f"{size} at dimension {dim}, one slice for each condition of the batch"
+                got = f"shape {tuple(tensor.shape)} beside conditions {tuple(batch)}"
+                raise ValueError(message(name, got, wanted, way_out))
+            del shape[dim]
+
+
+def _leaves(tree: Any, dims: Any, name: str) -> Iterator[tuple[str, Tensor, int]]:
+    """Yield name, tensor and dimension of all tensors that are paired."""
+    if isinstance(tree, Tensor):
+        if dims is not None:
+            yield name, tree, dims
+    elif isinstance(tree, (tuple, list)):
+        for i, (part, dim) in enumerate(zip(tree, dims, strict=True)):
+            yield from _leaves(part, dim, f"{name}{i}" if name.endswith(" ") else f"{name}[{i}]")
+    elif isinstance(tree, dict):
+        for key, part in tree.items():
+            yield from _leaves(part, dims[key], f"{name}[{key!r}]" if name else str(key))

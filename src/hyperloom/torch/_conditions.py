@@ -1,0 +1,255 @@
+"""Condition objects built as modules: raw value -> vector, and ids where there are any."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hyperloom._condition import Concat, Condition, Custom, Embedding, Noise, Vector
+from hyperloom._errors import message
+
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A condition, encoded.
+
+    Attributes:
+        vector: `(*batch, E)`.
+        ids: `(*batch,)`, or `None` where the condition has no ids.
+    """
+
+    vector: Tensor
+    ids: Tensor | None = None
+
+    @property
+    def batch(self) -> torch.Size:
+        """Leading dimensions; `()` for one condition."""
+        return self.vector.shape[:-1]
+
+
+class Table(nn.ParameterList):
+    """Learned rows, looked up by id. New rows are a new parameter: the old ones stay as they are.
+
+    An optimiser that holds the old rows goes on training them; it is given the new parameter
+    by the user (`optimizer.add_param_group`).
+    """
+
+    def __init__(self, num: int, *shape: int) -> None:
+        super().__init__([nn.Parameter(torch.empty(num, *shape))])
+
+    def rows(self) -> Tensor:
+        """Return all rows, `(num, *shape)`."""
+        return self[0] if len(self) == 1 else torch.cat(list(self))
+
+    @property
+    def num(self) -> int:
+        """Number of rows."""
+        return sum(len(block) for block in self)
+
+    def look_up(self, ids: Tensor) -> Tensor:
+        """Return `(*batch, *shape)` for ids `(*batch,)`."""
+        rows = self.rows()
+        return F.embedding(ids, rows.flatten(1)).unflatten(-1, rows.shape[1:])
+
+    def grow(self, rows: Tensor) -> nn.Parameter:
+        """Append rows `(num, *shape)`; return the new parameter."""
+        self.append(nn.Parameter(rows))
+        return self[-1]
+
+
+class EmbeddingCondition(nn.Module):
+    """`Embedding`, built."""
+
+    def __init__(self, choice: Embedding) -> None:
+        super().__init__()
+        self.choice = choice
+        self.table = Table(choice.num, choice.dim)
+        self.reset(self.table[0])
+
+    def reset(self, rows: Tensor) -> None:
+        """Fill rows with normal draws of root mean square `std`, each row exactly."""
+        with torch.no_grad():
+            rows.copy_(self.choice.std * unit_rows(rows))
+
+    def forward(self, value: Any) -> Encoded:
+        ids = as_ids(value, self.table.num, self.table[0].device)
+        return Encoded(self.table.look_up(ids), ids)
+
+
+class VectorCondition(nn.Module):
+    """`Vector` and `Noise`, built."""
+
+    like: Tensor
+
+    def __init__(self, choice: Vector) -> None:
+        super().__init__()
+        self.choice = choice
+        self.register_buffer("like", torch.zeros(()), persistent=False)
+
+    def forward(self, value: Any, batch: Sequence[int] = ()) -> Encoded:
+        name, dim = type(self.choice).__name__, self.choice.dim
+        if isinstance(self.choice, Noise) and (value is None or type(value) is int):
+            shape = (*batch, dim) if value is None else (value, dim)
+            draw = torch.randn(shape, dtype=self.like.dtype, device=self.like.device)
+            return Encoded(draw * self.choice.std)
+        wanted = f"a floating tensor (*batch, {dim}) for {name}({dim})"
+        if not isinstance(value, Tensor):
+            raise TypeError(message("condition", _shown(value), wanted))
+        if not value.is_floating_point():
+            way_out = "For ids use Embedding(num, dim); otherwise call .float()."
+            raise TypeError(message("condition", _shown(value), wanted, way_out))
+        if value.ndim == 0 or value.shape[-1] != dim:
+            raise ValueError(message("condition", _shown(value), wanted))
+        return Encoded(value.to(self.like))
+
+
+class CustomCondition(nn.Module):
+    """A module of the user's own: its output is the vector."""
+
+    def __init__(self, module: nn.Module, dim: int) -> None:
+        super().__init__()
+        self.module = module
+        self.dim = dim
+
+    def forward(self, value: Any) -> Encoded:
+        vector = self.module(*value) if isinstance(value, tuple) else self.module(value)
+        name = type(self.module).__name__
+        wanted = f"a tensor (*batch, {self.dim}), as its width says"
+        if not isinstance(vector, Tensor) or vector.ndim == 0 or vector.shape[-1] != self.dim:
+            raise ValueError(message(f"condition module {name}", _shown(vector), wanted))
+        return Encoded(vector)
+
+
+class ConcatCondition(nn.Module):
+    """`Concat`, built: parts side by side, batched alike."""
+
+    def __init__(self, parts: Sequence[nn.Module], has_ids: bool) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+        self.has_ids = has_ids
+
+    def forward(self, value: Any) -> Encoded:
+        num = len(self.parts)
+        if not isinstance(value, (tuple, list)) or len(value) != num:
+            wanted = f"a tuple of {num} values, one for each part of Concat"
+            raise TypeError(message("condition", _shown(value), wanted))
+        made: list[Encoded | None] = [
+            None if self._drawn(part, v) else part(v)
+            for part, v in zip(self.parts, value, strict=True)
+        ]
+        batch = _common_batch([m for m in made if m is not None])
+        done = [
+            part(None, batch) if m is None else m for part, m in zip(self.parts, made, strict=True)
+        ]
+        vector = torch.cat([m.vector.expand(*batch, -1) for m in done], dim=-1)
+        ids = [m.ids for m in done if m.ids is not None] if self.has_ids else []
+        return Encoded(vector, ids[0].expand(batch) if ids else None)
+
+    @staticmethod
+    def _drawn(part: nn.Module, value: Any) -> bool:
+        """Whether a part is noise to be drawn, whose batch the other parts tell."""
+        is_noise = isinstance(part, VectorCondition) and isinstance(part.choice, Noise)
+        return is_noise and value is None
+
+
+def _common_batch(made: list[Encoded]) -> torch.Size:
+    """Return the batch of all parts; one condition `()` goes with any batch."""
+    batches = {m.batch for m in made if m.batch}
+    if len(batches) > 1:
+        got = " and ".join(str(tuple(b)) for b in sorted(batches))
+        raise ValueError(
+            message("condition", f"parts of Concat with batches {got}", "parts of one batch")
+        )
+    return batches.pop() if batches else torch.Size()
+
+
+def build_condition(choice: Any) -> tuple[Condition, nn.Module]:
+    """Return the neutral object and the module for a condition object or a module.
+
+    Raises:
+        TypeError: Neither of the two, or a module whose output width cannot be told.
+    """
+    if isinstance(choice, Concat):
+        built = [build_condition(part) for part in choice.parts]
+        neutral = Concat(*(n for n, _ in built))
+        return neutral, ConcatCondition([m for _, m in built], neutral.num_ids is not None)
+    if isinstance(choice, Embedding):
+        return choice, EmbeddingCondition(choice)
+    if isinstance(choice, Vector):
+        return choice, VectorCondition(choice)
+    if isinstance(choice, nn.Module):
+        dim = output_width("condition", choice)
+        size = sum(p.numel() for p in choice.parameters())
+        return Custom(dim, type(choice).__name__, size), CustomCondition(choice, dim)
+    wanted = "a condition object (Embedding, Vector, Noise, Concat) or a torch.nn.Module"
+    raise TypeError(message("condition", _shown(choice), wanted))
+
+
+def output_width(argument: str, module: nn.Module) -> int:
+    """Return the width of a module's output, told by an attribute or by its last layer."""
+    for attribute in ("dim", "out_features", "embedding_dim"):
+        width = getattr(module, attribute, None)
+        if isinstance(width, int):
+            return width
+    for layer in reversed(list(module.modules())):
+        if isinstance(layer, nn.Linear):
+            return layer.out_features
+    raise TypeError(
+        message(
+            argument,
+            f"a {type(module).__name__} whose output width cannot be told",
+            "a module with an int attribute `dim`, the width of its output",
+            f"Set it: module.dim = ...; then pass it as {argument}.",
+        )
+    )
+
+
+def as_ids(value: Any, num: int, device: torch.device) -> Tensor:
+    """Return ids `(*batch,)` as an integer tensor, checked against `num`.
+
+    Raises:
+        TypeError: Not ints.
+        IndexError: An id below 0 or not below `num`. Inside `vmap` and `torch.compile`, where
+            values cannot be read, the look-up itself is left to object.
+    """
+    wanted = f"an int id, a list of ints or an integer tensor, each in 0 .. {num - 1}"
+    if isinstance(value, bool):
+        raise TypeError(message("condition", value, wanted))
+    if isinstance(value, (int, list, tuple, range)):
+        value = torch.as_tensor(list(value) if isinstance(value, range) else value, device=device)
+    if not isinstance(value, Tensor):
+        raise TypeError(message("condition", _shown(value), wanted))
+    if value.dtype not in _INTEGERS:
+        way_out = "For a vector as condition use Vector(dim); otherwise call .long()."
+        raise TypeError(message("condition", _shown(value), wanted, way_out))
+    if not torch.compiler.is_compiling() and value.numel():
+        try:
+            low, high = int(value.min()), int(value.max())
+        except RuntimeError:  # a traced value cannot be read
+            low, high = 0, 0
+        if low < 0 or high >= num:
+            bad = low if low < 0 else high
+            way_out = "Add new ids with add_conditions(num)."
+            raise IndexError(message("condition", f"the id {bad}", wanted, way_out))
+    return value if value.dtype == torch.int64 else value.long()
+
+
+def unit_rows(like: Tensor) -> Tensor:
+    """Return normal draws of `like`'s shape whose last axis has root mean square 1 exactly."""
+    draw = torch.randn_like(like)
+    return draw * draw.square().mean(-1, keepdim=True).rsqrt()
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a {value.dtype} tensor of shape {tuple(value.shape)}"
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    return repr(value)

@@ -1,0 +1,106 @@
+"""The executor: a plan and its modules, run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hyperloom._plan import Plan
+from hyperloom.torch._conditions import Encoded
+from hyperloom.torch._heads import LinearHead, SharedHead, TableHead
+
+
+def raw_numbers(
+    plan: Plan, trunks: nn.ModuleList, heads: nn.ModuleDict, encoded: Encoded
+) -> list[Tensor]:
+    """Run every head: `(*batch, num_slots, slot_size)` for each, in the plan's order."""
+    features = slot_features(plan, trunks, heads, encoded)
+    made = []
+    for i, head in enumerate(plan.heads):
+        module = heads[head.name]
+        if isinstance(module, LinearHead):
+            made.append(module(features[i]))
+        elif isinstance(module, TableHead):
+            assert encoded.ids is not None
+            made.append(module.table.look_up(encoded.ids).unsqueeze(-2))
+        else:
+            assert isinstance(module, SharedHead)
+            made.append(module.row.expand(*encoded.batch, 1, -1))
+    return made
+
+
+def slot_features(
+    plan: Plan, trunks: nn.ModuleList, heads: nn.ModuleDict, encoded: Encoded
+) -> dict[int, Tensor]:
+    """Run every trunk once, on the slots of all its heads: head index -> `(*batch, C, F)`."""
+    found: dict[int, Tensor] = {}
+    for index, width in enumerate(plan.widths):
+        members = plan.trunk_heads(index)
+        trunk = trunks[index]
+        if not width:
+            features = trunk(encoded.vector, None)
+            found.update((i, features) for i in members)
+            continue
+        modules: list[Any] = [heads[plan.heads[i].name] for i in members]
+        slots = [module.slot_embeddings(encoded.ids) for module in modules]
+        if any(s.ndim > 2 for s in slots):
+            slots = [s.expand(*encoded.batch, *s.shape[-2:]) for s in slots]
+        features = trunk(encoded.vector, slots[0] if len(slots) == 1 else torch.cat(slots, -2))
+        counts = [plan.heads[i].num_slots for i in members]
+        found.update(zip(members, features.split(counts, dim=-2), strict=True))
+    return found
+
+
+def assemble(
+    plan: Plan,
+    raw: list[Tensor],
+    scales: Tensor | None,
+    bases: Mapping[str, Tensor],
+    dtypes: Mapping[str, torch.dtype],
+) -> dict[str, Tensor]:
+    """Cut the heads' numbers into tensors: `{name: (*batch, *shape)}` in the wanted dtypes.
+
+    Args:
+        plan: The plan.
+        raw: `(*batch, num_slots, slot_size)` for each head.
+        scales: `(num_pieces, 2)`, scale and shift of each piece; `None` if no head has any.
+        bases: The tensors that forms with a base change.
+        dtypes: Wanted dtype of each tensor.
+    """
+    row, made = 0, {}
+    for entry in plan.entries:
+        parts = []
+        for piece in entry.pieces:
+            part = piece.read(raw[piece.head], torch.permute)
+            if plan.heads[piece.head].scaled:
+                assert scales is not None
+                part = torch.addcmul(scales[row, 1], part, scales[row, 0])
+            parts.append(part)
+            row += 1
+        base = bases[entry.tensor] if entry.form.has_base else None
+        made[entry.tensor] = entry.form.assemble(tuple(parts), base).to(dtypes[entry.tensor])
+    return made
+
+
+def feature_moments(
+    plan: Plan, trunks: nn.ModuleList, heads: nn.ModuleDict, encoded: Encoded
+) -> dict[int, float]:
+    """Measure the mean square of each head's features on sample conditions.
+
+    Initialisation divides by it, so that generated tensors have the plan's variance whatever
+    the trunk is.
+    """
+    modes = {module: module.training for module in trunks.modules()}
+    trunks.eval()
+    try:
+        with torch.no_grad():
+            features = slot_features(plan, trunks, heads, encoded)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    moments = {i: float(f.double().square().mean()) for i, f in features.items()}
+    # A trunk that gives only zeros (a zero-initialised last layer) sets no scale.
+    return {i: m if 0 < m < float("inf") else 1.0 for i, m in moments.items()}

@@ -1,0 +1,365 @@
+"""`HyperNetwork`: a module whose output is the weights of another, and that runs it with them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import vmap
+
+from hyperloom._errors import did_you_mean, message
+from hyperloom._form import Form
+from hyperloom._init import Init
+from hyperloom._layout import Layout
+from hyperloom._plan import Plan
+from hyperloom.torch._batch import dims_like, pair_check
+from hyperloom.torch._build import Built, build, grow, modules_of, prepare
+from hyperloom.torch._conditions import Encoded
+from hyperloom.torch._generate import assemble, raw_numbers
+from hyperloom.torch._skeleton import Skeleton
+from hyperloom.torch._spec import target_spec
+
+
+class HyperNetwork(nn.Module):
+    """Generates the parameters of a target network from a condition, and runs it with them.
+
+    The target is a template: its shapes and its forward are used, its values only where nothing
+    is generated. It is never trained and never changed. The hypernetwork keeps a copy of what it
+    needs, so the module given stays the user's own.
+
+    Args:
+        target: Any module with parameters, unmodified.
+        condition: What the weights depend on: `Embedding`, `Vector`, `Noise`, `Concat`, or a
+            module that returns a vector `(*batch, dim)` and says its width (an int attribute
+            `dim`, or a last `nn.Linear`).
+        trunk: How features are computed from it: `None` (the heads are linear in the condition),
+            `MLP(*widths)`, or a module `(rows, in) -> (rows, features)` that says its width
+            likewise.
+        layout: Which numbers become which weights: `Full()` (default), `Chunked(size)`,
+            `Grouped()`, `PerCondition()`, `Shared()`, or a dict from name patterns to layouts,
+            in order, first match wins. What no pattern names keeps the target's own tensor.
+        form: What is generated for each tensor: `Whole()` (default) or `Delta()`, or a dict from
+            name patterns to forms.
+        init: How the generated networks start out; by default as the target's own
+            initialisation would (`Native()`).
+
+    Attributes:
+        plan: The compiled `Plan`: what is generated, by what, how large it is.
+
+    Raises:
+        TypeError: An argument of another class, or a complex or integer parameter to generate.
+        ValueError: A target without parameters, a pattern that names nothing, two choices for
+            one tensor, a layout that needs ids with a condition that has none.
+    """
+
+    plan: Plan
+    condition: nn.Module
+    trunks: nn.ModuleList
+    heads: nn.ModuleDict
+    scales: Tensor | None
+
+    def __init__(
+        self,
+        target: nn.Module,
+        *,
+        condition: Any,
+        trunk: Any = None,
+        layout: Layout | Mapping[str, Layout] | None = None,
+        form: Form | Mapping[str, Form] | None = None,
+        init: Init | None = None,
+    ) -> None:
+        super().__init__()
+        spec = target_spec(target)
+        plan, modules = prepare(spec, condition, trunk, layout, form, init)
+        self._take(target, build(target, plan, *modules))
+
+    @classmethod
+    def from_plan(
+        cls, target: nn.Module, plan: Plan, *, condition: Any = None, trunk: Any = None
+    ) -> HyperNetwork:
+        """Make a hypernetwork that executes a given plan, e.g. one read from a checkpoint.
+
+        Args:
+            target: A target with the tensors of `plan.spec`.
+            plan: The plan.
+            condition: The condition, if the plan says `Custom`; in a `Concat`, all of it.
+            trunk: The trunk module, if the plan says `CustomTrunk`.
+
+        Raises:
+            ValueError: The target's tensors are not those of the plan.
+        """
+        found = plan.spec.differences(target_spec(target))
+        if found:
+            wanted = f"the tensors of {plan.spec.name}"
+            raise ValueError(message("target", "; ".join(found[:3]), wanted))
+        made = cls.__new__(cls)
+        nn.Module.__init__(made)
+        made._take(target, build(target, plan, *modules_of(plan, condition, trunk)))
+        return made
+
+    def _take(self, target: nn.Module, built: Built) -> None:
+        self.plan = built.plan
+        self.condition = built.condition
+        self.trunks = built.trunks
+        self.heads = built.heads
+        self.register_buffer("scales", built.scales)
+        self.bases = built.bases
+        self.kept = built.kept
+        self.target_buffers = built.buffers
+        self.native = built.native
+        # In the instance's dict, past nn.Module: the skeleton's parameters are not ours.
+        self.__dict__["_skeleton"] = Skeleton(target, built.plan.spec)
+        self.__dict__["_warned"] = False
+
+    def forward(
+        self, *inputs: Any, condition: Any, in_dims: int | tuple[Any, ...] | None = 0, **kwargs: Any
+    ) -> Any:
+        """Generate the target's parameters and run it with them.
+
+        Args:
+            *inputs: The target's inputs. For a batch of conditions `(B,)` every tensor has a
+                leading `B`, one slice for each condition, unless `in_dims` says otherwise.
+            condition: Raw value of one condition, or of a batch with leading dimensions.
+            in_dims: Which dimension of the inputs pairs with the conditions, as in
+                `torch.func.vmap`: an int or `None` (inputs shared by all conditions) for all
+                inputs, or a tuple with an entry for each positional input.
+            **kwargs: The target's keyword arguments. Tensors in them pair at dimension 0, or as
+                `in_dims` says if that is an int or `None`.
+
+        Returns:
+            What the target returns; for a batch, with the batch's dimensions in front.
+
+        Raises:
+            TypeError: A condition of the wrong type or dtype.
+            ValueError: A condition of the wrong width, or inputs that do not pair with it.
+            IndexError: A condition id out of range.
+        """
+        encoded = self._encode(condition)
+        return self._run(self._generate(encoded), encoded.batch, inputs, in_dims, kwargs)
+
+    def generate(self, condition: Any) -> dict[str, Tensor]:
+        """Generate the target's parameters.
+
+        Args:
+            condition: Raw value of one condition, or of a batch.
+
+        Returns:
+            `{name: tensor (*batch, *shape)}` for every generated tensor, differentiable; tied
+            tensors once, under their first name. Raises as `forward` does.
+        """
+        return self._generate(self._encode(condition))
+
+    def run(
+        self,
+        params: Mapping[str, Tensor],
+        *inputs: Any,
+        in_dims: int | tuple[Any, ...] | None = 0,
+        **kwargs: Any,
+    ) -> Any:
+        """Run the target with given parameters.
+
+        Args:
+            params: What `generate` returns, or tensors of the same names and shapes, with common
+                leading batch dimensions. Tensors that the hypernetwork keeps may be given too.
+            *inputs: As in `forward`.
+            in_dims: As in `forward`.
+            **kwargs: As in `forward`.
+
+        Returns:
+            What the target returns.
+
+        Raises:
+            TypeError: A value that is not a tensor, or of another dtype than the target's.
+            ValueError: A missing or unknown name, a wrong shape, or another device.
+        """
+        batch = self._check_params(params)
+        return self._run(dict(params), batch, inputs, in_dims, kwargs)
+
+    def instantiate(self, condition: Any) -> nn.Module:
+        """Return a plain module of the target's class with the parameters of one condition in it.
+
+        The module owns copies of the tensors and has nothing to do with the hypernetwork any
+        more: to deploy, to save, to fine-tune. Ties are kept; modes follow the hypernetwork's.
+
+        Args:
+            condition: Raw value of one condition.
+
+        Raises:
+            ValueError: A batch of conditions. Otherwise as `forward`.
+        """
+        with torch.no_grad():
+            encoded = self._encode(condition)
+            if encoded.batch:
+                got = f"a batch of conditions {tuple(encoded.batch)}"
+                way_out = "Instantiate them one by one."
+                raise ValueError(message("condition", got, "one condition", way_out))
+            tensors = self._generate(encoded)
+        return self._skeleton.build({**self._kept(), **tensors}, self._buffers_now())
+
+    def add_conditions(self, num: int) -> list[nn.Parameter]:
+        """Add ids at the end; the outputs of the old ids stay bitwise the same.
+
+        New rows are new parameters. Give them to the optimiser, which goes on training the old
+        ones: `optimizer.add_param_group({"params": hnet.add_conditions(1)})`.
+
+        Args:
+            num: How many ids to add.
+
+        Returns:
+            The new parameters.
+
+        Raises:
+            ValueError: `num` below 1, or a condition without ids of its own to grow.
+        """
+        self.plan, added = grow(self, num)
+        return added
+
+    def load(self, path: Any) -> None:
+        """Fill this hypernetwork from a checkpoint of the same plan. See `hyperloom.torch.load`.
+
+        Raises:
+            CheckpointError: The file is cut, altered, too new, or of another plan or target;
+                the hypernetwork is as it was.
+        """
+        from hyperloom.torch._io import load_into
+
+        load_into(self, path)
+
+    # ---- one call, step by step -------------------------------------------------------------
+
+    @property
+    def _skeleton(self) -> Skeleton:
+        return self.__dict__["_skeleton"]
+
+    def _encode(self, condition: Any) -> Encoded:
+        return self.condition(condition)
+
+    def _generate(self, encoded: Encoded) -> dict[str, Tensor]:
+        raw = raw_numbers(self.plan, self.trunks, self.heads, encoded)
+        bases = dict(self.bases.tensors())
+        dtypes = {entry.tensor: self._skeleton.dtype(entry.tensor) for entry in self.plan.entries}
+        return assemble(self.plan, raw, self.scales, bases, dtypes)
+
+    def _kept(self) -> dict[str, Tensor]:
+        return dict(self.kept.tensors())
+
+    def _buffers_now(self) -> dict[str, Tensor]:
+        return dict(self.target_buffers.tensors())
+
+    def _run(
+        self,
+        tensors: dict[str, Tensor],
+        batch: torch.Size,
+        inputs: tuple[Any, ...],
+        in_dims: int | tuple[Any, ...] | None,
+        kwargs: dict[str, Any],
+    ) -> Any:
+        made = {name: value for name, value in tensors.items() if name not in self.plan.kept}
+        kept = {**self._kept(), **{n: v for n, v in tensors.items() if n in self.plan.kept}}
+        self._warn_of_lost_statistics()
+
+        def one(made: Any, buffers: Any, args: Any, kwargs: Any) -> Any:
+            # Clones: a target that writes its buffers (running statistics, caches) writes these.
+            own = {name: value.clone() for name, value in buffers.items()}
+            return self._skeleton.call({**kept, **made}, own, args, kwargs)
+
+        buffers = self._buffers_now()
+        if not batch:
+            return one(made, buffers, inputs, kwargs)
+        if isinstance(in_dims, tuple) and len(in_dims) != len(inputs):
+            got = f"{len(in_dims)} entries for {len(inputs)} inputs"
+            raise ValueError(message("in_dims", got, "an entry for each positional input"))
+        dims = dims_like(inputs, in_dims)
+        kwargs_dims = dims_like(kwargs, 0 if isinstance(in_dims, tuple) else in_dims)
+        pair_check(inputs, dims, kwargs, kwargs_dims, batch)
+        # A batched write into a buffer needs a buffer for each condition.
+        writes = self._skeleton.module.training and bool(buffers)
+        if writes:
+            buffers = {n: v.expand(*batch, *v.shape) for n, v in buffers.items()}
+        call = one
+        for _ in batch:
+            call = vmap(
+                call,
+                in_dims=(0, 0 if writes else None, dims, kwargs_dims),
+                randomness="different",
+            )
+        return call(made, buffers, inputs, kwargs)
+
+    def _warn_of_lost_statistics(self) -> None:
+        """Say once that running statistics of the target are not kept."""
+        if self.__dict__["_warned"] or not self._skeleton.module.training:
+            return
+        for name, module in self._skeleton.module.named_modules():
+            tracks = getattr(module, "track_running_stats", False)
+            if tracks and getattr(module, "running_mean", None) is not None and module.training:
+                self.__dict__["_warned"] = True
+                warnings.warn(
+                    f"target: {name!r} ({type(module).__name__}) updates running statistics while "
+                    "training; they are not kept, and eval() will use the target's own. Use "
+                    "track_running_stats=False, or a norm without statistics.",
+                    stacklevel=4,
+                )
+                return
+
+    def _check_params(self, params: Mapping[str, Tensor]) -> torch.Size:
+        """Check given tensors against the target; return their batch dimensions."""
+        needed = {entry.tensor for entry in self.plan.entries}
+        known = needed | set(self.plan.kept)
+        unknown = [name for name in params if name not in known]
+        missing = sorted(needed - set(params))
+        if unknown:
+            way_out = did_you_mean(unknown[0], sorted(known))
+            raise ValueError(
+                message("params", f"the name {unknown[0]!r}", "names of the target", way_out)
+            )
+        if missing:
+            got = f"no tensor for {', '.join(map(repr, missing))}"
+            raise ValueError(message("params", got, "a tensor for every generated name"))
+        batch: torch.Size | None = None
+        device = next(iter(params.values())).device if params else None
+        for name, value in params.items():
+            batch = self._check_one(name, value, batch, device)
+        assert batch is not None
+        return batch
+
+    def _check_one(
+        self, name: str, value: Any, batch: torch.Size | None, device: Any
+    ) -> torch.Size | None:
+        shape = torch.Size(self.plan.spec[name].shape)
+        if not isinstance(value, Tensor):
+            raise TypeError(message(f"params[{name!r}]", value, "a tensor"))
+        dtype = self._skeleton.dtype(name)
+        if value.dtype != dtype:
+            way_out = f"Convert it: .to({dtype})."
+            raise TypeError(message(f"params[{name!r}]", f"{value.dtype}", f"{dtype}", way_out))
+        if value.device != device:
+            raise ValueError(
+                message(f"params[{name!r}]", f"{value.device}", f"{device}, as the others")
+            )
+        own = () if name in self.plan.kept else batch
+        lead = value.shape[: value.ndim - len(shape)]
+        if value.shape[len(lead) :] != shape or (own is not None and lead != torch.Size(own)):
+            got = f"shape {tuple(value.shape)}"
+            front = "*batch" if own is None else ", ".join(map(str, own))
+            wanted = f"({', '.join(filter(None, [front, *map(str, shape)]))})"
+            raise ValueError(message(f"params[{name!r}]", got, f"shape {wanted}"))
+        return batch if name in self.plan.kept else lead
+
+    # ---- what nn.Module does, reaching the target too ----------------------------------------
+
+    def train(self, mode: bool = True) -> HyperNetwork:
+        """Set training mode here and in the target."""
+        super().train(mode)
+        self._skeleton.module.train(mode)
+        return self
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)
+        self._skeleton.convert(fn)
+        return self
+
+    def __repr__(self) -> str:
+        return f"HyperNetwork of {self.plan}"

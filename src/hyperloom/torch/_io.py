@@ -1,0 +1,232 @@
+"""Save and load: one safetensors file with the plan in its header. No pickle."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from hyperloom._checkpoint import Description, digest, metadata, read_description
+from hyperloom._condition import Concat, Condition, Custom
+from hyperloom._errors import CheckpointError, message
+from hyperloom._plan import Plan
+from hyperloom._trunk import CustomTrunk
+from hyperloom.torch._conditions import Table
+from hyperloom.torch._spec import target_spec
+
+if TYPE_CHECKING:
+    from hyperloom.torch._hypernetwork import HyperNetwork
+
+_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+def save(hnet: HyperNetwork, path: str | os.PathLike[str]) -> None:
+    """Write a hypernetwork to one safetensors file.
+
+    The file holds all learned tensors, the target's own tensors that are kept, its buffers, and
+    the plan with condition, trunk and layout as JSON. It appears whole or not at all.
+
+    Args:
+        hnet: The hypernetwork.
+        path: Where to; a file that is there is replaced.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    import hyperloom
+
+    path = Path(path)
+    tensors = neutral_tensors(hnet)
+    data = metadata(hnet.plan, hyperloom.__version__, _digest(hnet.plan, tensors))
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    os.close(handle)
+    try:
+        save_file(tensors, name, metadata=data)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def load(
+    path: str | os.PathLike[str],
+    target: nn.Module,
+    *,
+    condition: nn.Module | None = None,
+    trunk: nn.Module | None = None,
+) -> HyperNetwork:
+    """Read a hypernetwork from a file that `save` wrote.
+
+    Args:
+        path: The file.
+        target: A target of the same class and shapes; its values do not matter.
+        condition: The condition module, if the hypernetwork was made with one of the user's own
+            (built the same way; its parameters are loaded). In a `Concat`, the whole `Concat`.
+        trunk: The trunk module, likewise.
+
+    Returns:
+        The hypernetwork, in training mode, on the target's device.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        CheckpointError: The file is cut, altered, of a newer format, holds values that are not
+            finite, or was made for another target; the message says which.
+    """
+    from hyperloom.torch._hypernetwork import HyperNetwork
+
+    described = read_description(path)
+    tensors = _read(path, described)
+    plan = described.plan
+    _same_target(path, plan, target)
+    hnet = HyperNetwork.from_plan(
+        target,
+        plan,
+        condition=_given(path, "condition", plan.condition, condition),
+        trunk=_given(path, "trunk", plan.trunk, trunk),
+    )
+    _fill(hnet, tensors, path)
+    return hnet
+
+
+def load_into(hnet: HyperNetwork, path: str | os.PathLike[str]) -> None:
+    """Fill `hnet` from a checkpoint of the same plan; see `HyperNetwork.load`."""
+    described = read_description(path)
+    tensors = _read(path, described)
+    found = hnet.plan.spec.differences(described.plan.spec)
+    if found:
+        raise _other_target(path, found)
+    if _essence(described.plan) != _essence(hnet.plan):
+        wanted = "the plan of this hypernetwork"
+        way_out = "Use hyperloom.torch.load(path, target), which builds the plan in the file."
+        raise CheckpointError(message(f"checkpoint {path}", "another plan", wanted, way_out))
+    _fill(hnet, tensors, path)
+
+
+def neutral_tensors(hnet: HyperNetwork) -> dict[str, Tensor]:
+    """Return all tensors under the names of the file: what was grown in blocks is one table."""
+    blocks = {
+        f"{path}.{i}": path
+        for path, module in hnet.named_modules()
+        if isinstance(module, Table)
+        for i in range(len(module))
+    }
+    found: dict[str, list[Tensor]] = {}
+    for name, tensor in hnet.state_dict().items():
+        found.setdefault(blocks.get(name, name), []).append(tensor.detach())
+    joined = {name: torch.cat(v) if len(v) > 1 else v[0] for name, v in found.items()}
+    # Clones where storage is shared or strided: safetensors wants each tensor by itself.
+    return {name: value.contiguous().clone() for name, value in joined.items()}
+
+
+def _fill(hnet: HyperNetwork, tensors: dict[str, Tensor], path: Any) -> None:
+    """Copy tensors in, after all names, shapes and dtypes are checked."""
+    own = neutral_tensors(hnet)
+    wrong = sorted(set(own) ^ set(tensors))
+    wrong += [n for n in own if n in tensors and own[n].shape != tensors[n].shape]
+    if wrong:
+        got = f"tensors that differ in name or shape: {', '.join(wrong[:5])}"
+        raise CheckpointError(message(f"checkpoint {path}", got, "those of the plan"))
+    state = {}
+    tables = {p: m for p, m in hnet.named_modules() if isinstance(m, Table)}
+    for name, tensor in tensors.items():
+        if name in tables:
+            sizes = [len(block) for block in tables[name]]
+            state.update({f"{name}.{i}": b for i, b in enumerate(tensor.split(sizes))})
+        else:
+            state[name] = tensor
+    hnet.load_state_dict(state)
+
+
+def _read(path: Any, described: Description) -> dict[str, Tensor]:
+    """Read and check the tensors of a checkpoint."""
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, ValueError) as error:
+        got = f"a file that safetensors refuses ({error})"
+        raise CheckpointError(message(f"checkpoint {path}", got, "a whole file")) from error
+    if _digest(described.plan, tensors) != described.digest:
+        wanted = "the file as save() wrote it"
+        way_out = "Copy it again from where it was saved."
+        got = "altered numbers or an altered plan (the checksum differs)"
+        raise CheckpointError(message(f"checkpoint {path}", got, wanted, way_out))
+    for name, value in tensors.items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            num = int((~torch.isfinite(value)).sum())
+            got = f"{num} NaN or infinite values in {name!r}"
+            way_out = "The hypernetwork had diverged when it was saved."
+            raise CheckpointError(message(f"checkpoint {path}", got, "finite values", way_out))
+    return tensors
+
+
+def _digest(plan: Plan, tensors: dict[str, Tensor]) -> str:
+    return digest(
+        plan,
+        (
+            (name, _NAMES[value.dtype], tuple(value.shape), _bytes(value))
+            for name, value in tensors.items()
+        ),
+    )
+
+
+def _bytes(value: Tensor) -> bytes | memoryview:
+    flat = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return flat.numpy().data
+
+
+def _same_target(path: Any, plan: Plan, target: nn.Module) -> None:
+    found = plan.spec.differences(target_spec(target))
+    if found:
+        raise _other_target(path, found)
+
+
+def _other_target(path: Any, found: list[str]) -> CheckpointError:
+    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    got = f"the parameters of another target: {'; '.join(found[:3])}{more}"
+    way_out = "Build the target as it was when the checkpoint was saved."
+    return CheckpointError(message(f"checkpoint {path}", got, "the target's own", way_out))
+
+
+def _given(path: Any, argument: str, recorded: Any, module: Any) -> Any:
+    """Return what to build a part from: the record, or the module that stands for it."""
+    if _is_custom(recorded):
+        if module is None:
+            got = f"a hypernetwork with a {argument} module of its own, {recorded}"
+            way_out = f"Pass one built the same way: load(path, target, {argument}=module)."
+            raise CheckpointError(message(f"checkpoint {path}", got, "that module", way_out))
+        return module
+    if module is not None:
+        got = f"{recorded} as its {argument}"
+        raise CheckpointError(message(f"checkpoint {path}", got, f"a {argument} module"))
+    return recorded
+
+
+def _is_custom(recorded: Condition | Any) -> bool:
+    if isinstance(recorded, Concat):
+        return any(_is_custom(part) for part in recorded.parts)
+    return isinstance(recorded, (Custom, CustomTrunk))
+
+
+def _essence(plan: Plan) -> tuple[Any, ...]:
+    """Return what must agree for one plan's tensors to fit another: all but measured scales."""
+    pieces = [
+        (e.tensor, e.form, [(p.head, p.start, p.grid) for p in e.pieces]) for e in plan.entries
+    ]
+    heads = [(h.name, h.source, h.num_slots, h.slot_size, h.embedding) for h in plan.heads]
+    return plan.condition, plan.trunk, heads, pieces

@@ -1,0 +1,107 @@
+"""The target without its values: a copy on the meta device that is run with given tensors."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from hyperloom._spec import TargetSpec
+
+Convert = Callable[[Tensor], Tensor]
+
+
+class Skeleton:
+    """A private copy of the target whose parameters and buffers hold no numbers.
+
+    The user's own module is never touched, so no call and no exception can change it. Every
+    tensor is given at every call; one that were forgotten would be a meta tensor, and fail
+    loudly.
+
+    Not a module: its parameters are not parameters of the hypernetwork.
+    """
+
+    def __init__(self, target: nn.Module, spec: TargetSpec) -> None:
+        self.module = _copy(target, lambda t: t.to("meta"))
+        self.spec = spec
+        # A shared submodule is set once, at its first path: setting it twice would leave the
+        # second value behind.
+        first_paths = {
+            f"{path}.{key}" if path else key
+            for path, module in target.named_modules()
+            for key in (*module._parameters, *module._buffers)
+        }
+        self._paths = {t.name: tuple(n for n in t.names if n in first_paths) for t in spec}
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Return the dtype that the tensor `name` is wanted in."""
+        path, _, key = name.rpartition(".")
+        parameter = self.module.get_submodule(path)._parameters[key]
+        assert parameter is not None
+        return parameter.dtype
+
+    def convert(self, fn: Convert) -> None:
+        """Follow a `.to()`, `.half()`, `.double()` ... of the hypernetwork: dtypes only."""
+        for tensor in (*self.module.parameters(), *self.module.buffers()):
+            dtype = fn(torch.empty(0, dtype=tensor.dtype)).dtype
+            tensor.data = tensor.data.to(dtype)
+
+    def call(
+        self,
+        tensors: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> Any:
+        """Run the target with `tensors` (by their spec's names) and `buffers` in place."""
+        given = {path: tensors[name] for name, paths in self._paths.items() for path in paths}
+        given.update(buffers)
+        return functional_call(self.module, given, args, dict(kwargs), tie_weights=False)
+
+    def build(self, tensors: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> nn.Module:
+        """Return a plain module that owns copies of the given tensors, ties kept."""
+        values = {n: tensors[t.name] for t in self.spec for n in t.names}
+        values.update(buffers)
+        by_id = {}
+        for path, module in self.module.named_modules():
+            for key, tensor in (*module._parameters.items(), *module._buffers.items()):
+                if tensor is not None:
+                    by_id[id(tensor)] = values[f"{path}.{key}" if path else key]
+        made = _copy(self.module, lambda t: by_id[id(t)].detach().clone())
+        return _tie(made, self.spec)
+
+
+def _tie(module: nn.Module, spec: TargetSpec) -> nn.Module:
+    """Make names that share storage in the target share one parameter again."""
+    for tensor in spec:
+        path, _, key = tensor.name.rpartition(".")
+        parameter = module.get_submodule(path)._parameters[key]
+        for alias in tensor.aliases:
+            path, _, key = alias.rpartition(".")
+            module.get_submodule(path)._parameters[key] = parameter
+    return module
+
+
+def _copy(module: nn.Module, value: Convert) -> nn.Module:
+    """Deep-copy a module with every parameter and buffer replaced by `value` of it.
+
+    The original tensors are never copied, so a large target costs no memory.
+    """
+    memo: dict[int, Any] = {}
+    for part in module.modules():
+        for tensor in part._parameters.values():
+            if tensor is not None and id(tensor) not in memo:
+                memo[id(tensor)] = nn.Parameter(value(tensor).detach(), tensor.requires_grad)
+        for tensor in part._buffers.values():
+            if tensor is not None and id(tensor) not in memo:
+                memo[id(tensor)] = value(tensor)
+        for attribute in part.__dict__.values():
+            # deepcopy refuses tensors that were computed, e.g. the cache of a weight norm.
+            if isinstance(attribute, Tensor) and not attribute.is_leaf:
+                memo[id(attribute)] = attribute.detach().clone()
+    with torch.no_grad():
+        return copy.deepcopy(module, memo)

@@ -1,0 +1,36 @@
+"""Tensors under dotted names, as a tree of modules: so that state dicts read like the target's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+
+class TensorTree(nn.Module):
+    """Holds parameters and buffers under names with dots, e.g. `"layers.0.weight"`."""
+
+    def add_parameter(self, name: str, value: torch.Tensor) -> None:
+        """Hold `value` as a learned parameter."""
+        node, leaf = self._node(name)
+        node.register_parameter(leaf, nn.Parameter(value))
+
+    def add_buffer(self, name: str, value: torch.Tensor, persistent: bool = True) -> None:
+        """Hold `value` as a buffer; one that is not `persistent` stays out of the state dict."""
+        node, leaf = self._node(name)
+        node.register_buffer(leaf, value, persistent=persistent)
+
+    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield all names and tensors."""
+        yield from self.named_parameters()
+        yield from self.named_buffers()
+
+    def _node(self, name: str) -> tuple[nn.Module, str]:
+        *path, leaf = name.split(".")
+        node: nn.Module = self
+        for step in path:
+            if step not in node._modules:
+                node.add_module(step, TensorTree())
+            node = node._modules[step]  # type: ignore[assignment]
+        return node, leaf

@@ -1,0 +1,159 @@
+"""Trunk objects built as modules: condition vector and slot embeddings -> features."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hyperloom._errors import message
+from hyperloom._trunk import MLP, CustomTrunk, Linear, Trunk
+from hyperloom.torch._conditions import output_width
+
+_ACTIVATIONS = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "silu": F.silu,
+    "elu": F.elu,
+    "leaky_relu": F.leaky_relu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "softplus": F.softplus,
+}
+
+
+def beside(vector: Tensor, slots: Tensor | None) -> Tensor:
+    """Put each slot embedding beside the condition: `(*batch, C, E + w)`.
+
+    Args:
+        vector: `(*batch, E)`.
+        slots: `(C, w)` or `(*batch, C, w)`; `None` for one slot without embedding.
+    """
+    if slots is None:
+        return vector.unsqueeze(-2)
+    batch, num = vector.shape[:-1], slots.shape[-2]
+    wide = vector.unsqueeze(-2).expand(*batch, num, -1)
+    return torch.cat([wide, slots.expand(*batch, num, -1)], dim=-1)
+
+
+class LinearTrunk(nn.Module):
+    """No trunk."""
+
+    def forward(self, vector: Tensor, slots: Tensor | None) -> Tensor:
+        return beside(vector, slots)
+
+
+class Layer(nn.Module):
+    """One layer of an `MLP`: linear, norm, activation, dropout."""
+
+    norm_mean: Tensor
+    norm_var: Tensor
+
+    def __init__(self, choice: MLP, fan_in: int, fan_out: int) -> None:
+        super().__init__()
+        self.choice = choice
+        self.weight = nn.Parameter(torch.empty(fan_out, fan_in))
+        self.bias = nn.Parameter(torch.empty(fan_out))
+        bound = math.sqrt(3 * choice.gain / fan_in)
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
+        if choice.norm in ("layer", "batch"):
+            self.norm_weight = nn.Parameter(torch.ones(fan_out))
+            self.norm_bias = nn.Parameter(torch.zeros(fan_out))
+        if choice.norm == "batch":
+            self.register_buffer("norm_mean", torch.zeros(fan_out))
+            self.register_buffer("norm_var", torch.ones(fan_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.finish(F.linear(x, self.weight, self.bias))
+
+    def pair(self, vector: Tensor, slots: Tensor) -> Tensor:
+        """`forward(beside(vector, slots))` without the pairs: one product for each side."""
+        left, right = self.weight.split([vector.shape[-1], slots.shape[-1]], dim=1)
+        return self.finish(F.linear(vector, left, self.bias).unsqueeze(-2) + F.linear(slots, right))
+
+    def finish(self, x: Tensor) -> Tensor:
+        """Norm, activation, dropout."""
+        choice = self.choice
+        if choice.norm == "layer":
+            x = F.layer_norm(x, x.shape[-1:], self.norm_weight, self.norm_bias)
+        elif choice.norm == "batch":
+            flat = F.batch_norm(
+                x.reshape(-1, x.shape[-1]),
+                self.norm_mean,
+                self.norm_var,
+                self.norm_weight,
+                self.norm_bias,
+                self.training,
+            )
+            x = flat.reshape(x.shape)
+        x = _ACTIVATIONS[choice.activation](x)
+        return F.dropout(x, choice.dropout, self.training) if choice.dropout else x
+
+
+class MLPTrunk(nn.ModuleList):
+    """`MLP`, built."""
+
+    def __init__(self, choice: MLP, in_width: int) -> None:
+        fans = [in_width, *choice.widths]
+        super().__init__(Layer(choice, a, b) for a, b in pairwise(fans))
+        self.choice = choice
+
+    def forward(self, vector: Tensor, slots: Tensor | None) -> Tensor:
+        layers = [layer for layer in self if isinstance(layer, Layer)]
+        first = layers[0]
+        x = first(vector.unsqueeze(-2)) if slots is None else first.pair(vector, slots)
+        for layer in layers[1:]:
+            x = layer(x)
+        if self.choice.norm == "rms":
+            x = x * (x.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
+        return x
+
+
+class CustomTrunkModule(nn.Module):
+    """A module of the user's own: `(rows, E + w)` -> `(rows, F)`."""
+
+    def __init__(self, module: nn.Module, width: int) -> None:
+        super().__init__()
+        self.module = module
+        self.width = width
+
+    def forward(self, vector: Tensor, slots: Tensor | None) -> Tensor:
+        x = beside(vector, slots)
+        made = self.module(x.reshape(-1, x.shape[-1]))
+        rows = math.prod(x.shape[:-1])
+        if not isinstance(made, Tensor) or made.shape != (rows, self.width):
+            got = (
+                f"a tensor of shape {tuple(made.shape)}" if isinstance(made, Tensor) else repr(made)
+            )
+            name = type(self.module).__name__
+            raise ValueError(message(f"trunk module {name}", got, f"shape ({rows}, {self.width})"))
+        return made.reshape(*x.shape[:-1], self.width)
+
+
+def neutral_trunk(choice: Any) -> Trunk:
+    """Return the neutral object for a trunk object, a module or `None`."""
+    if choice is None:
+        return Linear()
+    if isinstance(choice, Trunk):
+        return choice
+    if isinstance(choice, nn.Module):
+        width = output_width("trunk", choice)
+        return CustomTrunk(
+            width, type(choice).__name__, sum(p.numel() for p in choice.parameters())
+        )
+    got = f"the class {choice.__name__}" if isinstance(choice, type) else repr(choice)
+    raise TypeError(message("trunk", got, "None, MLP(*widths) or a torch.nn.Module"))
+
+
+def build_trunk(choice: Any, in_width: int) -> nn.Module:
+    """Return the trunk as a module, for inputs of `in_width`."""
+    if isinstance(choice, MLP):
+        return MLPTrunk(choice, in_width)
+    if isinstance(choice, nn.Module):
+        return CustomTrunkModule(choice, output_width("trunk", choice))
+    return LinearTrunk()
