@@ -69,7 +69,8 @@ def read_description(path: str | os.PathLike[str]) -> Description:
         CheckpointError: Cut, not a checkpoint of this library, or of a newer format.
     """
     header = _header(Path(path))
-    text = header.pop("__metadata__", {}).get("hyperloom")
+    kept = header.pop("__metadata__", None)
+    text = kept.get("hyperloom") if isinstance(kept, dict) else None
     if text is None:
         way_out = "A file of plain weights is loaded with safetensors itself."
         raise _bad(path, "no description of a hypernetwork", "one written by save()", way_out)
@@ -83,11 +84,13 @@ def read_description(path: str | os.PathLike[str]) -> Description:
         raise _bad(path, got, f"format {FORMAT}", "Install a newer hyperloom.")
     try:
         plan = from_json(content["plan"])
-        assert isinstance(plan, Plan)
+        if not isinstance(plan, Plan):
+            raise TypeError(f"a {type(plan).__name__} where the plan should be")
         dtypes = {name: entry["dtype"] for name, entry in header.items()}
         shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
         return Description(plan, content["version"], content["digest"], dtypes, shapes)
-    except (CheckpointError, KeyError, TypeError, AssertionError) as error:
+    # ValueError: a CheckpointError of from_json, or a value that an enum does not have.
+    except (ValueError, KeyError, TypeError) as error:
         raise _bad(path, "an altered description", "the file as save() wrote it") from error
 
 
@@ -103,9 +106,9 @@ def _header(path: Path) -> dict[str, Any]:
     try:
         header = json.loads(raw)
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name[:2] != "__"]
+        wanted = 8 + length + max(ends, default=0)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise _bad(path, "a header that is not safetensors", "a whole file", _COPY) from error
-    wanted = 8 + length + max(ends, default=0)
     if size < wanted:
         raise _bad(path, f"a file of {size} bytes, cut", f"{wanted} bytes", _COPY)
     if size > wanted:

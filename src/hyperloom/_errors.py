@@ -23,19 +23,27 @@ def message(argument: str, got: object, wanted: str, way_out: str = "") -> str:
 
     Args:
         argument: Name of the argument as the user wrote it.
-        got: What was given; shown with `repr` unless it is a string that already reads well.
+        got: What was given; shown with `repr` unless it is a string that already reads well (a
+            string the user gave is passed as its `repr`). A class is named as one.
         wanted: What would have been right.
         way_out: What to do now, a whole sentence. May be empty.
     """
-    shown = got if isinstance(got, str) else repr(got)
+    shown = f"the class {got.__name__}" if isinstance(got, type) else got
+    shown = shown if isinstance(shown, str) else repr(shown)
     text = f"{argument}: got {shown}; wanted {wanted}."
     return f"{text} {way_out}" if way_out else text
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def call_it(value: object, kind: type = object) -> str:
+    """Return a sentence for one who gave a class where an object of `kind` was wanted."""
+    given = isinstance(value, type) and issubclass(value, kind)
+    return f"Call it: {value.__name__}(...)." if given else ""
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
     """Return a sentence that names the known strings closest to `name`."""
     names = list(known)
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
+    close = difflib.get_close_matches(str(name), names, n=3, cutoff=0.4)
     if close:
         return f"Did you mean {' or '.join(map(repr, close))}?"
     few = ", ".join(map(repr, names[:6]))
@@ -45,7 +53,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def positive_int(argument: str, value: object, least: int = 1) -> int:
     """Return `value` if it is an int of at least `least`; raise otherwise."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(message(argument, value, f"an int of at least {least}"))
+        raise TypeError(message(argument, repr(value), f"an int of at least {least}"))
     if value < least:
         raise ValueError(message(argument, value, f"an int of at least {least}"))
     return value
@@ -55,7 +63,7 @@ def finite_float(argument: str, value: object, least: float | None = None) -> fl
     """Return `value` as a float if it is finite (and at least `least`); raise otherwise."""
     wanted = "a finite number" + ("" if least is None else f" of at least {least:g}")
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(message(argument, value, wanted))
+        raise TypeError(message(argument, repr(value), wanted))
     number = float(value)
     if number != number or number in (float("inf"), float("-inf")):
         raise ValueError(message(argument, value, wanted))

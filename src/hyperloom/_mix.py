@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
-from hyperloom._errors import did_you_mean, message
+from hyperloom._errors import call_it, did_you_mean, message
 from hyperloom._spec import TargetSpec, TensorSpec
 
 Choice = TypeVar("Choice")
@@ -35,13 +35,13 @@ def resolve(
         return {tensor.name: choice for tensor in spec}
     wanted = f"a {kind.__name__} object or a dict from name patterns to them"
     if not isinstance(choice, Mapping):
-        raise TypeError(message(argument, _shown(choice), wanted, _call_it(choice, kind)))
+        raise TypeError(message(argument, _shown(choice), wanted, call_it(choice, kind)))
     if not choice:
         raise ValueError(message(argument, "an empty dict", wanted))
     for pattern, value in choice.items():
         if not isinstance(pattern, str) or not isinstance(value, kind):
             got = f"{pattern!r}: {_shown(value)}"
-            raise TypeError(message(argument, got, wanted, _call_it(value, kind)))
+            raise TypeError(message(argument, got, wanted, call_it(value, kind)))
     found: dict[str, Choice] = {}
     by: dict[str, str] = {}
     for pattern, value in choice.items():
@@ -109,9 +109,3 @@ def _refuse_split_tie(
 
 def _shown(value: object) -> str:
     return f"the class {value.__name__}" if isinstance(value, type) else repr(value)
-
-
-def _call_it(value: object, kind: type) -> str:
-    if isinstance(value, type) and issubclass(value, kind):
-        return f"Call it: {value.__name__}(...)."
-    return ""

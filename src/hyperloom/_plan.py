@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from hyperloom import _drawing
 from hyperloom._condition import Condition
-from hyperloom._errors import message
-from hyperloom._form import Form, Part, Whole
+from hyperloom._errors import call_it, message
+from hyperloom._form import Form, Part, Start, Whole
 from hyperloom._init import Init, Native
 from hyperloom._layout import Full, Head, Layout, Piece, Source
 from hyperloom._mix import resolve
@@ -157,8 +158,8 @@ def compile_plan(
 
     Raises:
         TypeError: An argument of another class, or a complex or integer tensor to generate.
-        ValueError: A pattern that names nothing, two choices for one tensor, or a layout that
-            needs ids with a condition that has none.
+        ValueError: A pattern that names nothing, two choices for one tensor, a layout that
+            needs ids with a condition that has none, or a tensor whose start is not finite.
     """
     for argument, value, kind in (
         ("condition", condition, Condition),
@@ -166,7 +167,8 @@ def compile_plan(
         ("init", Native() if init is None else init, Init),
     ):
         if not isinstance(value, kind):
-            raise TypeError(message(argument, value, f"a {kind.__name__} object"))
+            got = value if isinstance(value, type) else repr(value)
+            raise TypeError(message(argument, got, _WANTED[argument], call_it(value, kind)))
     layouts = resolve("layout", Full() if layout is None else layout, Layout, spec)
     forms = resolve("form", Whole() if form is None else form, Form, spec)
     _refuse_forms_without_layout(form, forms, layouts)
@@ -187,6 +189,13 @@ def compile_plan(
         for name in parts
     )
     return Plan(spec, condition, trunk or Linear(), heads, entries)
+
+
+_WANTED = {
+    "condition": "a condition object (Embedding, Vector, Noise, Concat)",
+    "trunk": "a trunk object (MLP(*widths)) or None",
+    "init": "an init object (Native, HyperfanIn, HyperfanOut, Harmonic, BiasHyperInit, Unscaled)",
+}
 
 
 def _refuse_forms_without_layout(
@@ -224,8 +233,23 @@ def _parts(
                 )
             )
         form = forms.get(tensor.name, Whole())
-        parts[tensor.name] = form.parts(tensor, init.start(tensor, tensor.layer in biased))
+        start = init.start(tensor, tensor.layer in biased)
+        _refuse_start_not_finite(tensor.name, start)
+        parts[tensor.name] = form.parts(tensor, start)
     return parts
+
+
+def _refuse_start_not_finite(name: str, start: Start) -> None:
+    """Raise if the init takes a start from a template that holds NaN or infinite values."""
+    if not (math.isfinite(start.mean) and math.isfinite(start.std)):
+        raise ValueError(
+            message(
+                "target",
+                f"NaN or infinite values in {name!r}",
+                "finite values, from which it is told how the generated tensor should start",
+                "Initialise the target again.",
+            )
+        )
 
 
 def _place(

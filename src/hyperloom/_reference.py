@@ -14,7 +14,7 @@ import numpy as np
 
 from hyperloom._condition import Concat, Condition, Embedding
 from hyperloom._errors import message
-from hyperloom._layout import Head, Source
+from hyperloom._layout import Head, Source, slot_signs
 from hyperloom._plan import Plan
 from hyperloom._trunk import MLP, Linear
 
@@ -92,6 +92,8 @@ def _run_head(
             slots = tensors[f"{name}.slots"]
             x = np.concatenate([x, slots[index, slot] if head.per_condition else slots[slot]])
         f = _run_trunk(plan, plan.trunk_index(head), tensors, x)
+        if head.signs:
+            f = f * slot_signs(head.num_slots, len(f))[slot]
         out.append(tensors[f"{name}.weight"] @ f + tensors[f"{name}.bias"])
     return np.concatenate(out)
 

@@ -74,9 +74,9 @@ class MLP(Trunk):
         if activation not in ACTIVATIONS:
             wanted = "one of " + ", ".join(ACTIVATIONS)
             way_out = "Give a module of your own as trunk for any other."
-            raise ValueError(message("MLP(activation=)", activation, wanted, way_out))
+            raise ValueError(message("MLP(activation=)", repr(activation), wanted, way_out))
         if norm is not None and norm not in NORMS:
-            raise ValueError(message("MLP(norm=)", norm, "one of rms, layer, batch, or None"))
+            raise ValueError(message("MLP(norm=)", repr(norm), "one of rms, layer, batch, or None"))
         if not 0.0 <= finite_float("MLP(dropout=)", dropout) < 1.0:
             raise ValueError(message("MLP(dropout=)", dropout, "a probability in [0, 1)"))
         object.__setattr__(self, "widths", tuple(widths))

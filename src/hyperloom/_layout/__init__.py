@@ -1,6 +1,6 @@
 """Layouts: which numbers become which weights. One file per kind."""
 
-from hyperloom._layout._base import Head, Layout, Piece, Placement, Segment, Source
+from hyperloom._layout._base import Head, Layout, Piece, Placement, Segment, Source, slot_signs
 from hyperloom._layout._chunked import Chunked
 from hyperloom._layout._grouped import Grouped, Layers, Tensors, Tiles
 from hyperloom._layout._rows import Full, PerCondition, Shared
@@ -20,4 +20,5 @@ __all__ = [
     "Source",
     "Tensors",
     "Tiles",
+    "slot_signs",
 ]

@@ -32,6 +32,9 @@ class Chunked(Layout):
         size: Numbers in a chunk.
         embedding: Width of the chunk embeddings. Default 32.
         per_condition: Chunk embeddings of its own for each condition id. Default False.
+        signs: Each chunk sees the features under fixed random signs of its own, without which
+            chunks start correlated and activations grow from layer to layer (see
+            `docs/initialisation.md`). Default True; False is the head as it was published.
 
     Raises:
         ValueError: `size` or `embedding` below 1.
@@ -40,6 +43,7 @@ class Chunked(Layout):
     size: int
     embedding: int = 32
     per_condition: bool = False
+    signs: bool = True
 
     def __post_init__(self) -> None:
         positive_int("Chunked(size=)", self.size)
@@ -73,6 +77,7 @@ class Chunked(Layout):
             self.embedding,
             self.per_condition,
             needs_scales(parts),
+            self.signs,
             (Segment(0, size, 0.0, common),),
         )
         return Placement(made, tuple(pieces))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hyperloom._choice import Choice
-from hyperloom._errors import positive_int
+from hyperloom._errors import call_it, message, positive_int
 from hyperloom._form import Part
 from hyperloom._layout._base import (
     Head,
@@ -114,6 +114,7 @@ class Grouped(Layout):
 
     Raises:
         ValueError: `embedding` below 1.
+        TypeError: `unit` is not one of the three.
     """
 
     embedding: int = 32
@@ -122,6 +123,10 @@ class Grouped(Layout):
 
     def __post_init__(self) -> None:
         positive_int("Grouped(embedding=)", self.embedding)
+        if not isinstance(self.unit, Unit):
+            got = self.unit if isinstance(self.unit, type) else repr(self.unit)
+            wanted = "Tensors(), Layers() or Tiles(smallest)"
+            raise TypeError(message("Grouped(unit=)", got, wanted, call_it(self.unit, Unit)))
 
     def compile(self, parts: Sequence[Part], first_head: int) -> list[Placement]:
         refuse_native(parts, self)
@@ -173,5 +178,6 @@ def _head(
         layout.embedding,
         layout.per_condition,
         scaled,
+        False,
         tuple(segments),
     )

@@ -26,7 +26,7 @@ def _own_rows(
         segments.append(Segment(row, stop, part.start.mean, part.start.std, native))
         pieces.append((part, whole_piece(head, row, part, 1.0, 0.0)))
         row = stop
-    made = Head(name, source, 1, row, row, 0, False, False, tuple(segments))
+    made = Head(name, source, 1, row, row, 0, False, False, False, tuple(segments))
     return [Placement(made, tuple(pieces))]
 
 

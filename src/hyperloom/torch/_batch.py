@@ -17,17 +17,27 @@ def dims_like(tree: Any, dims: Any) -> Any:
     Args:
         tree: Tuples, lists and dicts of tensors and anything else.
         dims: One entry for the whole tree, or a tuple, list or dict that mirrors its top.
+
+    Raises:
+        ValueError: Sequences of different lengths.
+        TypeError: Something else than ints and `None` for a tensor.
     """
-    if isinstance(tree, (tuple, list)) and isinstance(dims, (tuple, list)):
-        return type(tree)(dims_like(t, d) for t, d in zip(tree, dims, strict=True))
     if isinstance(tree, dict):
         each = dims if isinstance(dims, dict) else dict.fromkeys(tree, dims)
         return {key: dims_like(value, each.get(key)) for key, value in tree.items()}
-    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return type(tree)(*(dims_like(t, dims) for t in tree))
     if isinstance(tree, (tuple, list)):
-        return type(tree)(dims_like(t, dims) for t in tree)
-    return dims if isinstance(tree, Tensor) else None
+        each = dims if isinstance(dims, (tuple, list)) else [dims] * len(tree)
+        if len(each) != len(tree):
+            got = f"{len(each)} entries for {len(tree)} inputs"
+            raise ValueError(message("in_dims", got, "an entry for each positional input"))
+        made = [dims_like(t, d) for t, d in zip(tree, each, strict=True)]
+        return type(tree)(*made) if hasattr(tree, "_fields") else type(tree)(made)
+    if not isinstance(tree, Tensor):
+        return None
+    if dims is not None and type(dims) is not int:
+        wanted = "an int or None, or a tuple with an entry for each positional input"
+        raise TypeError(message("in_dims", repr(dims), wanted))
+    return dims
 
 
 def pair_check(

@@ -93,8 +93,8 @@ def build(
     scales = torch.tensor([[p.scale, p.shift] for p in plan.pieces]) if plan.has_scales else None
     trees = _trees(target, plan, native)
     built = Built(plan, condition_module, trunks, heads, scales, *trees)
-    _fill(built, native)
     _move(built, target)
+    _fill(built, native)
     return built
 
 
@@ -134,7 +134,15 @@ def _trees(
 def _fill(built: Built, native: Mapping[str, Tensor]) -> None:
     """Give every head its start; measure the trunk's features first."""
     samples = sample_conditions(built.plan.condition, built.condition)
-    moments = feature_moments(built.plan, built.trunks, built.heads, samples)
+    try:
+        moments = feature_moments(built.plan, built.trunks, built.heads, samples)
+    except RuntimeError as error:
+        if not isinstance(built.plan.trunk, CustomTrunk):
+            raise
+        width = built.plan.condition.width + built.plan.widths[0]
+        got = f"a {built.plan.trunk.name} that fails on {len(samples.vector)} rows ({error})"
+        wanted = f"a module (rows, {width}) -> (rows, {built.plan.trunk.width})"
+        raise ValueError(message("trunk", got, wanted)) from error
     for i, head in enumerate(built.plan.heads):
         module = built.heads[head.name]
         if isinstance(module, LinearHead):
@@ -179,7 +187,9 @@ def _sample(choice: Condition, module: nn.Module, num: int, draws: torch.Generat
         ids = [m.ids for m in made if m.ids is not None]
         return Encoded(vector, ids[0] if ids else None)
     std = getattr(choice, "std", 1.0)
-    return Encoded(torch.randn(num, choice.width, generator=draws) * std)
+    like = next((t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()), None)
+    draw = torch.randn(num, choice.width, generator=draws) * std
+    return Encoded(draw if like is None else draw.to(like))
 
 
 def grow(hnet: HyperNetwork, num: int) -> tuple[Plan, list[nn.Parameter]]:

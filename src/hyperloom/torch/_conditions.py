@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hyperloom._condition import Concat, Condition, Custom, Embedding, Noise, Vector
-from hyperloom._errors import message
+from hyperloom._errors import call_it, message, positive_int
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
@@ -96,7 +96,7 @@ class VectorCondition(nn.Module):
     def forward(self, value: Any, batch: Sequence[int] = ()) -> Encoded:
         name, dim = type(self.choice).__name__, self.choice.dim
         if isinstance(self.choice, Noise) and (value is None or type(value) is int):
-            shape = (*batch, dim) if value is None else (value, dim)
+            shape = (*batch, dim) if value is None else (positive_int("condition", value), dim)
             draw = torch.randn(shape, dtype=self.like.dtype, device=self.like.device)
             return Encoded(draw * self.choice.std)
         wanted = f"a floating tensor (*batch, {dim}) for {name}({dim})"
@@ -107,6 +107,7 @@ class VectorCondition(nn.Module):
             raise TypeError(message("condition", _shown(value), wanted, way_out))
         if value.ndim == 0 or value.shape[-1] != dim:
             raise ValueError(message("condition", _shown(value), wanted))
+        _refuse_meta(value, self.like.device)
         return Encoded(value.to(self.like))
 
 
@@ -189,7 +190,7 @@ def build_condition(choice: Any) -> tuple[Condition, nn.Module]:
         size = sum(p.numel() for p in choice.parameters())
         return Custom(dim, type(choice).__name__, size), CustomCondition(choice, dim)
     wanted = "a condition object (Embedding, Vector, Noise, Concat) or a torch.nn.Module"
-    raise TypeError(message("condition", _shown(choice), wanted))
+    raise TypeError(message("condition", _shown(choice), wanted, call_it(choice)))
 
 
 def output_width(argument: str, module: nn.Module) -> int:
@@ -222,13 +223,15 @@ def as_ids(value: Any, num: int, device: torch.device) -> Tensor:
     wanted = f"an int id, a list of ints or an integer tensor, each in 0 .. {num - 1}"
     if isinstance(value, bool):
         raise TypeError(message("condition", value, wanted))
+    given = value
     if isinstance(value, (int, list, tuple, range)):
-        value = torch.as_tensor(list(value) if isinstance(value, range) else value, device=device)
+        value = _tensor(list(value) if isinstance(value, range) else value, device)
     if not isinstance(value, Tensor):
-        raise TypeError(message("condition", _shown(value), wanted))
+        raise TypeError(message("condition", _shown(given), wanted))
     if value.dtype not in _INTEGERS:
         way_out = "For a vector as condition use Vector(dim); otherwise call .long()."
-        raise TypeError(message("condition", _shown(value), wanted, way_out))
+        raise TypeError(message("condition", _shown(given), wanted, way_out))
+    _refuse_meta(value, device)
     if not torch.compiler.is_compiling() and value.numel():
         try:
             low, high = int(value.min()), int(value.max())
@@ -239,6 +242,21 @@ def as_ids(value: Any, num: int, device: torch.device) -> Tensor:
             way_out = "Add new ids with add_conditions(num)."
             raise IndexError(message("condition", f"the id {bad}", wanted, way_out))
     return value if value.dtype == torch.int64 else value.long()
+
+
+def _tensor(value: Any, device: torch.device) -> Tensor | None:
+    """Return ints or nested lists of them as a tensor; `None` for what makes none."""
+    try:
+        return torch.as_tensor(value, device=device)
+    except (TypeError, ValueError, RuntimeError):  # strings, ragged lists, more than 64 bits
+        return None
+
+
+def _refuse_meta(value: Tensor, device: torch.device) -> None:
+    """Raise for a tensor that holds no numbers, unless the hypernetwork holds none either."""
+    if value.is_meta and device.type != "meta":
+        got = f"{_shown(value)} on the meta device, which has no values"
+        raise ValueError(message("condition", got, f"a tensor on {device}, as the hypernetwork"))
 
 
 def unit_rows(like: Tensor) -> Tensor:

@@ -9,17 +9,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hyperloom._layout import Head, Segment, Source
+from hyperloom._layout import Head, Segment, Source, slot_signs
 from hyperloom.torch._conditions import Table, unit_rows
 
 
 class LinearHead(nn.Module):
     """Maps features `(*batch, C, F)` to numbers `(*batch, C, S)`; owns the slot embeddings."""
 
+    signs: Tensor | None
+
     def __init__(self, head: Head, features: int, num_ids: int | None) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(head.slot_size, features))
         self.bias = nn.Parameter(torch.empty(head.slot_size))
+        signs = torch.from_numpy(slot_signs(head.num_slots, features)) if head.signs else None
+        self.register_buffer("signs", None if signs is None else signs.float(), persistent=False)
         self.slots: Table | nn.Parameter | None = None
         if head.per_condition:
             assert num_ids is not None
@@ -43,6 +47,8 @@ class LinearHead(nn.Module):
         return self.slots
 
     def forward(self, features: Tensor) -> Tensor:
+        if self.signs is not None:
+            features = features * self.signs
         return F.linear(features, self.weight, self.bias)
 
     def fill(self, head: Head, moment: float, native: Mapping[str, Tensor]) -> None:

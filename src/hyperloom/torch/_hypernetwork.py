@@ -267,13 +267,10 @@ class HyperNetwork(nn.Module):
             return self._skeleton.call({**kept, **made}, own, args, kwargs)
 
         buffers = self._buffers_now()
+        dims = dims_like(inputs, in_dims)
+        kwargs_dims = dims_like(kwargs, 0 if isinstance(in_dims, (tuple, list)) else in_dims)
         if not batch:
             return one(made, buffers, inputs, kwargs)
-        if isinstance(in_dims, tuple) and len(in_dims) != len(inputs):
-            got = f"{len(in_dims)} entries for {len(inputs)} inputs"
-            raise ValueError(message("in_dims", got, "an entry for each positional input"))
-        dims = dims_like(inputs, in_dims)
-        kwargs_dims = dims_like(kwargs, 0 if isinstance(in_dims, tuple) else in_dims)
         pair_check(inputs, dims, kwargs, kwargs_dims, batch)
         # A batched write into a buffer needs a buffer for each condition.
         writes = self._skeleton.module.training and bool(buffers)
@@ -306,6 +303,9 @@ class HyperNetwork(nn.Module):
 
     def _check_params(self, params: Mapping[str, Tensor]) -> torch.Size:
         """Check given tensors against the target; return their batch dimensions."""
+        if not isinstance(params, Mapping):
+            got = f"a {type(params).__name__}"
+            raise TypeError(message("params", got, "a dict from names to tensors"))
         needed = {entry.tensor for entry in self.plan.entries}
         known = needed | set(self.plan.kept)
         unknown = [name for name in params if name not in known]
@@ -319,7 +319,7 @@ class HyperNetwork(nn.Module):
             got = f"no tensor for {', '.join(map(repr, missing))}"
             raise ValueError(message("params", got, "a tensor for every generated name"))
         batch: torch.Size | None = None
-        device = next(iter(params.values())).device if params else None
+        device = next(self.parameters()).device
         for name, value in params.items():
             batch = self._check_one(name, value, batch, device)
         assert batch is not None
@@ -337,14 +337,14 @@ class HyperNetwork(nn.Module):
             raise TypeError(message(f"params[{name!r}]", f"{value.dtype}", f"{dtype}", way_out))
         if value.device != device:
             raise ValueError(
-                message(f"params[{name!r}]", f"{value.device}", f"{device}, as the others")
+                message(f"params[{name!r}]", f"{value.device}", f"{device}, as the hypernetwork")
             )
         own = () if name in self.plan.kept else batch
         lead = value.shape[: value.ndim - len(shape)]
         if value.shape[len(lead) :] != shape or (own is not None and lead != torch.Size(own)):
             got = f"shape {tuple(value.shape)}"
-            front = "*batch" if own is None else ", ".join(map(str, own))
-            wanted = f"({', '.join(filter(None, [front, *map(str, shape)]))})"
+            sizes = (*(["*batch"] if own is None else own), *shape)
+            wanted = str(sizes).replace("'", "")
             raise ValueError(message(f"params[{name!r}]", got, f"shape {wanted}"))
         return batch if name in self.plan.kept else lead
 

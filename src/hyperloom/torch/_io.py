@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,10 @@ _NAMES = {
     torch.int8: "I8",
     torch.uint8: "U8",
     torch.bool: "BOOL",
+    torch.complex64: "C64",
+    torch.uint16: "U16",
+    torch.uint32: "U32",
+    torch.uint64: "U64",
 }
 
 
@@ -49,16 +53,23 @@ def save(hnet: HyperNetwork, path: str | os.PathLike[str]) -> None:
 
     Raises:
         OSError: The file cannot be written.
+        TypeError: A tensor of a dtype that the file cannot hold (complex128, float8).
     """
     import hyperloom
 
     path = Path(path)
     tensors = neutral_tensors(hnet)
+    for key, value in tensors.items():
+        if value.dtype not in _NAMES:
+            wanted = "one of " + ", ".join(str(t).removeprefix("torch.") for t in _NAMES)
+            raise TypeError(message("hnet", f"{key!r} of dtype {value.dtype}", wanted))
     data = metadata(hnet.plan, hyperloom.__version__, _digest(hnet.plan, tensors))
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    os.close(handle)
+    name = f"{path}.{secrets.token_hex(4)}.part"
+    open(name, "xb").close()
+    mode = os.stat(name).st_mode
     try:
         save_file(tensors, name, metadata=data)
+        os.chmod(name, mode)  # safetensors makes files that only their owner may read
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
@@ -101,6 +112,11 @@ def load(
         condition=_given(path, "condition", plan.condition, condition),
         trunk=_given(path, "trunk", plan.trunk, trunk),
     )
+    # As it was saved: after .double(), .half() ... its dtypes are no more those of the target.
+    dtypes = {value.dtype for value in tensors.values() if value.is_floating_point()}
+    own = {value.dtype for value in hnet.state_dict().values() if value.is_floating_point()}
+    if len(dtypes) == 1 and own != dtypes:
+        hnet.to(*dtypes)
     _fill(hnet, tensors, path)
     return hnet
 
@@ -143,6 +159,11 @@ def _fill(hnet: HyperNetwork, tensors: dict[str, Tensor], path: Any) -> None:
     if wrong:
         got = f"tensors that differ in name or shape: {', '.join(wrong[:5])}"
         raise CheckpointError(message(f"checkpoint {path}", got, "those of the plan"))
+    for name, value in own.items():
+        if value.dtype != tensors[name].dtype:
+            got = f"{name!r} of dtype {tensors[name].dtype}"
+            way_out = f"Convert the hypernetwork first: .to({tensors[name].dtype})."
+            raise CheckpointError(message(f"checkpoint {path}", got, f"{value.dtype}", way_out))
     state = {}
     tables = {p: m for p, m in hnet.named_modules() if isinstance(m, Table)}
     for name, tensor in tensors.items():
@@ -167,8 +188,10 @@ def _read(path: Any, described: Description) -> dict[str, Tensor]:
         got = "altered numbers or an altered plan (the checksum differs)"
         raise CheckpointError(message(f"checkpoint {path}", got, wanted, way_out))
     for name, value in tensors.items():
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            num = int((~torch.isfinite(value)).sum())
+        # What is the target's own may hold infinities on purpose: masks.
+        own = name.startswith(("kept.", "target_buffers."))
+        num = int((torch.isnan(value) if own else ~torch.isfinite(value)).sum())
+        if num:
             got = f"{num} NaN or infinite values in {name!r}"
             way_out = "The hypernetwork had diverged when it was saved."
             raise CheckpointError(message(f"checkpoint {path}", got, "finite values", way_out))

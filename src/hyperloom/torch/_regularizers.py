@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from hyperloom._condition import Concat, Condition, Noise
 from hyperloom._errors import did_you_mean, finite_float, message, positive_int
+from hyperloom.torch._conditions import Encoded
 
 if TYPE_CHECKING:
     from hyperloom.torch._hypernetwork import HyperNetwork
@@ -69,24 +71,24 @@ class OutputRegularizer:
                 empty range or list forgets everything: the regulariser is then zero.
 
         Raises:
-            ValueError: One condition instead of a batch, or a weight's pattern that names no
-                generated tensor.
+            ValueError: One condition instead of a batch, noise that is drawn anew at each call, a
+                weight's pattern that names no generated tensor, or a weight whose shape does not
+                broadcast to that of a tensor it is for.
         """
         if isinstance(conditions, (range, list, tuple)) and len(conditions) == 0:
             self._conditions, self._targets = None, {}
             return
-        names = [entry.tensor for entry in hnet.plan.entries]
-        for pattern in self.weights:
-            if not any(fnmatchcase(name, pattern) for name in names):
-                got = f"the pattern {pattern!r}, which names no generated tensor"
-                way_out = did_you_mean(pattern, names)
-                raise ValueError(message("weights", got, "patterns that do", way_out))
+        self._check_weights(hnet)
+        if _is_drawn(hnet.plan.condition, conditions):
+            wanted = "conditions that are the same at each call"
+            way_out = "Give the noise itself, as a tensor."
+            raise ValueError(message("conditions", "noise to be drawn anew", wanted, way_out))
         with torch.no_grad():
-            targets = hnet.generate(conditions)
-            batch = hnet.condition(conditions).batch
-        if len(batch) != 1:
-            got = f"conditions with dimensions {tuple(batch)}"
-            raise ValueError(message("conditions", got, "a batch (T,)", "For one: [id]."))
+            encoded = hnet._encode(conditions)
+            if len(encoded.batch) != 1:
+                got = f"conditions with dimensions {tuple(encoded.batch)}"
+                raise ValueError(message("conditions", got, "a batch (T,)", "For one: [id]."))
+            targets = hnet._generate(encoded)
         self._conditions = conditions
         self._targets = {name: value.detach() for name, value in targets.items()}
 
@@ -95,20 +97,37 @@ class OutputRegularizer:
         if not self._targets:
             parameter = next(hnet.parameters())
             return torch.zeros((), dtype=parameter.dtype, device=parameter.device)
-        conditions, targets = self._chosen()
-        now = hnet.generate(conditions)
+        encoded, targets = self._chosen(hnet._encode(self._conditions))
+        now = hnet._generate(encoded)
         num = len(next(iter(targets.values())))
         terms = [self._distance(name, now[name], old) for name, old in targets.items()]
         return self.strength / num * torch.stack(terms).sum()
 
-    def _chosen(self) -> tuple[Any, dict[str, Tensor]]:
+    def _check_weights(self, hnet: HyperNetwork) -> None:
+        """Raise for a weight that is for nothing, or does not fit what it is for."""
+        shapes = {e.tensor: hnet.plan.spec[e.tensor].shape for e in hnet.plan.entries}
+        for pattern, weight in self.weights.items():
+            named = [name for name in shapes if fnmatchcase(name, pattern)]
+            if not named:
+                got = f"the pattern {pattern!r}, which names no generated tensor"
+                way_out = did_you_mean(pattern, shapes)
+                raise ValueError(message("weights", got, "patterns that do", way_out))
+            for name in named if isinstance(weight, Tensor) else ():
+                if not _broadcasts(tuple(weight.shape), shapes[name]):
+                    got = f"a tensor of shape {tuple(weight.shape)} for {name!r}"
+                    wanted = f"a number, or a shape that broadcasts to {shapes[name]}"
+                    raise ValueError(message(f"weights[{pattern!r}]", got, wanted))
+
+    def _chosen(self, encoded: Encoded) -> tuple[Encoded, dict[str, Tensor]]:
         """Return the conditions of this call, and their targets."""
         total = self.num_conditions
         if self.subset is None or self.subset >= total:
-            return self._conditions, self._targets
-        index = torch.randperm(total)[: self.subset]
+            return encoded, self._targets
+        # Encoded first, then chosen: a raw value may be a tuple of anything, shared parts and all.
+        index = torch.randperm(total)[: self.subset].to(encoded.vector.device)
+        ids = None if encoded.ids is None else encoded.ids[index]
         targets = {name: old[index.to(old.device)] for name, old in self._targets.items()}
-        return _take(self._conditions, index), targets
+        return Encoded(encoded.vector[index], ids), targets
 
     def _distance(self, name: str, now: Tensor, old: Tensor) -> Tensor:
         square = (now - old).square()
@@ -118,12 +137,15 @@ class OutputRegularizer:
         return square.sum()
 
 
-def _take(conditions: Any, index: Tensor) -> Any:
-    """Return the conditions at `index` of a batch, in the form they were given in."""
-    if isinstance(conditions, Tensor):
-        return conditions[index.to(conditions.device)]
-    if isinstance(conditions, tuple):
-        return tuple(_take(part, index) for part in conditions)
-    if isinstance(conditions, Sequence):
-        return [conditions[i] for i in index.tolist()]
-    return conditions
+def _broadcasts(small: tuple[int, ...], large: tuple[int, ...]) -> bool:
+    """Whether `small` broadcasts to exactly `large`."""
+    tails = zip(reversed(small), reversed(large), strict=False)
+    return len(small) <= len(large) and all(a in (1, b) for a, b in tails)
+
+
+def _is_drawn(choice: Condition, value: Any) -> bool:
+    """Whether a raw value asks for noise that differs from call to call."""
+    if isinstance(choice, Concat) and isinstance(value, (tuple, list)):
+        pairs = zip(choice.parts, value, strict=False)
+        return any(_is_drawn(part, v) for part, v in pairs)
+    return isinstance(choice, Noise) and not isinstance(value, Tensor)

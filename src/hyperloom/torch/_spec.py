@@ -168,6 +168,8 @@ def _statistics(parameter: nn.Parameter, role: Role, fan_in: int) -> tuple[float
         by_role = {Role.NORM_SCALE: (1.0, 0.0), Role.NORM_SHIFT: (0.0, 0.0)}
         default = 1.0 if role is Role.EMBEDDING else 1 / math.sqrt(3 * fan_in)
         return by_role.get(role, (0.0, default))
+    if parameter.numel() == 0:  # refused by TargetSpec, by name
+        return 0.0, 0.0
     values = parameter.detach().double()
     mean = float(values.mean())
     std = float(values.std(correction=0))

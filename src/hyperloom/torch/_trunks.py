@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hyperloom._errors import message
+from hyperloom._errors import call_it, message
 from hyperloom._trunk import MLP, CustomTrunk, Linear, Trunk
 from hyperloom.torch._conditions import output_width
 
@@ -146,8 +146,9 @@ def neutral_trunk(choice: Any) -> Trunk:
         return CustomTrunk(
             width, type(choice).__name__, sum(p.numel() for p in choice.parameters())
         )
-    got = f"the class {choice.__name__}" if isinstance(choice, type) else repr(choice)
-    raise TypeError(message("trunk", got, "None, MLP(*widths) or a torch.nn.Module"))
+    got = choice if isinstance(choice, type) else repr(choice)
+    wanted = "None, MLP(*widths) or a torch.nn.Module"
+    raise TypeError(message("trunk", got, wanted, call_it(choice)))
 
 
 def build_trunk(choice: Any, in_width: int) -> nn.Module:
