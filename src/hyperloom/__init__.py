@@ -7,6 +7,7 @@ neither torch nor jax.
 
 from hyperloom._condition import Concat, Condition, Custom, Embedding, Noise, Vector
 from hyperloom._errors import CheckpointError
+from hyperloom._factored import LowRank, Product, RankOne, Scale, Shift, Templates
 from hyperloom._form import Delta, Form, Whole
 from hyperloom._init import (
     BiasHyperInit,
@@ -55,13 +56,19 @@ __all__ = [
     "Layers",
     "Layout",
     "Linear",
+    "LowRank",
     "Native",
     "Noise",
     "PerCondition",
     "Plan",
+    "Product",
+    "RankOne",
     "Role",
+    "Scale",
     "Shared",
+    "Shift",
     "TargetSpec",
+    "Templates",
     "TensorSpec",
     "Tensors",
     "Tiles",

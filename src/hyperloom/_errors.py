@@ -36,8 +36,9 @@ def message(argument: str, got: object, wanted: str, way_out: str = "") -> str:
 
 def call_it(value: object, kind: type = object) -> str:
     """Return a sentence for one who gave a class where an object of `kind` was wanted."""
-    given = isinstance(value, type) and issubclass(value, kind)
-    return f"Call it: {value.__name__}(...)." if given else ""
+    if isinstance(value, type) and issubclass(value, kind):
+        return f"Call it: {value.__name__}(...)."
+    return ""
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:

@@ -42,6 +42,7 @@ class Part:
         role: Role of the tensor.
         shape: Shape of the part.
         start: How it starts out.
+        whole: Whether it has the tensor's own numbers, rather than those of a factor.
     """
 
     tensor: str
@@ -50,6 +51,20 @@ class Part:
     role: Role
     shape: tuple[int, ...]
     start: Start
+    whole: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Bank:
+    """Learned arrays that several tensors combine.
+
+    Attributes:
+        shape: `(num, *shape of the tensors)`.
+        std: Standard deviation of its numbers at the start.
+    """
+
+    shape: tuple[int, ...]
+    std: float
 
 
 @dataclass(frozen=True, repr=False)
@@ -71,8 +86,21 @@ class Form(Choice):
         label = tensor.layer_relative_name
         return (Part(tensor.name, tensor.layer, label, tensor.role, tensor.shape, start),)
 
-    def assemble(self, parts: tuple[Any, ...], base: Any) -> Any:
-        """Join generated parts (each `(*batch, *part shape)`) to `(*batch, *shape)`."""
+    def bank(self, tensor: TensorSpec, start: Start) -> Bank | None:
+        """Return the bank that `tensor` is combined from; tensors of equal shape share one."""
+        return None
+
+    def assemble(self, parts: tuple[Any, ...], base: Any, shape: tuple[int, ...]) -> Any:
+        """Join the parts of a tensor.
+
+        Args:
+            parts: Generated parts, each `(*batch, *part shape)`.
+            base: The tensor that is changed, or the bank that is combined, or `None`.
+            shape: Shape of the tensor.
+
+        Returns:
+            `(*batch, *shape)`.
+        """
         return parts[0]
 
 
@@ -104,5 +132,5 @@ class Delta(Form):
     def parts(self, tensor: TensorSpec, start: Start) -> tuple[Part, ...]:
         return super().parts(tensor, Start(mean=0.0, std=0.0, exact=True))
 
-    def assemble(self, parts: tuple[Any, ...], base: Any) -> Any:
+    def assemble(self, parts: tuple[Any, ...], base: Any, shape: tuple[int, ...]) -> Any:
         return base + parts[0]

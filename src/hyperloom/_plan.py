@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from hyperloom import _drawing
 from hyperloom._condition import Condition
 from hyperloom._errors import call_it, message
-from hyperloom._form import Form, Part, Start, Whole
+from hyperloom._form import Bank, Form, Part, Start, Whole
 from hyperloom._init import Init, Native
 from hyperloom._layout import Full, Head, Layout, Piece, Source
 from hyperloom._mix import resolve
@@ -26,11 +26,13 @@ class Entry:
         tensor: Name of the target's tensor.
         form: What is generated for it.
         pieces: Where its parts stand, in the form's order.
+        bank: Index of the bank that its form combines, or `None`.
     """
 
     tensor: str
     form: Form
     pieces: tuple[Piece, ...]
+    bank: int | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -46,6 +48,7 @@ class Plan:
         trunk: How features are computed from it.
         heads: The generators.
         entries: One for each tensor that is generated, in the target's order.
+        banks: Learned arrays that several tensors combine.
     """
 
     spec: TargetSpec
@@ -53,6 +56,7 @@ class Plan:
     trunk: Trunk
     heads: tuple[Head, ...]
     entries: tuple[Entry, ...]
+    banks: tuple[Bank, ...] = ()
 
     @cached_property
     def kept(self) -> tuple[str, ...]:
@@ -114,7 +118,8 @@ class Plan:
         trunks = (self.trunk.num_parameters(self.condition.width + w) for w in self.widths)
         heads = (h.num_parameters(self.features(h), self.num_ids or 0) for h in self.heads)
         bases = (self.spec[e.tensor].numel for e in self.entries if e.form.trains_base)
-        return self.condition.num_parameters + sum(trunks) + sum(heads) + sum(bases)
+        banks = (math.prod(bank.shape) for bank in self.banks)
+        return self.condition.num_parameters + sum((*trunks, *heads, *bases, *banks))
 
     @property
     def compression(self) -> float:
@@ -184,11 +189,17 @@ def compile_plan(
                 "Use Embedding(num, dim) as the condition, or as one part of Concat.",
             )
         )
+    banks, bank_of = _banks(spec, forms, parts, init or Native())
     entries = tuple(
-        Entry(name, forms.get(name, Whole()), tuple(pieces[part] for part in parts[name]))
+        Entry(
+            name,
+            forms.get(name, Whole()),
+            tuple(pieces[part] for part in parts[name]),
+            bank_of.get(name),
+        )
         for name in parts
     )
-    return Plan(spec, condition, trunk or Linear(), heads, entries)
+    return Plan(spec, condition, trunk or Linear(), heads, entries, banks)
 
 
 _WANTED = {
@@ -250,6 +261,26 @@ def _refuse_start_not_finite(name: str, start: Start) -> None:
                 "Initialise the target again.",
             )
         )
+
+
+def _banks(
+    spec: TargetSpec, forms: Mapping[str, Form], names: Iterable[str], init: Init
+) -> tuple[tuple[Bank, ...], dict[str, int]]:
+    """Return the banks, one for each shape, and which of them each tensor combines."""
+    found: dict[tuple[int, ...], list[float]] = {}
+    bank_of: dict[str, tuple[int, ...]] = {}
+    for name in names:
+        tensor = spec[name]
+        bank = forms.get(name, Whole()).bank(tensor, init.start(tensor, False))
+        if bank is not None:
+            found.setdefault(bank.shape, []).append(bank.std)
+            bank_of[name] = bank.shape
+    banks = tuple(
+        Bank(shape, math.sqrt(sum(s * s for s in stds) / len(stds)))
+        for shape, stds in found.items()
+    )
+    index = {shape: i for i, shape in enumerate(found)}
+    return banks, {name: index[shape] for name, shape in bank_of.items()}
 
 
 def _place(

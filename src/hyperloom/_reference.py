@@ -51,7 +51,10 @@ def generate(plan: Plan, tensors: Tensors, condition: Any) -> dict[str, np.ndarr
             parts.append(part)
             row += 1
         base = tensors[f"bases.{entry.tensor}"] if entry.form.has_base else None
-        made[entry.tensor] = entry.form.assemble(tuple(parts), base)
+        if entry.bank is not None:
+            base = tensors[f"banks.{entry.bank}"]
+        shape = plan.spec[entry.tensor].shape
+        made[entry.tensor] = entry.form.assemble(tuple(parts), base, shape)
     return made
 
 

@@ -15,14 +15,15 @@ def _own_rows(
 ) -> list[Placement]:
     """Place the parts one after the other in a single slot, each with its own start.
 
-    With `copies`, whatever starts at random starts as a copy of the target's values instead.
+    With `copies`, tensors that start at random start as copies of the target's values instead.
     """
     segments: list[Segment] = []
     pieces: list[tuple[Part, Piece]] = []
     row = 0
     for part in parts:
         stop = row + math.prod(part.shape)
-        native = part.tensor if part.start.native or (copies and not part.start.exact) else None
+        copy = part.start.native or (copies and part.whole and not part.start.exact)
+        native = part.tensor if copy else None
         segments.append(Segment(row, stop, part.start.mean, part.start.std, native))
         pieces.append((part, whole_piece(head, row, part, 1.0, 0.0)))
         row = stop

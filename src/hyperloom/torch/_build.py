@@ -26,7 +26,7 @@ from hyperloom.torch._conditions import (
     build_condition,
 )
 from hyperloom.torch._generate import feature_moments
-from hyperloom.torch._heads import LinearHead, SharedHead, TableHead, build_head
+from hyperloom.torch._heads import LinearHead, SharedHead, TableHead, build_head, uniform
 from hyperloom.torch._tree import TensorTree
 from hyperloom.torch._trunks import build_trunk, neutral_trunk
 
@@ -45,6 +45,7 @@ class Built:
     trunks: nn.ModuleList
     heads: nn.ModuleDict
     scales: Tensor | None
+    banks: nn.ParameterList
     bases: TensorTree
     kept: TensorTree
     buffers: TensorTree
@@ -91,8 +92,9 @@ def build(
     )
     native = {name: p.detach() for name, p in target.named_parameters(remove_duplicate=False)}
     scales = torch.tensor([[p.scale, p.shift] for p in plan.pieces]) if plan.has_scales else None
+    banks = nn.ParameterList(torch.empty(bank.shape) for bank in plan.banks)
     trees = _trees(target, plan, native)
-    built = Built(plan, condition_module, trunks, heads, scales, *trees)
+    built = Built(plan, condition_module, trunks, heads, scales, banks, *trees)
     _move(built, target)
     _fill(built, native)
     return built
@@ -151,6 +153,9 @@ def _fill(built: Built, native: Mapping[str, Tensor]) -> None:
             module.fill(head, module.table[0], native)
         elif isinstance(module, SharedHead):
             module.fill(head, native)
+    with torch.no_grad():
+        for bank, values in zip(built.plan.banks, built.banks, strict=True):
+            uniform(values, bank.std)
 
 
 def _move(built: Built, target: nn.Module) -> None:
@@ -158,7 +163,7 @@ def _move(built: Built, target: nn.Module) -> None:
     parameters = list(target.parameters())
     device = parameters[0].device
     double = all(p.dtype == torch.float64 for p in parameters if p.is_floating_point())
-    for module in (built.condition, built.trunks, built.heads):
+    for module in (built.condition, built.trunks, built.heads, built.banks):
         if device.type != "meta":
             module.to(device)
         if double:
@@ -187,9 +192,10 @@ def _sample(choice: Condition, module: nn.Module, num: int, draws: torch.Generat
         ids = [m.ids for m in made if m.ids is not None]
         return Encoded(vector, ids[0] if ids else None)
     std = getattr(choice, "std", 1.0)
-    like = next((t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()), None)
     draw = torch.randn(num, choice.width, generator=draws) * std
-    return Encoded(draw if like is None else draw.to(like))
+    held = (*module.parameters(), *module.buffers())
+    like = next((t for t in held if t.is_floating_point()), draw)
+    return Encoded(draw.to(like))
 
 
 def grow(hnet: HyperNetwork, num: int) -> tuple[Plan, list[nn.Parameter]]:

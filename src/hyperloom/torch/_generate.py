@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hyperloom._plan import Plan
+from hyperloom._plan import Entry, Plan
 from hyperloom.torch._conditions import Encoded
 from hyperloom.torch._heads import LinearHead, SharedHead, TableHead
 
@@ -59,6 +59,7 @@ def assemble(
     raw: list[Tensor],
     scales: Tensor | None,
     bases: Mapping[str, Tensor],
+    banks: Sequence[Tensor],
     dtypes: Mapping[str, torch.dtype],
 ) -> dict[str, Tensor]:
     """Cut the heads' numbers into tensors: `{name: (*batch, *shape)}` in the wanted dtypes.
@@ -68,6 +69,7 @@ def assemble(
         raw: `(*batch, num_slots, slot_size)` for each head.
         scales: `(num_pieces, 2)`, scale and shift of each piece; `None` if no head has any.
         bases: The tensors that forms with a base change.
+        banks: The plan's banks.
         dtypes: Wanted dtype of each tensor.
     """
     row, made = 0, {}
@@ -80,9 +82,18 @@ def assemble(
                 part = torch.addcmul(scales[row, 1], part, scales[row, 0])
             parts.append(part)
             row += 1
-        base = bases[entry.tensor] if entry.form.has_base else None
-        made[entry.tensor] = entry.form.assemble(tuple(parts), base).to(dtypes[entry.tensor])
+        value = entry.form.assemble(
+            tuple(parts), base_of(entry, bases, banks), plan.spec[entry.tensor].shape
+        )
+        made[entry.tensor] = value.to(dtypes[entry.tensor])
     return made
+
+
+def base_of(entry: Entry, bases: Mapping[str, Tensor], banks: Sequence[Tensor]) -> Tensor | None:
+    """Return the tensor that the entry's form changes, or the bank that it combines."""
+    if entry.bank is not None:
+        return banks[entry.bank]
+    return bases[entry.tensor] if entry.form.has_base else None
 
 
 def feature_moments(

@@ -73,7 +73,7 @@ class TableHead(nn.Module):
         with torch.no_grad():
             for part in head.segments:
                 view = rows[:, part.start : part.stop]
-                uniform(view, part.std)
+                uniform(view, 0.0 if part.native else part.std)
                 view += _mean(part, native)
 
 
@@ -88,7 +88,9 @@ class SharedHead(nn.Module):
         """Fill the row, mostly with the target's own values."""
         with torch.no_grad():
             for part in head.segments:
-                self.row[part.start : part.stop] = _mean(part, native)
+                view = self.row[part.start : part.stop]
+                uniform(view, 0.0 if part.native else part.std)
+                view += _mean(part, native)
 
 
 def build_head(head: Head, features: Callable[[Head], int], num_ids: int | None) -> nn.Module:

@@ -107,6 +107,7 @@ class HyperNetwork(nn.Module):
         self.heads = built.heads
         self.register_buffer("scales", built.scales)
         self.bases = built.bases
+        self.banks = built.banks
         self.kept = built.kept
         self.target_buffers = built.buffers
         self.native = built.native
@@ -241,7 +242,7 @@ class HyperNetwork(nn.Module):
         raw = raw_numbers(self.plan, self.trunks, self.heads, encoded)
         bases = dict(self.bases.tensors())
         dtypes = {entry.tensor: self._skeleton.dtype(entry.tensor) for entry in self.plan.entries}
-        return assemble(self.plan, raw, self.scales, bases, dtypes)
+        return assemble(self.plan, raw, self.scales, bases, list(self.banks), dtypes)
 
     def _kept(self) -> dict[str, Tensor]:
         return dict(self.kept.tensors())

@@ -116,7 +116,7 @@ def load(
     dtypes = {value.dtype for value in tensors.values() if value.is_floating_point()}
     own = {value.dtype for value in hnet.state_dict().values() if value.is_floating_point()}
     if len(dtypes) == 1 and own != dtypes:
-        hnet.to(*dtypes)
+        hnet.to(dtypes.pop())
     _fill(hnet, tensors, path)
     return hnet
 

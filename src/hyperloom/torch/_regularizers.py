@@ -112,9 +112,10 @@ class OutputRegularizer:
                 got = f"the pattern {pattern!r}, which names no generated tensor"
                 way_out = did_you_mean(pattern, shapes)
                 raise ValueError(message("weights", got, "patterns that do", way_out))
-            for name in named if isinstance(weight, Tensor) else ():
-                if not _broadcasts(tuple(weight.shape), shapes[name]):
-                    got = f"a tensor of shape {tuple(weight.shape)} for {name!r}"
+            size = tuple(weight.shape) if isinstance(weight, Tensor) else ()
+            for name in named:
+                if not _broadcasts(size, shapes[name]):
+                    got = f"a tensor of shape {size} for {name!r}"
                     wanted = f"a number, or a shape that broadcasts to {shapes[name]}"
                     raise ValueError(message(f"weights[{pattern!r}]", got, wanted))
 
