@@ -48,7 +48,7 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     if close:
         return f"Did you mean {' or '.join(map(repr, close))}?"
     few = ", ".join(map(repr, names[:6]))
-    return f"There are: {few}{', ...' if len(names) > 6 else ''}."
+    return f"There are: {few}{f' and {len(names) - 6} more' if len(names) > 6 else ''}."
 
 
 def positive_int(argument: str, value: object, least: int = 1) -> int:

@@ -116,7 +116,8 @@ class Product(Form):
     def parts(self, tensor: TensorSpec, start: Start) -> tuple[Part, ...]:
         rows, columns = _matrix(self, tensor)
         _refuse_mean(self, tensor, start)
-        each = Start(0.0, math.sqrt(start.std / math.sqrt(self.rank)))
+        std = math.sqrt(start.std / math.sqrt(self.rank))
+        each = Start(0.0, std, measured=start.measured)
         return (
             _part(tensor, "u", (rows, self.rank), each),
             _part(tensor, "v", (self.rank, columns), each),

@@ -23,12 +23,15 @@ class Start:
         native: Start as a copy of the target's own values instead (bias-hyperinit).
         exact: The mean must hold exactly, so `std` is 0 and the part may not share a head with
             parts that start at random.
+        measured: Mean and standard deviation are those of a template, so they differ from one
+            template of the same shapes to the next.
     """
 
     mean: float = 0.0
     std: float = 1.0
     native: bool = False
     exact: bool = False
+    measured: bool = False
 
 
 @dataclass(frozen=True, slots=True)

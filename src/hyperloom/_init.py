@@ -40,7 +40,7 @@ class Native(Init):
     """
 
     def start(self, tensor: TensorSpec, bias_generated: bool) -> Start:
-        return Start(tensor.mean, tensor.std)
+        return Start(tensor.mean, tensor.std, measured=True)
 
 
 @dataclass(frozen=True, repr=False)

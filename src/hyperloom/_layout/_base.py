@@ -141,15 +141,16 @@ class Piece:
         batch = tuple(raw.shape[:-2])
         block = math.prod(self.tile)
         if self.count == 1:
-            flat = raw.reshape(*batch, raw.shape[-2] * raw.shape[-1])
-            value = flat[..., self.start : self.start + block].reshape(*batch, *self.tile)
+            flat = raw.reshape((*batch, raw.shape[-2] * raw.shape[-1]))
+            # Shapes as tuples: a scalar of one condition is reshaped to ().
+            value = flat[..., self.start : self.start + block].reshape((*batch, *self.tile))
         else:
             slot, row = divmod(self.start, raw.shape[-1])
             value = raw[..., slot : slot + self.count, row : row + block]
-            value = value.reshape(*batch, *self.grid, *self.tile)
+            value = value.reshape((*batch, *self.grid, *self.tile))
             b, n = len(batch), len(self.tile)
             axes = [axis for i in range(n) for axis in (b + i, b + n + i)]
-            value = permute(value, (*range(b), *axes)).reshape(*batch, *self.shape)
+            value = permute(value, (*range(b), *axes)).reshape((*batch, *self.shape))
         return value
 
     def indices(self) -> np.ndarray:
@@ -220,9 +221,14 @@ def scale_and_shift(part: Part, common: float) -> tuple[float, float]:
 
 
 def needs_scales(parts: Sequence[Part]) -> bool:
-    """Whether parts that share rows start differently, or at a mean that rows do not give."""
-    stds = {part.start.std for part in parts}
-    return len(stds) > 1 or any(part.start.mean != 0 for part in parts)
+    """Whether parts that share rows start differently, or at a mean that rows do not give.
+
+    Measured starts always count as different: the same choices must give the same tensors for
+    every template, or a checkpoint of one would be read without its scales by another.
+    """
+    starts = [part.start for part in parts]
+    different = len({start.std for start in starts}) > 1 or any(start.mean for start in starts)
+    return different or any(start.measured for start in starts)
 
 
 def whole_piece(head: int, start: int, part: Part, scale: float, shift: float) -> Piece:

@@ -71,3 +71,10 @@ def _leaves(tree: Any, dims: Any, name: str) -> Iterator[tuple[str, Tensor, int]
     elif isinstance(tree, dict):
         for key, part in tree.items():
             yield from _leaves(part, dims[key], f"{name}[{key!r}]" if name else str(key))
+
+
+def first_paired(tree: Any, dims: Any) -> Tensor | None:
+    """Return the first tensor that is paired with the conditions, if there is one."""
+    for _, tensor, _ in _leaves(tree, dims, ""):
+        return tensor
+    return None

@@ -28,7 +28,8 @@ def raw_numbers(
             made.append(module.table.look_up(encoded.ids).unsqueeze(-2))
         else:
             assert isinstance(module, SharedHead)
-            made.append(module.row.expand(*encoded.batch, 1, -1))
+            # A clone: a view would let what was generated change when the row is trained.
+            made.append(module.row.clone().expand(*encoded.batch, 1, -1))
     return made
 
 

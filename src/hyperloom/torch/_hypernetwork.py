@@ -8,19 +8,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import vmap
 
 from hyperloom._errors import did_you_mean, message
 from hyperloom._form import Form
 from hyperloom._init import Init
 from hyperloom._layout import Layout
 from hyperloom._plan import Plan
-from hyperloom.torch._batch import dims_like, pair_check
 from hyperloom.torch._build import Built, build, grow, modules_of, prepare
 from hyperloom.torch._conditions import Encoded
 from hyperloom.torch._generate import assemble, raw_numbers
+from hyperloom.torch._run import Call, contracts, dense_weights, run_chain, run_single, run_vmap
 from hyperloom.torch._skeleton import Skeleton
 from hyperloom.torch._spec import target_spec
+from hyperloom.torch._structured import Weight
+from hyperloom.torch._weights import Loom
 
 
 class HyperNetwork(nn.Module):
@@ -139,7 +140,8 @@ class HyperNetwork(nn.Module):
             IndexError: A condition id out of range.
         """
         encoded = self._encode(condition)
-        return self._run(self._generate(encoded), encoded.batch, inputs, in_dims, kwargs)
+        call = Call(encoded.batch, inputs, in_dims, kwargs)
+        return self._execute(encoded, call, None)
 
     def generate(self, condition: Any) -> dict[str, Tensor]:
         """Generate the target's parameters.
@@ -177,7 +179,10 @@ class HyperNetwork(nn.Module):
             ValueError: A missing or unknown name, a wrong shape, or another device.
         """
         batch = self._check_params(params)
-        return self._run(dict(params), batch, inputs, in_dims, kwargs)
+        call = Call(batch, inputs, in_dims, kwargs)
+        made = {name: value for name, value in params.items() if name not in self.plan.kept}
+        kept = {name: value for name, value in params.items() if name in self.plan.kept}
+        return self._apply_tensors(made, kept, call, None)
 
     def instantiate(self, condition: Any) -> nn.Module:
         """Return a plain module of the target's class with the parameters of one condition in it.
@@ -241,8 +246,10 @@ class HyperNetwork(nn.Module):
     def _generate(self, encoded: Encoded) -> dict[str, Tensor]:
         raw = raw_numbers(self.plan, self.trunks, self.heads, encoded)
         bases = dict(self.bases.tensors())
-        dtypes = {entry.tensor: self._skeleton.dtype(entry.tensor) for entry in self.plan.entries}
-        return assemble(self.plan, raw, self.scales, bases, list(self.banks), dtypes)
+        return assemble(self.plan, raw, self.scales, bases, list(self.banks), self._dtypes())
+
+    def _dtypes(self) -> dict[str, torch.dtype]:
+        return {entry.tensor: self._skeleton.dtype(entry.tensor) for entry in self.plan.entries}
 
     def _kept(self) -> dict[str, Tensor]:
         return dict(self.kept.tensors())
@@ -250,41 +257,49 @@ class HyperNetwork(nn.Module):
     def _buffers_now(self) -> dict[str, Tensor]:
         return dict(self.target_buffers.tensors())
 
-    def _run(
-        self,
-        tensors: dict[str, Tensor],
-        batch: torch.Size,
-        inputs: tuple[Any, ...],
-        in_dims: int | tuple[Any, ...] | None,
-        kwargs: dict[str, Any],
+    def _execute(self, encoded: Encoded, call: Call, record: Any) -> Any:
+        """Generate and run; layers are evaluated from the weights' parts where that is cheaper."""
+        if len(call.batch) != 1:
+            return self._apply_tensors(self._generate(encoded), {}, call, record)
+        sample = encoded.vector
+        sizes = (call.batch[0], call.rows(), sample.element_size(), sample.device.type)
+        if not contracts(self.plan, *sizes):
+            return self._apply_tensors(self._generate(encoded), {}, call, record)
+        loom = Loom(
+            self.plan,
+            self.trunks,
+            self.heads,
+            self.scales,
+            dict(self.bases.tensors()),
+            list(self.banks),
+            self._dtypes(),
+            encoded,
+            record,
+        )
+        return self._apply_weights(loom.weights(), loom.shared(), call)
+
+    def _apply_tensors(
+        self, made: dict[str, Tensor], kept: dict[str, Tensor], call: Call, record: Any
     ) -> Any:
-        made = {name: value for name, value in tensors.items() if name not in self.plan.kept}
-        kept = {**self._kept(), **{n: v for n, v in tensors.items() if n in self.plan.kept}}
+        """Run the target with dense tensors `(*batch, *shape)`, and `kept` in place of its own."""
+        if call.batch:
+            weights = dense_weights(made, self.plan, record)
+            return self._apply_weights(weights, kept, call)
         self._warn_of_lost_statistics()
+        tensors = {**self._kept(), **kept, **made}
+        return run_single(self._skeleton, tensors, self._buffers_now(), call)
 
-        def one(made: Any, buffers: Any, args: Any, kwargs: Any) -> Any:
-            # Clones: a target that writes its buffers (running statistics, caches) writes these.
-            own = {name: value.clone() for name, value in buffers.items()}
-            return self._skeleton.call({**kept, **made}, own, args, kwargs)
-
-        buffers = self._buffers_now()
-        dims = dims_like(inputs, in_dims)
-        kwargs_dims = dims_like(kwargs, 0 if isinstance(in_dims, (tuple, list)) else in_dims)
-        if not batch:
-            return one(made, buffers, inputs, kwargs)
-        pair_check(inputs, dims, kwargs, kwargs_dims, batch)
-        # A batched write into a buffer needs a buffer for each condition.
-        writes = self._skeleton.module.training and bool(buffers)
-        if writes:
-            buffers = {n: v.expand(*batch, *v.shape) for n, v in buffers.items()}
-        call = one
-        for _ in batch:
-            call = vmap(
-                call,
-                in_dims=(0, 0 if writes else None, dims, kwargs_dims),
-                randomness="different",
-            )
-        return call(made, buffers, inputs, kwargs)
+    def _apply_weights(
+        self, weights: dict[str, Weight], shared: dict[str, Tensor], call: Call
+    ) -> Any:
+        """Run the target with weight objects, and `shared` in place of its own tensors."""
+        self._warn_of_lost_statistics()
+        kept = {**self._kept(), **shared}
+        x = call.chain_input() if self._skeleton.chain is not None else None
+        if x is not None:
+            assert self._skeleton.chain is not None
+            return run_chain(self._skeleton.chain, weights, kept, x)
+        return run_vmap(self._skeleton, weights, kept, self._buffers_now(), call)
 
     def _warn_of_lost_statistics(self) -> None:
         """Say once that running statistics of the target are not kept."""

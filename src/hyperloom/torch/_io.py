@@ -214,7 +214,7 @@ def _bytes(value: Tensor) -> bytes | memoryview:
 
 
 def _same_target(path: Any, plan: Plan, target: nn.Module) -> None:
-    found = plan.spec.differences(target_spec(target))
+    found = target_spec(target).differences(plan.spec)
     if found:
         raise _other_target(path, found)
 
@@ -251,5 +251,8 @@ def _essence(plan: Plan) -> tuple[Any, ...]:
     pieces = [
         (e.tensor, e.form, [(p.head, p.start, p.grid) for p in e.pieces]) for e in plan.entries
     ]
-    heads = [(h.name, h.source, h.num_slots, h.slot_size, h.embedding) for h in plan.heads]
+    heads = [
+        (h.name, h.source, h.num_slots, h.slot_size, h.embedding, h.scaled, h.signs)
+        for h in plan.heads
+    ]
     return plan.condition, plan.trunk, heads, pieces

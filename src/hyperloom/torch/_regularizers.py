@@ -90,7 +90,7 @@ class OutputRegularizer:
                 raise ValueError(message("conditions", got, "a batch (T,)", "For one: [id]."))
             targets = hnet._generate(encoded)
         self._conditions = conditions
-        self._targets = {name: value.detach() for name, value in targets.items()}
+        self._targets = {name: value.detach().clone() for name, value in targets.items()}
 
     def __call__(self, hnet: HyperNetwork) -> Tensor:
         """Return the penalty, a scalar; zero while nothing is remembered."""

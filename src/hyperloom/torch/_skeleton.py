@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from hyperloom._spec import TargetSpec
+from hyperloom.torch._lowered import Chain, lower
 
 Convert = Callable[[Tensor], Tensor]
 
@@ -28,6 +30,7 @@ class Skeleton:
     def __init__(self, target: nn.Module, spec: TargetSpec) -> None:
         self.module = _copy(target, lambda t: t.to("meta"))
         self.spec = spec
+        self._rnns = [m for m in self.module.modules() if isinstance(m, nn.RNNBase)]
         # A shared submodule is set once, at its first path: setting it twice would leave the
         # second value behind.
         first_paths = {
@@ -36,6 +39,19 @@ class Skeleton:
             for key in (*module._parameters, *module._buffers)
         }
         self._paths = {t.name: tuple(n for n in t.names if n in first_paths) for t in spec}
+
+    @cached_property
+    def chain(self) -> Chain | None:
+        """The target as a chain of simple layers, if it is one."""
+        names: dict[int, dict[str, str]] = {}
+        for name, paths in self._paths.items():
+            for path, _, key in (full.rpartition(".") for full in paths):
+                names.setdefault(id(self.module.get_submodule(path)), {})[key] = name
+        return lower(self.module, names)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The chain refers to the modules of this skeleton; a copy makes its own.
+        return {key: value for key, value in self.__dict__.items() if key != "chain"}
 
     def dtype(self, name: str) -> torch.dtype:
         """Return the dtype that the tensor `name` is wanted in."""
@@ -60,7 +76,11 @@ class Skeleton:
         """Run the target with `tensors` (by their spec's names) and `buffers` in place."""
         given = {path: tensors[name] for name, paths in self._paths.items() for path in paths}
         given.update(buffers)
-        return functional_call(self.module, given, args, dict(kwargs), tie_weights=False)
+        try:
+            return functional_call(self.module, given, args, dict(kwargs), tie_weights=False)
+        finally:
+            for rnn in self._rnns:  # the list that an RNN keeps would hold the given tensors
+                rnn._update_flat_weights()
 
     def build(self, tensors: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> nn.Module:
         """Return a plain module that owns copies of the given tensors, ties kept."""

@@ -80,7 +80,9 @@ class Layer(nn.Module):
         """Norm, activation, dropout."""
         choice = self.choice
         if choice.norm == "layer":
-            x = F.layer_norm(x, x.shape[-1:], self.norm_weight, self.norm_bias)
+            # Not F.layer_norm: in torch 2.13 its second derivative inside vmap is wrong.
+            var, mean = torch.var_mean(x, -1, correction=0, keepdim=True)
+            x = (x - mean) * (var + 1e-5).rsqrt() * self.norm_weight + self.norm_bias
         elif choice.norm == "batch":
             flat = F.batch_norm(
                 x.reshape(-1, x.shape[-1]),

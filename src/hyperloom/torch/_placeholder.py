@@ -1,0 +1,171 @@
+"""A tensor that stands for a generated weight inside an unmodified module.
+
+A module that calls `F.linear(x, self.weight, self.bias)` reaches the weight's own way of doing
+that; any other use gets the dense tensor. Inside `vmap` only: conditions are hidden.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hyperloom.torch._structured import Dense, Weight
+
+Rule = Callable[..., Any]
+
+
+class Generated(Tensor):
+    """Stands for a `Weight`: shape and dtype on the meta device, numbers on demand."""
+
+    weight: Weight
+
+    @staticmethod
+    def of(weight: Weight, dtype: torch.dtype) -> Generated:
+        """Return a stand-in for a weight whose conditions are hidden."""
+        made = torch.empty(weight.shape, dtype=dtype, device="meta").as_subclass(Generated)
+        made.weight = weight
+        return made
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _SHAPE_ONLY:
+            with torch._C.DisableTorchFunctionSubclass():
+                return func(*args, **kwargs)
+        rule = _RULES.get(func)
+        if rule is not None:
+            return rule(*args, **kwargs)
+        return func(*_dense(args), **_dense(kwargs))
+
+
+def _dense(tree: Any) -> Any:
+    """Replace stand-ins by dense tensors, in tuples, lists and dicts.
+
+    The stand-in is dense from then on: code that writes into what it got must see its writes.
+    """
+    if isinstance(tree, Generated):
+        weight = tree.weight
+        if not isinstance(weight, Dense):
+            weight.note("other", "dense")
+            value = weight.dense().to(torch.Tensor.dtype.__get__(tree))  # type: ignore[attr-defined]
+            tree.weight = weight = Dense(weight.name, weight.shape, weight.num, value, lead=0)
+        return weight.value
+    if isinstance(tree, (tuple, list)):
+        made = [_dense(item) for item in tree]
+        return type(tree)(*made) if hasattr(tree, "_fields") else type(tree)(made)
+    if isinstance(tree, dict):
+        return {key: _dense(value) for key, value in tree.items()}
+    return tree
+
+
+# `input` is how torch names it, and it may be given by name.
+def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:  # noqa: A002
+    if not isinstance(weight, Generated):
+        return F.linear(_dense(input), weight, _dense(bias))
+    y = weight.weight.linear(_dense(input))
+    return y if bias is None else y + _dense(bias).to(y.dtype)
+
+
+def _convolution(conv: Any, transposed: bool) -> Rule:
+    """Return the rule for a convolution whose bias and options come after the weight."""
+
+    def rule(
+        input: Tensor,  # noqa: A002
+        weight: Tensor,
+        bias: Any = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        x = _dense(input)
+        if not isinstance(weight, Generated):
+            return conv(x, weight, _dense(bias), *args, **kwargs)
+        groups = kwargs.get("groups", args[3] if len(args) > 3 else 1)
+
+        def apply(x: Tensor, kernel: Tensor) -> Tensor:
+            return conv(x, kernel, None, *args, **kwargs)
+
+        y = weight.weight.convolve(apply, x, transposed, groups)
+        if bias is None:
+            return y
+        spatial = len(weight.weight.shape) - 2
+        return y + _dense(bias).to(y.dtype).reshape(-1, *(1,) * spatial)
+
+    return rule
+
+
+def _embedding(
+    input: Tensor,  # noqa: A002
+    weight: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Tensor:
+    # max_norm writes into the weight; padding_idx and the rest only change gradients.
+    plain = padding_idx is None and max_norm is None and not scale_grad_by_freq and not sparse
+    if isinstance(weight, Generated) and plain:
+        return weight.weight.embed(_dense(input))
+    options = (padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
+    return F.embedding(_dense(input), _dense(weight), *options)
+
+
+def _bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    # As one product: vmap has no rule for bilinear and would loop.
+    outer = (_dense(input1).unsqueeze(-1) * _dense(input2).unsqueeze(-2)).flatten(-2)
+    y = outer @ _dense(weight).flatten(1).mT
+    return y if bias is None else y + _dense(bias)
+
+
+def _without_override_check(function: Any) -> Any:
+    """Return a copy of a Python function of torch that does not look for overrides again.
+
+    The functions it calls then see the stand-ins and take them their own way; calling the
+    function itself would come straight back here.
+    """
+    scope = {**function.__globals__, "has_torch_function": lambda *_: False}
+    made = types.FunctionType(
+        function.__code__, scope, function.__name__, function.__defaults__, function.__closure__
+    )
+    made.__kwdefaults__ = function.__kwdefaults__
+    return made
+
+
+def _device(tensor: Generated) -> torch.device:
+    return tensor.weight.owned[0].device
+
+
+_SHAPE_ONLY = {
+    Tensor.shape.__get__,  # type: ignore[attr-defined]
+    Tensor.ndim.__get__,  # type: ignore[attr-defined]
+    Tensor.dtype.__get__,  # type: ignore[attr-defined]
+    Tensor.is_sparse.__get__,  # type: ignore[attr-defined]
+    Tensor.is_nested.__get__,  # type: ignore[attr-defined]
+    Tensor.is_quantized.__get__,  # type: ignore[attr-defined]
+    Tensor.layout.__get__,  # type: ignore[attr-defined]
+    Tensor.size,
+    Tensor.dim,
+    Tensor.numel,
+    Tensor.is_floating_point,
+    Tensor.is_complex,
+    Tensor.__len__,
+}
+
+_RULES: dict[Any, Rule] = {
+    Tensor.device.__get__: _device,  # type: ignore[attr-defined]
+    F.linear: _linear,
+    F.embedding: _embedding,
+    F.bilinear: _bilinear,
+    F.multi_head_attention_forward: _without_override_check(F.multi_head_attention_forward),
+    F.conv1d: _convolution(F.conv1d, False),
+    F.conv2d: _convolution(F.conv2d, False),
+    F.conv3d: _convolution(F.conv3d, False),
+    F.conv_transpose1d: _convolution(F.conv_transpose1d, True),
+    F.conv_transpose2d: _convolution(F.conv_transpose2d, True),
+    F.conv_transpose3d: _convolution(F.conv_transpose3d, True),
+}
