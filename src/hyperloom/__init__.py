@@ -7,6 +7,8 @@ neither torch nor jax.
 
 from hyperloom._condition import Concat, Condition, Custom, Embedding, Noise, Vector
 from hyperloom._errors import CheckpointError
+from hyperloom._execution import Execution
+from hyperloom._explain import Explanation
 from hyperloom._factored import LowRank, Product, RankOne, Scale, Shift, Templates
 from hyperloom._form import Delta, Form, Whole
 from hyperloom._init import (
@@ -46,6 +48,8 @@ __all__ = [
     "CustomTrunk",
     "Delta",
     "Embedding",
+    "Execution",
+    "Explanation",
     "Form",
     "Full",
     "Grouped",

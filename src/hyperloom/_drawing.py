@@ -21,6 +21,14 @@ def human(number: float, unit: str = "") -> str:
     return f"{number:.3g} {unit}".rstrip()
 
 
+def table(titles: list[str], rows: list[list[str]]) -> list[str]:
+    """Return the lines of a plain table with aligned columns."""
+    lines = [titles, *rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(titles))]
+    drawn = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in lines]
+    return [line.rstrip() for line in [drawn[0], "-" * min(100, sum(widths)), *drawn[1:]]]
+
+
 def draw_plan(plan: Plan) -> str:
     """Draw the plan as a small tree, one line for each part and each tensor."""
     width = plan.condition.width

@@ -106,7 +106,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Take the cost model's place: every layer goes one way."""
     monkeypatch.setattr(_structured, "choose", lambda *_: request.param)
     monkeypatch.setattr(_run, "contracts", lambda *_: True)
-    monkeypatch.setattr("hyperloom.torch._hypernetwork.contracts", lambda *_: True)
+    
     return request.param
 
 

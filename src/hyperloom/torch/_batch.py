@@ -78,3 +78,15 @@ def first_paired(tree: Any, dims: Any) -> Tensor | None:
     for _, tensor, _ in _leaves(tree, dims, ""):
         return tensor
     return None
+
+
+def narrow_like(tree: Any, dims: Any, start: int, stop: int) -> Any:
+    """Return `tree` with every paired tensor cut to `start .. stop` along its dimension."""
+    if isinstance(tree, Tensor):
+        return tree if dims is None else tree.narrow(dims, start, stop - start)
+    if isinstance(tree, dict):
+        return {key: narrow_like(value, dims[key], start, stop) for key, value in tree.items()}
+    if isinstance(tree, (tuple, list)):
+        made = [narrow_like(t, d, start, stop) for t, d in zip(tree, dims, strict=True)]
+        return type(tree)(*made) if hasattr(tree, "_fields") else type(tree)(made)
+    return tree

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from hyperloom._errors import did_you_mean, message
+from hyperloom._execution import Execution
+from hyperloom._explain import Explanation
 from hyperloom._form import Form
 from hyperloom._init import Init
 from hyperloom._layout import Layout
@@ -17,11 +19,9 @@ from hyperloom._plan import Plan
 from hyperloom.torch._build import Built, build, grow, modules_of, prepare
 from hyperloom.torch._conditions import Encoded
 from hyperloom.torch._generate import assemble, raw_numbers
-from hyperloom.torch._run import Call, contracts, dense_weights, run_chain, run_single, run_vmap
+from hyperloom.torch._run import Call, apply_tensors, execute, explain
 from hyperloom.torch._skeleton import Skeleton
 from hyperloom.torch._spec import target_spec
-from hyperloom.torch._structured import Weight
-from hyperloom.torch._weights import Loom
 
 
 class HyperNetwork(nn.Module):
@@ -49,6 +49,8 @@ class HyperNetwork(nn.Module):
 
     Attributes:
         plan: The compiled `Plan`: what is generated, by what, how large it is.
+        execution: How batches are run (`Execution()`: all conditions at once, nothing computed
+            again). Assign another one to bound memory.
 
     Raises:
         TypeError: An argument of another class, or a complex or integer parameter to generate.
@@ -61,6 +63,7 @@ class HyperNetwork(nn.Module):
     trunks: nn.ModuleList
     heads: nn.ModuleDict
     scales: Tensor | None
+    execution: Execution
 
     def __init__(
         self,
@@ -112,6 +115,7 @@ class HyperNetwork(nn.Module):
         self.kept = built.kept
         self.target_buffers = built.buffers
         self.native = built.native
+        self.execution = Execution()
         # In the instance's dict, past nn.Module: the skeleton's parameters are not ours.
         self.__dict__["_skeleton"] = Skeleton(target, built.plan.spec)
         self.__dict__["_warned"] = False
@@ -140,8 +144,26 @@ class HyperNetwork(nn.Module):
             IndexError: A condition id out of range.
         """
         encoded = self._encode(condition)
-        call = Call(encoded.batch, inputs, in_dims, kwargs)
-        return self._execute(encoded, call, None)
+        return execute(self, encoded, Call(encoded.batch, inputs, in_dims, kwargs))
+
+    def explain(
+        self, *inputs: Any, condition: Any, in_dims: int | tuple[Any, ...] | None = 0, **kwargs: Any
+    ) -> Explanation:
+        """Run once without gradients, and say how: what was formed, what was not, and why.
+
+        Args:
+            *inputs: As in `forward`.
+            condition: As in `forward`.
+            in_dims: As in `forward`.
+            **kwargs: As in `forward`.
+
+        Returns:
+            An `Explanation`: the strategy, and for each use of a generated tensor the way that
+            was taken with the estimated operations and bytes of the alternatives. Print it.
+        """
+        with torch.no_grad():
+            encoded = self._encode(condition)
+            return explain(self, encoded, Call(encoded.batch, inputs, in_dims, kwargs))
 
     def generate(self, condition: Any) -> dict[str, Tensor]:
         """Generate the target's parameters.
@@ -182,7 +204,7 @@ class HyperNetwork(nn.Module):
         call = Call(batch, inputs, in_dims, kwargs)
         made = {name: value for name, value in params.items() if name not in self.plan.kept}
         kept = {name: value for name, value in params.items() if name in self.plan.kept}
-        return self._apply_tensors(made, kept, call, None)
+        return apply_tensors(self, made, kept, call)
 
     def instantiate(self, condition: Any) -> nn.Module:
         """Return a plain module of the target's class with the parameters of one condition in it.
@@ -256,50 +278,6 @@ class HyperNetwork(nn.Module):
 
     def _buffers_now(self) -> dict[str, Tensor]:
         return dict(self.target_buffers.tensors())
-
-    def _execute(self, encoded: Encoded, call: Call, record: Any) -> Any:
-        """Generate and run; layers are evaluated from the weights' parts where that is cheaper."""
-        if len(call.batch) != 1:
-            return self._apply_tensors(self._generate(encoded), {}, call, record)
-        sample = encoded.vector
-        sizes = (call.batch[0], call.rows(), sample.element_size(), sample.device.type)
-        if not contracts(self.plan, *sizes):
-            return self._apply_tensors(self._generate(encoded), {}, call, record)
-        loom = Loom(
-            self.plan,
-            self.trunks,
-            self.heads,
-            self.scales,
-            dict(self.bases.tensors()),
-            list(self.banks),
-            self._dtypes(),
-            encoded,
-            record,
-        )
-        return self._apply_weights(loom.weights(), loom.shared(), call)
-
-    def _apply_tensors(
-        self, made: dict[str, Tensor], kept: dict[str, Tensor], call: Call, record: Any
-    ) -> Any:
-        """Run the target with dense tensors `(*batch, *shape)`, and `kept` in place of its own."""
-        if call.batch:
-            weights = dense_weights(made, self.plan, record)
-            return self._apply_weights(weights, kept, call)
-        self._warn_of_lost_statistics()
-        tensors = {**self._kept(), **kept, **made}
-        return run_single(self._skeleton, tensors, self._buffers_now(), call)
-
-    def _apply_weights(
-        self, weights: dict[str, Weight], shared: dict[str, Tensor], call: Call
-    ) -> Any:
-        """Run the target with weight objects, and `shared` in place of its own tensors."""
-        self._warn_of_lost_statistics()
-        kept = {**self._kept(), **shared}
-        x = call.chain_input() if self._skeleton.chain is not None else None
-        if x is not None:
-            assert self._skeleton.chain is not None
-            return run_chain(self._skeleton.chain, weights, kept, x)
-        return run_vmap(self._skeleton, weights, kept, self._buffers_now(), call)
 
     def _warn_of_lost_statistics(self) -> None:
         """Say once that running statistics of the target are not kept."""

@@ -38,7 +38,8 @@ class Loom:
         bases: The tensors that forms with a base change.
         banks: The plan's banks.
         dtypes: Wanted dtype of each tensor.
-        encoded: The conditions, with one batch dimension.
+        encoded: The conditions, with one batch dimension; where rows share conditions, each once.
+        index: Which of them each row has, `(B,)`, or `None` where row and condition are one.
         record: Where weights note what was chosen, or `None`.
     """
 
@@ -52,12 +53,16 @@ class Loom:
         banks: Sequence[Tensor],
         dtypes: Mapping[str, torch.dtype],
         encoded: Encoded,
+        index: Tensor | None = None,
         record: Any = None,
     ) -> None:
         self.plan, self.heads, self.scales = plan, heads, scales
         self.bases, self.banks, self.dtypes = bases, banks, dtypes
-        self.encoded, self.record = encoded, record
-        self.features = slot_features(plan, trunks, heads, encoded)
+        self.encoded, self.index, self.record = encoded, index, record
+        self.num = len(encoded.vector if index is None else index)
+        self.features = {
+            i: self._rows(f) for i, f in slot_features(plan, trunks, heads, encoded).items()
+        }
         self.raw: dict[int, Tensor] = {}
 
     def weights(self) -> dict[str, Weight]:
@@ -87,7 +92,7 @@ class Loom:
 
     def _weight(self, entry: Entry, rows: range) -> Weight:
         shape = torch.Size(self.plan.spec[entry.tensor].shape)
-        name, num, form = entry.tensor, self.encoded.vector.shape[0], entry.form
+        name, num, form = entry.tensor, self.num, entry.form
         base = base_of(entry, self.bases, self.banks)
         if isinstance(form, (Whole, Delta)) and len(shape) >= 2:
             piece = entry.pieces[0]
@@ -101,10 +106,11 @@ class Loom:
         return made
 
     def _in_one_slot(self, piece: Piece) -> bool:
-        """Whether a part's numbers come from one run of a linear head."""
-        head = self.plan.heads[piece.head]
-        inside = piece.start % head.slot_size + piece.numel <= head.slot_size
-        return piece.head in self.features and piece.count == 1 and inside
+        return piece.head in self.features and in_one_slot(self.plan, piece)
+
+    def _rows(self, tensor: Tensor) -> Tensor:
+        """Give each row the slice of its condition."""
+        return tensor if self.index is None else tensor.index_select(0, self.index)
 
     def _linear(self, piece: Piece) -> tuple[Tensor, Tensor, Tensor]:
         """Return features `(B, F)`, rows `(numel, F)` and bias `(numel,)` that give a part."""
@@ -147,11 +153,18 @@ class Loom:
                 self.raw[index] = module(self.features[index])
             elif isinstance(module, TableHead):
                 assert self.encoded.ids is not None
-                self.raw[index] = module.table.look_up(self.encoded.ids).unsqueeze(-2)
+                rows = self._rows(module.table.look_up(self.encoded.ids))
+                self.raw[index] = rows.unsqueeze(-2)
             else:
                 row: Any = module.row
-                self.raw[index] = row.expand(*self.encoded.batch, 1, -1)
+                self.raw[index] = row.expand(self.num, 1, -1)
         return self.raw[index]
+
+
+def in_one_slot(plan: Plan, piece: Piece) -> bool:
+    """Whether a part's numbers come, in order, from one run of its head."""
+    size = plan.heads[piece.head].slot_size
+    return piece.count == 1 and piece.start % size + piece.numel <= size
 
 
 def _structured(
