@@ -70,6 +70,21 @@ class Plan:
         return tuple(piece for entry in self.entries for piece in entry.pieces)
 
     @cached_property
+    def sections(self) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]:
+        """How each head's flat output is cut: rows of `pieces` in order, and sizes with the rest.
+
+        The sizes sum to `num_slots * slot_size`; the last one is what is cut off, if anything is.
+        """
+        made = []
+        for index, head in enumerate(self.heads):
+            rows = [row for row, piece in enumerate(self.pieces) if piece.head == index]
+            rows.sort(key=lambda row: self.pieces[row].start)
+            sizes = [self.pieces[row].numel for row in rows]
+            rest = head.num_slots * head.slot_size - sum(sizes)
+            made.append((tuple(rows), tuple([*sizes, rest] if rest else sizes)))
+        return tuple(made)
+
+    @cached_property
     def has_scales(self) -> bool:
         """Whether any head's pieces have scales and shifts."""
         return any(head.scaled for head in self.heads)

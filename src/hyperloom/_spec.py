@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 
 from hyperloom._errors import did_you_mean, message
 
@@ -69,7 +70,7 @@ class TensorSpec:
         return self.name[len(self.layer) + 1 :] if self.layer else self.name
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TargetSpec:
     """All tensors of a target network, in the target's own order.
 
@@ -113,11 +114,15 @@ class TargetSpec:
         return len(self.tensors)
 
     def __getitem__(self, name: str) -> TensorSpec:
-        for tensor in self.tensors:
-            if name in tensor.names:
-                return tensor
-        known = [n for t in self.tensors for n in t.names]
-        raise KeyError(message("name", name, f"a tensor of {self.name}", did_you_mean(name, known)))
+        found = self._by_name.get(name)
+        if found is None:
+            way_out = did_you_mean(name, self._by_name)
+            raise KeyError(message("name", name, f"a tensor of {self.name}", way_out))
+        return found
+
+    @cached_property
+    def _by_name(self) -> dict[str, TensorSpec]:
+        return {name: tensor for tensor in self.tensors for name in tensor.names}
 
     def differences(self, other: TargetSpec) -> list[str]:
         """Return in words where `other` differs in names, shapes, dtypes or ties.

@@ -9,7 +9,7 @@ from torch import nn
 from torch.func import functional_call, vmap
 
 import hyperloom.torch as hl
-from hyperloom.torch import _run, _structured
+from hyperloom.torch import _structured
 
 WAYS = ("inputs", "outputs", "dense")
 FORMS = {
@@ -105,8 +105,8 @@ class Two(nn.Module):
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Take the cost model's place: every layer goes one way."""
     monkeypatch.setattr(_structured, "choose", lambda *_: request.param)
-    monkeypatch.setattr(_run, "contracts", lambda *_: True)
-    
+    monkeypatch.setattr(hl.HyperNetwork, "_contracts", lambda *_: True)
+
     return request.param
 
 

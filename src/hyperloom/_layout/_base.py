@@ -138,20 +138,23 @@ class Piece:
         Returns:
             `(*batch, *shape)`, before scale and shift.
         """
-        batch = tuple(raw.shape[:-2])
-        block = math.prod(self.tile)
+        flat = raw.reshape((*raw.shape[:-2], raw.shape[-2] * raw.shape[-1]))
+        return self.arrange(flat[..., self.start : self.start + self.numel], permute)
+
+    def arrange(self, numbers: Any, permute: Callable[[Any, tuple[int, ...]], Any]) -> Any:
+        """Bring the part's own numbers `(*batch, numel)` into its shape `(*batch, *shape)`.
+
+        The blocks of a part stand one after the other, so its numbers are one range of the
+        head's output.
+        """
+        batch = tuple(numbers.shape[:-1])
+        # Shapes as tuples: a scalar of one condition is reshaped to ().
         if self.count == 1:
-            flat = raw.reshape((*batch, raw.shape[-2] * raw.shape[-1]))
-            # Shapes as tuples: a scalar of one condition is reshaped to ().
-            value = flat[..., self.start : self.start + block].reshape((*batch, *self.tile))
-        else:
-            slot, row = divmod(self.start, raw.shape[-1])
-            value = raw[..., slot : slot + self.count, row : row + block]
-            value = value.reshape((*batch, *self.grid, *self.tile))
-            b, n = len(batch), len(self.tile)
-            axes = [axis for i in range(n) for axis in (b + i, b + n + i)]
-            value = permute(value, (*range(b), *axes)).reshape((*batch, *self.shape))
-        return value
+            return numbers.reshape((*batch, *self.tile))
+        b, n = len(batch), len(self.tile)
+        axes = [axis for i in range(n) for axis in (b + i, b + n + i)]
+        blocks = numbers.reshape((*batch, *self.grid, *self.tile))
+        return permute(blocks, (*range(b), *axes)).reshape((*batch, *self.shape))
 
     def indices(self) -> np.ndarray:
         """Return, for every number of the part, its position: an int array of its shape.
@@ -207,16 +210,23 @@ def common_std(parts: Sequence[Part]) -> float:
     return math.sqrt(squares / total)
 
 
-def scale_and_shift(part: Part, common: float) -> tuple[float, float]:
+def scale_and_shift(part: Part, common: float, parts: Sequence[Part]) -> tuple[float, float]:
     """Return the fixed scale and shift that give `part` its start from rows of std `common`.
 
-    A part that starts constant gets the common scale: it starts at its constant give or take
-    `common`, and it is learned at the pace of the others. Ratios within 2 % of 1, which is how
-    well a measured standard deviation is known, count as 1.
+    A part that starts constant (a norm's scale, a zero bias) cannot do so exactly in rows that it
+    shares. It varies around its constant by the smallest standard deviation of the random parts
+    of its own layer, or of all `parts` where its layer has none: little beside what the layer
+    computes, and enough to learn. Ratios within 2 % of 1, which is how well a measured standard
+    deviation is known, count as 1.
     """
-    if common == 0.0 or part.start.std == 0.0:
+    if common == 0.0:
         return 1.0, part.start.mean
-    ratio = part.start.std / common
+    std = part.start.std
+    if std == 0.0:
+        random = [other for other in parts if other.start.std > 0]
+        beside = [other.start.std for other in random if other.layer == part.layer]
+        std = min(beside or [other.start.std for other in random])
+    ratio = std / common
     return (1.0 if abs(ratio - 1) < 0.02 else ratio), part.start.mean
 
 

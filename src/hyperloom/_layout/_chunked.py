@@ -65,7 +65,7 @@ class Chunked(Layout):
         common = common_std(parts)
         pieces, start = [], 0
         for part in parts:
-            scale, shift = scale_and_shift(part, common)
+            scale, shift = scale_and_shift(part, common, parts)
             pieces.append((part, whole_piece(head, start, part, scale, shift)))
             start += math.prod(part.shape)
         made = Head(

@@ -111,6 +111,8 @@ class Grouped(Layout):
         embedding: Width of the members' embeddings. Default 32.
         unit: What a member is: `Tensors()` (default), `Layers()` or `Tiles(smallest)`.
         per_condition: Embeddings of its own for each condition id. Default False.
+        signs: Each member sees the features under fixed random signs of its own, so that members
+            start uncorrelated, as in `Chunked`. Default True.
 
     Raises:
         ValueError: `embedding` below 1.
@@ -120,6 +122,7 @@ class Grouped(Layout):
     embedding: int = 32
     unit: Unit = Tensors()
     per_condition: bool = False
+    signs: bool = True
 
     def __post_init__(self) -> None:
         positive_int("Grouped(embedding=)", self.embedding)
@@ -148,7 +151,7 @@ def _place_group(members: list[list[Part]], head: int, layout: Grouped) -> Place
         stop = row + math.prod(column[0].shape)
         segments.append(Segment(row, stop, 0.0, common))
         for slot, part in enumerate(column):
-            scale, shift = scale_and_shift(part, common)
+            scale, shift = scale_and_shift(part, common, column)
             pieces.append((part, whole_piece(head, slot * size + row, part, scale, shift)))
         row = stop
     return Placement(_head(layout, len(members), size, scaled, segments), tuple(pieces))
@@ -159,7 +162,7 @@ def _place_tiles(parts: list[Part], tile: tuple[int, ...], head: int, layout: Gr
     pieces, slot = [], 0
     for part in parts:
         grid = tuple(n // t for n, t in zip(part.shape, tile, strict=True))
-        scale, shift = scale_and_shift(part, common)
+        scale, shift = scale_and_shift(part, common, parts)
         pieces.append((part, Piece(head, slot * size, tile, grid, size, scale, shift)))
         slot += math.prod(grid)
     rows = [Segment(0, size, 0.0, common)]
@@ -178,6 +181,6 @@ def _head(
         layout.embedding,
         layout.per_condition,
         scaled,
-        False,
+        layout.signs,
         tuple(segments),
     )

@@ -73,20 +73,36 @@ def assemble(
         banks: The plan's banks.
         dtypes: Wanted dtype of each tensor.
     """
+    parts = cut(plan, raw)
     row, made = 0, {}
     for entry in plan.entries:
-        parts = []
+        own = []
         for piece in entry.pieces:
-            part = piece.read(raw[piece.head], torch.permute)
+            part = parts[row]
             if plan.heads[piece.head].scaled:
                 assert scales is not None
                 part = torch.addcmul(scales[row, 1], part, scales[row, 0])
-            parts.append(part)
+            own.append(part)
             row += 1
-        value = entry.form.assemble(
-            tuple(parts), base_of(entry, bases, banks), plan.spec[entry.tensor].shape
-        )
-        made[entry.tensor] = value.to(dtypes[entry.tensor])
+        base = base_of(entry, bases, banks)
+        value = entry.form.assemble(tuple(own), base, plan.spec[entry.tensor].shape)
+        dtype = dtypes[entry.tensor]
+        made[entry.tensor] = value if value.dtype == dtype else value.to(dtype)
+    return made
+
+
+def cut(plan: Plan, raw: list[Tensor]) -> list[Tensor]:
+    """Cut the heads' numbers into parts `(*batch, *shape)`, in the order of `plan.pieces`.
+
+    One split for each head: its backward pass is one concatenation, where slices would each fill
+    a gradient of the whole output.
+    """
+    made: list[Any] = [None] * len(plan.pieces)
+    for numbers, (rows, sizes) in zip(raw, plan.sections, strict=True):
+        flat = numbers.flatten(-2)
+        cuts = (flat,) if len(sizes) == 1 else flat.split(sizes, -1)
+        for row, part in zip(rows, cuts, strict=False):
+            made[row] = plan.pieces[row].arrange(part, torch.permute)
     return made
 
 

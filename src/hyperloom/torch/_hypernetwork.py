@@ -19,7 +19,7 @@ from hyperloom._plan import Plan
 from hyperloom.torch._build import Built, build, grow, modules_of, prepare
 from hyperloom.torch._conditions import Encoded
 from hyperloom.torch._generate import assemble, raw_numbers
-from hyperloom.torch._run import Call, apply_tensors, execute, explain
+from hyperloom.torch._run import Call, apply_tensors, contracts, execute, explain
 from hyperloom.torch._skeleton import Skeleton
 from hyperloom.torch._spec import target_spec
 
@@ -119,6 +119,7 @@ class HyperNetwork(nn.Module):
         # In the instance's dict, past nn.Module: the skeleton's parameters are not ours.
         self.__dict__["_skeleton"] = Skeleton(target, built.plan.spec)
         self.__dict__["_warned"] = False
+        self.__dict__["_known"] = {}
 
     def forward(
         self, *inputs: Any, condition: Any, in_dims: int | tuple[Any, ...] | None = 0, **kwargs: Any
@@ -268,10 +269,14 @@ class HyperNetwork(nn.Module):
     def _generate(self, encoded: Encoded) -> dict[str, Tensor]:
         raw = raw_numbers(self.plan, self.trunks, self.heads, encoded)
         bases = dict(self.bases.tensors())
-        return assemble(self.plan, raw, self.scales, bases, list(self.banks), self._dtypes())
+        return assemble(self.plan, raw, self.scales, bases, list(self.banks), self._skeleton.dtypes)
 
-    def _dtypes(self) -> dict[str, torch.dtype]:
-        return {entry.tensor: self._skeleton.dtype(entry.tensor) for entry in self.plan.entries}
+    def _contracts(self, *sizes: Any) -> bool:
+        """Remember for each batch size what `contracts` says."""
+        known = self.__dict__["_known"]
+        if sizes not in known:
+            known[sizes] = contracts(self.plan, *sizes)
+        return known[sizes]
 
     def _kept(self) -> dict[str, Tensor]:
         return dict(self.kept.tensors())
@@ -281,19 +286,16 @@ class HyperNetwork(nn.Module):
 
     def _warn_of_lost_statistics(self) -> None:
         """Say once that running statistics of the target are not kept."""
-        if self.__dict__["_warned"] or not self._skeleton.module.training:
-            return
-        for name, module in self._skeleton.module.named_modules():
-            tracks = getattr(module, "track_running_stats", False)
-            if tracks and getattr(module, "running_mean", None) is not None and module.training:
-                self.__dict__["_warned"] = True
-                warnings.warn(
-                    f"target: {name!r} ({type(module).__name__}) updates running statistics while "
-                    "training; they are not kept, and eval() will use the target's own. Use "
-                    "track_running_stats=False, or a norm without statistics.",
-                    stacklevel=4,
-                )
-                return
+        found = None if self.__dict__["_warned"] else self._skeleton.loses_statistics()
+        if found is not None:
+            self.__dict__["_warned"] = True
+            name, module = found
+            warnings.warn(
+                f"target: {name!r} ({type(module).__name__}) updates running statistics while "
+                "training; they are not kept, and eval() will use the target's own. Use "
+                "track_running_stats=False, or a norm without statistics.",
+                stacklevel=6,
+            )
 
     def _check_params(self, params: Mapping[str, Tensor]) -> torch.Size:
         """Check given tensors against the target; return their batch dimensions."""
@@ -325,7 +327,7 @@ class HyperNetwork(nn.Module):
         shape = torch.Size(self.plan.spec[name].shape)
         if not isinstance(value, Tensor):
             raise TypeError(message(f"params[{name!r}]", value, "a tensor"))
-        dtype = self._skeleton.dtype(name)
+        dtype = self._skeleton.dtypes[name]
         if value.dtype != dtype:
             way_out = f"Convert it: .to({dtype})."
             raise TypeError(message(f"params[{name!r}]", f"{value.dtype}", f"{dtype}", way_out))

@@ -74,7 +74,7 @@ def lower(module: nn.Module, names: Names) -> Chain | None:
 
 
 def _steps(module: nn.Module, names: Names) -> list[Step] | None:
-    if _has_hooks(module):
+    if _has_hooks(module) or "forward" in vars(module):  # a forward put on the instance
         return None
     if type(module) is nn.Sequential:
         made: list[Step] = []

@@ -120,7 +120,7 @@ def run_part(hnet: HyperNetwork, encoded: Encoded, call: Call, record: Record | 
         return apply_tensors(hnet, hnet._generate(encoded), {}, call, record)
     few, index = shared_ids(hnet, encoded)
     sizes = (call.batch[0], call.rows(), few.vector.element_size(), few.vector.device.type)
-    if not contracts(hnet.plan, *sizes):
+    if not hnet._contracts(*sizes):
         made = hnet._generate(few)
         if index is not None:
             made = {name: value.index_select(0, index) for name, value in made.items()}
@@ -132,7 +132,7 @@ def run_part(hnet: HyperNetwork, encoded: Encoded, call: Call, record: Record | 
         hnet.scales,
         dict(hnet.bases.tensors()),
         list(hnet.banks),
-        hnet._dtypes(),
+        hnet._skeleton.dtypes,
         few,
         index,
         record,
@@ -252,7 +252,7 @@ def run_vmap(
         tensors = dict(kept)
         for name, weight in weights.items():
             hidden = weight.with_owned(owned[name])
-            dtype = skeleton.dtype(name)
+            dtype = skeleton.dtypes[name]
             matrix = len(weight.shape) >= 2 and not isinstance(weight, Dense)
             tensors[name] = Generated.of(hidden, dtype) if matrix else hidden.dense().to(dtype)
         own = {name: value.clone() for name, value in buffers.items()}

@@ -31,6 +31,13 @@ class Skeleton:
         self.module = _copy(target, lambda t: t.to("meta"))
         self.spec = spec
         self._rnns = [m for m in self.module.modules() if isinstance(m, nn.RNNBase)]
+        self._norms = [
+            (name, m)
+            for name, m in self.module.named_modules()
+            if getattr(m, "track_running_stats", False)
+            and getattr(m, "running_mean", 0) is not None
+        ]
+        self._dtypes = {t.name: getattr(torch, t.dtype) for t in spec}
         # A shared submodule is set once, at its first path: setting it twice would leave the
         # second value behind.
         first_paths = {
@@ -53,18 +60,25 @@ class Skeleton:
         # The chain refers to the modules of this skeleton; a copy makes its own.
         return {key: value for key, value in self.__dict__.items() if key != "chain"}
 
-    def dtype(self, name: str) -> torch.dtype:
-        """Return the dtype that the tensor `name` is wanted in."""
-        path, _, key = name.rpartition(".")
-        parameter = self.module.get_submodule(path)._parameters[key]
-        assert parameter is not None
-        return parameter.dtype
+    @property
+    def dtypes(self) -> dict[str, torch.dtype]:
+        """The dtype that each tensor is wanted in."""
+        return self._dtypes
 
     def convert(self, fn: Convert) -> None:
         """Follow a `.to()`, `.half()`, `.double()` ... of the hypernetwork: dtypes only."""
         for tensor in (*self.module.parameters(), *self.module.buffers()):
             dtype = fn(torch.empty(0, dtype=tensor.dtype)).dtype
             tensor.data = tensor.data.to(dtype)
+        for name, dtype in self._dtypes.items():
+            self._dtypes[name] = fn(torch.empty(0, dtype=dtype)).dtype
+
+    def loses_statistics(self) -> tuple[str, nn.Module] | None:
+        """Return a norm that would update running statistics now, if there is one."""
+        for name, module in self._norms:
+            if module.training:
+                return name, module
+        return None
 
     def call(
         self,

@@ -21,10 +21,15 @@ class TensorTree(nn.Module):
         node, leaf = self._node(name)
         node.register_buffer(leaf, value, persistent=persistent)
 
-    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+    def tensors(self, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
         """Yield all names and tensors."""
-        yield from self.named_parameters()
-        yield from self.named_buffers()
+        for held in (self._parameters, self._buffers):
+            for key, value in held.items():
+                if value is not None:
+                    yield prefix + key, value
+        for key, node in self._modules.items():
+            if isinstance(node, TensorTree):
+                yield from node.tensors(f"{prefix}{key}.")
 
     def _node(self, name: str) -> tuple[nn.Module, str]:
         *path, leaf = name.split(".")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class ContinualLearner:
-    """A hypernetwork that learns tasks one after the other and keeps what it generates for old ones.
+    """A hypernetwork that learns tasks one after the other, and keeps what it generates for them.
 
     Each task is a condition id. Before a new task is learned, the weights generated for all old
     ids are remembered; while it is learned, the regulariser holds them there. No old data is
@@ -275,6 +276,20 @@ def load_digits_learner(path: str | os.PathLike[str]) -> ContinualLearner:
     """Read a learner of the demo's network back; raises as `hyperloom.torch.load` does."""
     hnet = hl.load(path, digits_network())
     return ContinualLearner(hnet, hl.OutputRegularizer(1.0), num_tasks=hnet.plan.num_ids or 0)
+
+
+@contextmanager
+def one_thread() -> Generator[None]:
+    """Compute on one thread: for networks this small, threads cost more than they bring.
+
+    On a busy machine they were seen to wait for each other ten times as long as they worked.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def versions() -> dict[str, str]:

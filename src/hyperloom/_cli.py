@@ -1,0 +1,169 @@
+"""The command line: `hyperloom demo` and `hyperloom inspect CHECKPOINT`."""
+
+import re
+import sys
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+from hyperloom import __version__
+from hyperloom._checkpoint import Description, read_description
+from hyperloom._drawing import human
+from hyperloom._errors import CheckpointError, message
+from hyperloom._plan import Plan
+
+if TYPE_CHECKING:
+    import typer
+    from rich.table import Table
+
+_NEEDS = (
+    'the command line needs packages that are not installed ({}): pip install "hyperloom[demo]"'
+)
+
+
+def main() -> None:
+    """Run the command line; what the `hyperloom` script calls."""
+    try:
+        app = build_app()
+    except ImportError as error:
+        _fail(_NEEDS.format(error.name))
+    app()
+
+
+def build_app() -> "typer.Typer":
+    """Return the app with its two commands.
+
+    Raises:
+        ImportError: typer or rich is not installed.
+    """
+    import rich.console  # noqa: F401  # pyright: ignore[reportUnusedImport]
+    import typer
+
+    app = typer.Typer(
+        name="hyperloom",
+        help="Hypernetworks: networks that generate the weights of other networks.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+
+    def show_version(wanted: bool) -> None:
+        if wanted:
+            print(f"hyperloom {__version__}")
+            raise typer.Exit
+
+    @app.callback()
+    def options(
+        version: Annotated[
+            bool,
+            typer.Option(
+                "--version", help="Print the version.", callback=show_version, is_eager=True
+            ),
+        ] = False,
+    ) -> None:
+        pass
+
+    @app.command()
+    def demo(
+        out: Annotated[Path, typer.Option(help="Folder for plots, checkpoint and numbers.")] = Path(
+            "hyperloom-demo"
+        ),
+        seed: Annotated[int, typer.Option(min=0, help="Of initial values and batches.")] = 0,
+        steps: Annotated[int, typer.Option(min=1, help="Training steps for each task.")] = 400,
+    ) -> None:
+        """Learn five tasks in a row with a hypernetwork, and with what one would do without."""
+        _demo(out, seed, steps)
+
+    @app.command()
+    def inspect(
+        checkpoint: Annotated[Path, typer.Argument(help="A file that save() wrote.")],
+    ) -> None:
+        """Print the plan and the sizes in a checkpoint; imports neither torch nor jax."""
+        _inspect(checkpoint)
+
+    return app
+
+
+def _demo(out: Path, seed: int, steps: int) -> None:
+    """Run the demo; exit with 1 if it cannot, or if the checkpoint does not do what was saved."""
+    from rich.console import Console
+
+    try:
+        from hyperloom.recipes.continual import Training
+        from hyperloom.recipes.continual._demo import run_demo
+    except ImportError as error:
+        _fail(_NEEDS.format(error.name))
+    try:
+        same = run_demo(out, Training(steps=steps, seed=seed), Console())
+    except OSError as error:
+        way_out = "Name another folder: hyperloom demo --out DIR."
+        _fail(
+            message("--out", f"{out} ({error.strerror})", "a folder that can be written", way_out)
+        )
+    if not same:
+        sys.exit(1)
+
+
+def _inspect(checkpoint: Path) -> None:
+    """Print what a checkpoint says of itself; exit with 1 if it cannot be read."""
+    from rich.console import Console
+
+    try:
+        described = read_description(checkpoint)
+    except CheckpointError as error:
+        _fail(str(error))
+    except OSError as error:
+        got = f"{error.strerror or error}".lower()
+        _fail(message(f"checkpoint {checkpoint}", got, "a file that save() wrote"))
+    console = Console()
+    console.print(str(described.plan), markup=False, highlight=False, soft_wrap=True)
+    console.print(_sizes(checkpoint, described))
+
+
+def _sizes(checkpoint: Path, described: Description) -> "Table":
+    """Return the sizes as a table of two columns."""
+    from rich.table import Table
+
+    plan = described.plan
+    stored = sum(prod(shape) for shape in described.shapes.values())
+    dtypes = ", ".join(sorted(set(described.dtypes.values())))
+    rows = {
+        "file": f"{checkpoint.name}, {human(checkpoint.stat().st_size, 'B')}",
+        "written by": f"hyperloom {described.version}",
+        "tensors in the file": f"{len(described.shapes)}: {stored:,} numbers, {dtypes}",
+        "parameters": f"{plan.num_parameters:,} learned numbers",
+        "target": f"{plan.spec.name}: {plan.num_target_parameters:,} numbers, "
+        f"{plan.num_generated:,} generated for each condition",
+        "generated, 1 condition": human(_generated_bytes(plan), "B"),
+        "generated, 100 conditions": human(100 * _generated_bytes(plan), "B"),
+        "compression": f"{plan.compression:.3g} learned numbers for each number of one target",
+    }
+    if plan.num_ids:
+        rows["ids"] = (
+            f"{plan.num_ids}: {plan.compression / plan.num_ids:.3g} learned numbers for each "
+            "number of as many separate networks"
+        )
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    for name, value in rows.items():
+        table.add_row(name, value.replace("[", r"\["))
+    return table
+
+
+def _generated_bytes(plan: Plan) -> int:
+    """Bytes of one condition's generated tensors, in the dtypes of the target."""
+    tensors = (plan.spec[entry.tensor] for entry in plan.entries)
+    return sum(tensor.numel * _itemsize(tensor.dtype) for tensor in tensors)
+
+
+def _itemsize(dtype: str) -> int:
+    """Bytes of one number: the first digits of a floating dtype's name are its bits."""
+    bits = re.search(r"\d+", dtype)
+    return int(bits[0]) // 8 if bits else 4
+
+
+def _fail(text: str) -> NoReturn:
+    """Print an error, and end."""
+    print(f"hyperloom: {text}", file=sys.stderr)
+    sys.exit(1)
