@@ -124,25 +124,23 @@ def _sizes(checkpoint: Path, described: Description) -> "Table":
     """Return the sizes as a table of two columns."""
     from rich.table import Table
 
-    plan = described.plan
+    plan, size = described.plan, checkpoint.stat().st_size
     stored = sum(prod(shape) for shape in described.shapes.values())
     dtypes = ", ".join(sorted(set(described.dtypes.values())))
-    rows = {
-        "file": f"{checkpoint.name}, {human(checkpoint.stat().st_size, 'B')}",
-        "written by": f"hyperloom {described.version}",
-        "tensors in the file": f"{len(described.shapes)}: {stored:,} numbers, {dtypes}",
-        "parameters": f"{plan.num_parameters:,} learned numbers",
-        "target": f"{plan.spec.name}: {plan.num_target_parameters:,} numbers, "
-        f"{plan.num_generated:,} generated for each condition",
-        "generated, 1 condition": human(_generated_bytes(plan), "B"),
-        "generated, 100 conditions": human(100 * _generated_bytes(plan), "B"),
-        "compression": f"{plan.compression:.3g} learned numbers for each number of one target",
-    }
+    compression = f"{plan.compression:.3g} x one target"
     if plan.num_ids:
-        rows["ids"] = (
-            f"{plan.num_ids}: {plan.compression / plan.num_ids:.3g} learned numbers for each "
-            "number of as many separate networks"
-        )
+        several = plan.compression / plan.num_ids
+        compression += f", {several:.3g} x {plan.num_ids} targets, one for each id"
+    rows = {
+        "file": f"{checkpoint.name}, {human(size, 'B')}, by hyperloom {described.version}",
+        "tensors in the file": f"{len(described.shapes)}, {stored:,} numbers, {dtypes}",
+        "parameters": f"{plan.num_parameters:,}, {human(plan.parameter_bytes(), 'B')} in float32",
+        "target": f"{plan.spec.name}, {plan.num_target_parameters:,} numbers",
+        "generated": f"{plan.num_generated:,} numbers for each condition",
+        "  for 1 condition": human(_generated_bytes(plan), "B"),
+        "  for 100 conditions": human(100 * _generated_bytes(plan), "B"),
+        "compression": compression,
+    }
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column()

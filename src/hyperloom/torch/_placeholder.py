@@ -107,12 +107,16 @@ def _embedding(
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
 ) -> Tensor:
-    # max_norm writes into the weight; padding_idx and the rest only change gradients.
-    plain = padding_idx is None and max_norm is None and not scale_grad_by_freq and not sparse
-    if isinstance(weight, Generated) and plain:
+    if not isinstance(weight, Generated) or max_norm is not None or scale_grad_by_freq or sparse:
+        options = (padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
+        return F.embedding(_dense(input), _dense(weight), *options)
+    if padding_idx is None:
         return weight.weight.embed(_dense(input))
-    options = (padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
-    return F.embedding(_dense(input), _dense(weight), *options)
+    # The padding row gets no gradient; vmap over F.embedding forgets that.
+    dense = _dense(weight)
+    rows = torch.arange(len(dense), device=dense.device).unsqueeze(-1)
+    padding = rows == padding_idx % len(dense)
+    return F.embedding(_dense(input), torch.where(padding, dense.detach(), dense))
 
 
 def _bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -253,7 +253,9 @@ def run_vmap(
         for name, weight in weights.items():
             hidden = weight.with_owned(owned[name])
             dtype = skeleton.dtypes[name]
-            matrix = len(weight.shape) >= 2 and not isinstance(weight, Dense)
+            # Vectors have no way of their own; matrices and kernels have, even dense ones, where
+            # vmap is wrong (padding rows of embeddings) or loops (bilinear layers).
+            matrix = len(weight.shape) >= 2
             tensors[name] = Generated.of(hidden, dtype) if matrix else hidden.dense().to(dtype)
         own = {name: value.clone() for name, value in buffers.items()}
         return skeleton.call(tensors, own, args, kwargs)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from statistics import mean
 from typing import Any
@@ -42,13 +44,26 @@ def _shown(values: list[float]) -> list[str]:
 def as_json(record: Record) -> dict[str, Any]:
     """Return a record as what `json` writes: percent, points, seconds."""
     return {
-        "right_after": record.right_after,
-        "final": record.final,
-        "forgotten": record.forgotten,
-        "mean_right_after": mean(record.right_after),
-        "mean_final": mean(record.final),
-        "mean_forgotten": mean(record.forgotten),
+        "right_after": _rounded(record.right_after),
+        "final": _rounded(record.final),
+        "forgotten": _rounded(record.forgotten),
+        "mean_right_after": round(mean(record.right_after), 3),
+        "mean_final": round(mean(record.final), 3),
+        "mean_forgotten": round(mean(record.forgotten), 3),
         "num_parameters": record.num_parameters,
         "seconds": round(record.seconds, 2),
-        "over_time": {"tasks_learned": record.times, "accuracy": record.accuracy},
+        "over_time": {
+            "tasks_learned": _rounded(record.times),
+            "accuracy": [_rounded(row) for row in record.accuracy],
+        },
     }
+
+
+def _rounded(values: list[float]) -> list[float]:
+    return [round(value, 3) for value in values]
+
+
+def dumps(content: Any) -> str:
+    """Return JSON to be read by people too: a list of numbers is one line."""
+    text = json.dumps(content, indent=1)
+    return re.sub(r"\[[^][{}]*\]", lambda found: re.sub(r"\s+", " ", found[0]), text) + "\n"

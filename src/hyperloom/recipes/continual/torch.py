@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import hyperloom.torch as hl
 from hyperloom._errors import message
+from hyperloom.recipes.continual import _setup
 from hyperloom.recipes.continual._data import SIDE
 from hyperloom.recipes.continual._sequence import Learner, Training
 
@@ -30,7 +31,7 @@ class ContinualLearner:
 
     Args:
         hnet: A hypernetwork whose condition is an `Embedding`; it is trained in place.
-        regularizer: What protects the old tasks; strength 0 leaves them without protection.
+        regularizer: What protects the old tasks; `None` leaves them without protection.
         training: Steps, batch size, learning rate and seed of each task.
         loss: `(outputs, targets) -> scalar`. Default cross-entropy.
         num_tasks: How many ids are learned already, e.g. in a hypernetwork that was loaded.
@@ -47,7 +48,7 @@ class ContinualLearner:
     def __init__(
         self,
         hnet: hl.HyperNetwork,
-        regularizer: hl.OutputRegularizer,
+        regularizer: hl.OutputRegularizer | None,
         *,
         training: Training | None = None,
         loss: Loss = F.cross_entropy,
@@ -89,14 +90,17 @@ class ContinualLearner:
         """
         examples = _examples(inputs, targets, self.hnet)
         task = self.num_tasks
-        missing = task + 1 - (self.hnet.plan.num_ids or 0)
-        if missing > 0:
-            self.hnet.add_conditions(missing)
-        self.regularizer.remember(self.hnet, range(task))
+        if task == self.hnet.plan.num_ids:
+            with _seeded(self.training.seed + task):
+                self.hnet.add_conditions(1)
+        guard = self.regularizer
+        if guard is not None:
+            guard.remember(self.hnet, range(task))
         self.num_tasks += 1
 
         def loss(x: Tensor, y: Tensor) -> Tensor:
-            return self._loss(self.hnet(x, condition=task), y) + self.regularizer(self.hnet)
+            own = self._loss(self.hnet(x, condition=task), y)
+            return own if guard is None else own + guard(self.hnet)
 
         _fit(self.hnet, loss, examples, self.training, self._draws, on_step)
         return task
@@ -219,7 +223,7 @@ class SeparateNetworks:
         return _evaluate(self.networks[task], inputs).argmax(-1).cpu().numpy()
 
 
-def digits_network(widths: Iterable[int] = (64, 32)) -> nn.Sequential:
+def digits_network(widths: Iterable[int] = _setup.WIDTHS) -> nn.Sequential:
     """Return the network of the demo: 64 pixels, hidden layers with ReLU, two outputs.
 
     Args:
@@ -237,14 +241,14 @@ def digits_hypernetwork(network: nn.Module) -> hl.HyperNetwork:
     """Return the hypernetwork of the demo, for one task; more are added as they come."""
     return hl.HyperNetwork(
         network,
-        condition=hl.Embedding(1, 8),
-        trunk=hl.MLP(32, 32),
-        layout=hl.Chunked(320, embedding=16),
+        condition=_setup.CONDITION,
+        trunk=_setup.TRUNK,
+        layout=_setup.LAYOUT,
     )
 
 
 def digits_learners(
-    training: Training | None = None, *, strength: float = 1.0
+    training: Training | None = None, *, strength: float = _setup.STRENGTH
 ) -> dict[str, Learner]:
     """Return the learners that the demo compares, by name, all with the same main network.
 
@@ -253,12 +257,11 @@ def digits_learners(
         strength: Of the regulariser.
     """
     training = training or Training()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(training.seed)
+    with _seeded(training.seed):
         network = digits_network()
         hnet = digits_hypernetwork(network)
     protected = ContinualLearner(hnet, hl.OutputRegularizer(strength), training=training)
-    bare = ContinualLearner(copy.deepcopy(hnet), hl.OutputRegularizer(0.0), training=training)
+    bare = ContinualLearner(copy.deepcopy(hnet), None, training=training)
     return {
         "hypernetwork": protected,
         "hypernetwork, unprotected": bare,
@@ -275,7 +278,8 @@ def save(learner: ContinualLearner, path: str | os.PathLike[str]) -> None:
 def load_digits_learner(path: str | os.PathLike[str]) -> ContinualLearner:
     """Read a learner of the demo's network back; raises as `hyperloom.torch.load` does."""
     hnet = hl.load(path, digits_network())
-    return ContinualLearner(hnet, hl.OutputRegularizer(1.0), num_tasks=hnet.plan.num_ids or 0)
+    guard = hl.OutputRegularizer(_setup.STRENGTH)
+    return ContinualLearner(hnet, guard, num_tasks=hnet.plan.num_ids or 0)
 
 
 @contextmanager
@@ -295,6 +299,14 @@ def one_thread() -> Generator[None]:
 def versions() -> dict[str, str]:
     """Return the versions of what computes here."""
     return {"torch": torch.__version__}
+
+
+@contextmanager
+def _seeded(seed: int) -> Generator[None]:
+    """Draw from a seed, and leave the caller's generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 def _fit(
