@@ -1,0 +1,60 @@
+# Every target makes the environment it needs in $(VENV) when there is none, or when the
+# dependencies have changed since. Variables that may be given on the command line:
+#   PYTHON  the interpreter the environment is made from     make env PYTHON=python3.12
+#   VENV    where the environment is                         make test VENV=/tmp/venv
+#   ARGS    more arguments for the tool that a target runs   make test ARGS="-n auto -k chunked"
+#   DATA    the digits that `make reproduce` trains on       make reproduce DATA=mnist10k.npz
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+DATA ?=
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.hyperloom-installed
+
+# A target that fails half-way must not look finished.
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+.PHONY: help env demo test lint docs bench reproduce clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+
+env: $(STAMP)  ## make the environment (.venv) with everything the other targets need
+
+# torch comes first and alone, exactly the version in constraints.txt: once it is there, no later
+# package makes pip look for another build of it.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	    "hyperloom needs Python 3.11 or newer, this is " + sys.version.split()[0] + \
+	    "; name another: make env PYTHON=python3.12")'
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[demo,test,docs,lint,bench]"
+	@touch $@
+
+demo: env  ## learn five tasks in a row with and without a hypernetwork, and plot it
+	$(BIN)/hyperloom demo $(ARGS)
+
+test: env  ## run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: env  ## check style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+docs: env  ## build the documentation into site/; warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
+
+bench: env  ## run the benchmarks
+	$(BIN)/python -m benchmarks $(ARGS)
+
+reproduce: env  ## train the published experiments again (long): DATA=path/to/mnist10k.npz
+	@test -n "$(DATA)" || { echo "make reproduce: DATA is not set; wanted the path of an .npz" \
+	    "file with X (10000, 784) and Y (10000,): make reproduce DATA=mnist10k.npz" >&2; exit 2; }
+	$(BIN)/python -m reproductions --data "$(DATA)" $(ARGS)
+
+clean:  ## remove caches and what was built (the environment stays: rm -r .venv)
+	rm -rf build dist site .hypothesis .pytest_cache .ruff_cache hyperloom-demo
+	find . -path './.venv*' -prune -o -name __pycache__ -type d -exec rm -rf {} +

@@ -1,0 +1,59 @@
+"""What every test gets: seeded generators, hypothesis profiles, no windows from matplotlib."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+from typing import Any
+
+import hypothesis
+import numpy as np
+import pytest
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+SEED = 20_261_121
+
+
+def _torch() -> Any:
+    """Return torch if something has imported it; tests of the core run without it."""
+    return sys.modules.get("torch")
+
+
+class _TorchRandom:
+    """Lets hypothesis seed and restore torch's generator for each example."""
+
+    def seed(self, value: int) -> None:
+        if torch := _torch():
+            torch.manual_seed(value)
+
+    def getstate(self) -> Any:
+        torch = _torch()
+        return torch and torch.get_rng_state()
+
+    def setstate(self, state: Any) -> None:
+        if state is not None:
+            _torch().set_rng_state(state)
+
+
+# hypothesis keeps only a weak reference, so the object needs a name.
+_TORCH_RANDOM = _TorchRandom()
+hypothesis.register_random(_TORCH_RANDOM)  # type: ignore[arg-type]
+
+# Few examples: most of them run a network. `--hypothesis-profile=thorough` tries harder.
+hypothesis.settings.register_profile("dev", max_examples=25, deadline=None)
+hypothesis.settings.register_profile(
+    "ci", parent=hypothesis.settings.get_profile("dev"), derandomize=True, print_blob=True
+)
+hypothesis.settings.register_profile("thorough", max_examples=500, deadline=None)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Seed every generator, so that a test's numbers do not depend on the tests before it."""
+    random.seed(SEED)
+    np.random.seed(SEED)
+    if torch := _torch():
+        torch.manual_seed(SEED)
