@@ -10,7 +10,7 @@ from hyperloom._errors import CheckpointError
 from hyperloom._execution import Execution
 from hyperloom._explain import Explanation
 from hyperloom._factored import LowRank, Product, RankOne, Scale, Shift, Templates
-from hyperloom._form import Delta, Form, Whole
+from hyperloom._form import Delta, Form, Start, Whole
 from hyperloom._init import (
     BiasHyperInit,
     Harmonic,
@@ -71,6 +71,7 @@ __all__ = [
     "Scale",
     "Shared",
     "Shift",
+    "Start",
     "TargetSpec",
     "Templates",
     "TensorSpec",

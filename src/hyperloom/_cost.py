@@ -10,7 +10,6 @@ the device class. Rates come from `benchmarks/calibrate.py`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +64,9 @@ class Layer:
         terms: Templates `R`.
         fan_in: Inputs of one output number.
         fan_out: Outputs of one position.
-        inputs: Input numbers of one row, where rows share inputs (convolutions); else `fan_in`.
+        inputs: Input numbers of one row; infinite where coefficients cannot go into the inputs.
+        backward: Whether a backward pass will follow.
+        input_gradient: Whether it goes on into the layer's inputs.
     """
 
     conditions: int
@@ -74,33 +75,52 @@ class Layer:
     fan_in: int
     fan_out: int
     inputs: float
+    backward: bool = True
+    input_gradient: bool = True
 
 
-@lru_cache(maxsize=4096)
 def estimates(layer: Layer, itemsize: int, device: str) -> tuple[Estimate, ...]:
     """Return what each way costs, the cheapest first."""
+    return tuple(sorted(_each(layer, itemsize, device), key=lambda e: e.seconds))
+
+
+def choose(layer: Layer, itemsize: int, device: str) -> str:
+    """Return the cheapest way: `"dense"`, `"inputs"` or `"outputs"`."""
+    # By comparisons, not sorted: sizes may be symbols of a compiler, which asks about each.
+    best, *others = _each(layer, itemsize, device)
+    for other in others:
+        if other.seconds < best.seconds:
+            best = other
+    return best.choice
+
+
+def _each(layer: Layer, itemsize: int, device: str) -> list[Estimate]:
+    """Return what each way costs, in the order of preference between equals."""
     rates = DEVICES.get(device, DEVICES["cpu"])
     b, n, r = layer.conditions, layer.rows, layer.terms
     i, o = layer.fan_in, layer.fan_out
     weight = float(b * i * o)
-    # Forward, and twice that backward: for the two operands of each product.
-    form, apply = 3 * 2 * r * weight, 3 * 2 * n * weight
-    dense_bytes = itemsize * 6 * weight
+    back = 1 if layer.backward else 0
+    into = 1 if layer.backward and layer.input_gradient else 0
+    # Products: forward; backward for the templates, for the coefficients, for the inputs.
+    form = (1 + 2 * back) * 2 * r * weight
+    apply = (1 + back + into) * 2 * n * weight
+    dense_bytes = itemsize * (2 + 4 * back) * weight
     dense = Estimate(
         "dense",
         form + apply,
         dense_bytes,
         form / rates.gemm + apply / rates.bmm + dense_bytes / rates.bandwidth + 4 * rates.call,
     )
-    contracted = []
-    for choice, width in (("inputs", layer.inputs), ("outputs", float(o))):
-        operations = 3 * 2 * n * r * weight
-        traffic = itemsize * 6 * b * n * r * width
+    found = [dense]
+    # The gradient of coefficients in the inputs needs the product for the inputs, always; that
+    # of coefficients in the outputs needs none.
+    for choice, width, products in (
+        ("inputs", layer.inputs, 1 + 2 * back),
+        ("outputs", float(o), 1 + back + into),
+    ):
+        operations = products * 2 * n * r * weight
+        traffic = itemsize * (2 + 4 * back) * b * n * r * width
         seconds = operations / rates.gemm + traffic / rates.bandwidth + 6 * rates.call
-        contracted.append(Estimate(choice, operations, traffic, seconds))
-    return tuple(sorted((dense, *contracted), key=lambda e: e.seconds))
-
-
-def choose(layer: Layer, itemsize: int, device: str) -> str:
-    """Return the cheapest way: `"dense"`, `"inputs"` or `"outputs"`."""
-    return estimates(layer, itemsize, device)[0].choice
+        found.append(Estimate(choice, operations, traffic, seconds))
+    return found

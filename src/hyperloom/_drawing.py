@@ -46,7 +46,8 @@ def draw_plan(plan: Plan) -> str:
         shown = [f"│    {_draw_piece(plan, e, p)}" for e, p in members]
         lines += _cut(shown, "│    ")
     if plan.kept:
-        lines.append(f"├─ kept       {len(plan.kept)} tensors stay the target's own")
+        noun = "tensor stays" if len(plan.kept) == 1 else "tensors stay"
+        lines.append(f"├─ kept       {len(plan.kept)} {noun} the target's own")
         lines += _cut(
             [f"│    {name} {_shape(plan.spec[name].shape)}" for name in plan.kept], "│    "
         )
@@ -73,6 +74,8 @@ def _draw_head(plan: Plan, head: Head) -> str:
 def _draw_piece(plan: Plan, entry: Entry, piece: Piece) -> str:
     spec = plan.spec[entry.tensor]
     text = f"{entry.tensor} {_shape(spec.shape)}"
+    if len(entry.pieces) > 1 or piece.shape != spec.shape:
+        text += f" from {_shape(piece.shape)}"
     count, scale, shift = piece.count, piece.scale, piece.shift
     if count > 1:
         text += f" = {count} tiles {_shape(piece.tile)}"

@@ -60,7 +60,8 @@ class Explanation:
         raise KeyError(f"no generated tensor {tensor!r} was used in this call")
 
     def __repr__(self) -> str:
-        head = f"{self.conditions} conditions, run as {self.strategy}: {self.reason}"
+        noun = "condition" if self.conditions == 1 else "conditions"
+        head = f"{self.conditions} {noun}, run as {self.strategy}: {self.reason}"
         titles = ["tensor", "layer", "way", "operations", "bytes", "alternatives", "why"]
         rows = [[*_row(use), use.why] for use in self.used]
         return "\n".join([head, *table(titles, rows)])

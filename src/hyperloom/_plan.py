@@ -85,6 +85,28 @@ class Plan:
         return tuple(made)
 
     @cached_property
+    def row_cuts(self) -> tuple[dict[tuple[int, int], int] | None, ...]:
+        """How each head's rows are cut so that every piece has rows of its own.
+
+        For each head a map from (first row, rows) to the place among the cuts, which cover all
+        rows in order; `None` where pieces overlap in their rows or spread over several slots.
+        """
+        return tuple(self._row_cuts(index) for index in range(len(self.heads)))
+
+    def _row_cuts(self, index: int) -> dict[tuple[int, int], int] | None:
+        size = self.heads[index].slot_size
+        own = [piece for piece in self.pieces if piece.head == index]
+        ranges = sorted({(p.start % size, p.numel) for p in own})
+        cuts: dict[tuple[int, int], int] = {}
+        row = 0
+        for start, numel in ranges:
+            if start != row:
+                return None
+            cuts[start, numel] = len(cuts)
+            row = start + numel
+        return cuts if row == size else None
+
+    @cached_property
     def has_scales(self) -> bool:
         """Whether any head's pieces have scales and shifts."""
         return any(head.scaled for head in self.heads)
@@ -94,6 +116,18 @@ class Plan:
         """Widths of the slot embeddings in use; there is one trunk for each, in this order."""
         found = {h.embedding for h in self.heads if h.source is Source.FEATURES}
         return tuple(sorted(found))
+
+    def settled(self) -> Plan:
+        """Compute now what is computed once, and return the plan.
+
+        The first access of a `cached_property` takes a lock on Python 3.11, which no compiler of
+        a framework traces.
+        """
+        for name, value in vars(Plan).items():
+            if isinstance(value, cached_property):
+                getattr(self, name)
+        _ = self.spec[self.spec.tensors[0].name]
+        return self
 
     def features(self, head: Head) -> int:
         """Width `F` of the features that `head` maps."""

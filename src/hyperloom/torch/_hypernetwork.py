@@ -105,7 +105,7 @@ class HyperNetwork(nn.Module):
         return made
 
     def _take(self, target: nn.Module, built: Built) -> None:
-        self.plan = built.plan
+        self.plan = built.plan.settled()
         self.condition = built.condition
         self.trunks = built.trunks
         self.heads = built.heads
@@ -243,7 +243,8 @@ class HyperNetwork(nn.Module):
         Raises:
             ValueError: `num` below 1, or a condition without ids of its own to grow.
         """
-        self.plan, added = grow(self, num)
+        plan, added = grow(self, num)
+        self.plan = plan.settled()
         return added
 
     def load(self, path: Any) -> None:
@@ -273,6 +274,8 @@ class HyperNetwork(nn.Module):
 
     def _contracts(self, *sizes: Any) -> bool:
         """Remember for each batch size what `contracts` says."""
+        if torch.compiler.is_compiling():  # a graph is not to depend on what is remembered
+            return contracts(self.plan, *sizes)
         known = self.__dict__["_known"]
         if sizes not in known:
             known[sizes] = contracts(self.plan, *sizes)

@@ -71,6 +71,14 @@ def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     return y if bias is None else y + _dense(bias).to(y.dtype)
 
 
+def _as_autocast(x: Tensor) -> Tensor:
+    """Convert as autocast would; inside vmap it does not for convolutions (torch 2.13)."""
+    kind = x.device.type
+    if x.dtype != torch.float32 or not torch.is_autocast_enabled(kind):
+        return x
+    return x.to(torch.get_autocast_dtype(kind))
+
+
 def _convolution(conv: Any, transposed: bool) -> Rule:
     """Return the rule for a convolution whose bias and options come after the weight."""
 
@@ -81,13 +89,13 @@ def _convolution(conv: Any, transposed: bool) -> Rule:
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        x = _dense(input)
+        x = _as_autocast(_dense(input))
         if not isinstance(weight, Generated):
             return conv(x, weight, _dense(bias), *args, **kwargs)
         groups = kwargs.get("groups", args[3] if len(args) > 3 else 1)
 
         def apply(x: Tensor, kernel: Tensor) -> Tensor:
-            return conv(x, kernel, None, *args, **kwargs)
+            return conv(x, _as_autocast(kernel), None, *args, **kwargs)
 
         y = weight.weight.convolve(apply, x, transposed, groups)
         if bias is None:

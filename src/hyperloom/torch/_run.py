@@ -13,12 +13,13 @@ from torch.func import vmap
 from torch.utils._pytree import tree_map  # the trees that torch.func.vmap returns
 from torch.utils.checkpoint import checkpoint
 
-from hyperloom._cost import Layer, choose
+from hyperloom._cost import Layer
 from hyperloom._explain import Explanation, used
 from hyperloom._form import Delta, Whole
 from hyperloom._layout import Source
 from hyperloom._plan import Entry, Plan
 from hyperloom.torch._batch import dims_like, first_paired, narrow_like, pair_check
+from hyperloom.torch._choice import choose
 from hyperloom.torch._conditions import Encoded
 from hyperloom.torch._placeholder import Generated
 from hyperloom.torch._skeleton import Skeleton

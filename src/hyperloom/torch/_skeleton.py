@@ -46,6 +46,7 @@ class Skeleton:
             for key in (*module._parameters, *module._buffers)
         }
         self._paths = {t.name: tuple(n for n in t.names if n in first_paths) for t in spec}
+        self._settle()
 
     @cached_property
     def chain(self) -> Chain | None:
@@ -59,6 +60,14 @@ class Skeleton:
     def __getstate__(self) -> dict[str, Any]:
         # The chain refers to the modules of this skeleton; a copy makes its own.
         return {key: value for key, value in self.__dict__.items() if key != "chain"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Compute the chain now: torch.compile cannot trace the lock of a cached_property."""
+        _ = self.chain
 
     @property
     def dtypes(self) -> dict[str, torch.dtype]:

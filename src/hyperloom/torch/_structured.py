@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hyperloom._cost import Layer, choose
+from hyperloom._cost import Layer
+from hyperloom.torch._choice import choose
 
 Conv = Callable[..., Tensor]
 
@@ -149,9 +150,11 @@ class Sum(Weight):
         made = F.linear(self.coefficients, self.templates, flat)
         return made.reshape(*made.shape[:-1], *self.shape)
 
-    def _choice(self, op: str, rows: int, fan_in: int, fan_out: int, inputs: float) -> str:
-        terms = self.templates.shape[-1]
-        layer = Layer(self.num, rows, terms, fan_in, fan_out, inputs)
+    def _choice(
+        self, op: str, x: Tensor, rows: int, fan_in: int, fan_out: int, inputs: float
+    ) -> str:
+        terms, backward = self.templates.shape[-1], torch.is_grad_enabled()
+        layer = Layer(self.num, rows, terms, fan_in, fan_out, inputs, backward, x.requires_grad)
         best = choose(layer, self.templates.element_size(), self.templates.device.type)
         self.note(op, best, layer)
         return best
@@ -159,7 +162,7 @@ class Sum(Weight):
     def linear(self, x: Tensor) -> Tensor:
         outputs, inputs = self.shape
         rows = math.prod(x.shape[self.lead : -1])
-        choice = self._choice("linear", rows, inputs, outputs, inputs)
+        choice = self._choice("linear", x, rows, inputs, outputs, inputs)
         if choice == "dense":
             return super().linear(x)
         base = None if self.base is None else F.linear(x, self.base)
@@ -168,9 +171,11 @@ class Sum(Weight):
 
     def _from_inputs(self, x: Tensor) -> Tensor:
         """Coefficients into the inputs first: one product with `(O, I R)` for all conditions."""
-        coefficients = self.lift(self.coefficients, x, 1)
-        x_NIR = x.unsqueeze(-1) * coefficients.unsqueeze(-2)
-        return F.linear(x_NIR.flatten(-2), self.templates.reshape(self.shape[0], -1))
+        # An outer product as a matrix product: its backward pass sums while it multiplies.
+        numbers = x.reshape(*x.shape[: self.lead], -1, 1)
+        x_NIR = torch.matmul(numbers, self.coefficients.unsqueeze(-2))
+        x_NIR = x_NIR.reshape(*x.shape[:-1], -1)
+        return F.linear(x_NIR, self.templates.reshape(self.shape[0], -1))
 
     def _from_outputs(self, x: Tensor) -> Tensor:
         """One product with `(I, O R)` for all conditions, then coefficients into the outputs."""
@@ -188,7 +193,7 @@ class Sum(Weight):
         outputs, fan_in = self.shape[0], math.prod(self.shape[1:])
         rows = x.shape[0] * math.prod(x.shape[2:])
         # Multiplying the coefficients into the inputs is not on offer: kernels overlap.
-        choice = self._choice("conv", rows, fan_in, outputs, math.inf)
+        choice = self._choice("conv", x, rows, fan_in, outputs, math.inf)
         if choice == "dense":
             return conv(x, self.dense())
         terms = self.templates.shape[-1]

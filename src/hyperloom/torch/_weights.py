@@ -64,6 +64,7 @@ class Loom:
             i: self._rows(f) for i, f in slot_features(plan, trunks, heads, encoded).items()
         }
         self.raw: dict[int, Tensor] = {}
+        self.rows: dict[int, tuple[Any, Any]] = {}
 
     def weights(self) -> dict[str, Weight]:
         """Return a weight object for every generated tensor."""
@@ -120,8 +121,24 @@ class Loom:
         features = self.features[piece.head][..., slot, :]
         if module.signs is not None:
             features = features * module.signs[slot]
-        stop = row + piece.numel
-        return features, module.weight[row:stop], module.bias[row:stop]
+        weight, bias = self._rows_of(piece.head, module, row, piece.numel)
+        return features, weight, bias
+
+    def _rows_of(self, index: int, module: Any, row: int, numel: int) -> tuple[Tensor, Tensor]:
+        """Return rows of a head's weight and bias.
+
+        All rows are cut at once where that can be: the backward pass of one split is one
+        concatenation, where every slice would fill a gradient of the whole head.
+        """
+        cuts = self.plan.row_cuts[index]
+        if cuts is None:
+            return module.weight[row : row + numel], module.bias[row : row + numel]
+        if index not in self.rows:
+            sizes = [length for _, length in cuts]
+            self.rows[index] = (module.weight.split(sizes), module.bias.split(sizes))
+        weights, biases = self.rows[index]
+        place = cuts[row, numel]
+        return weights[place], biases[place]
 
     def _sum(
         self, name: str, shape: torch.Size, num: int, piece: Piece, row: int, base: Tensor | None

@@ -157,17 +157,17 @@ def _conclude(
     console: Console, out: Path, records: Mapping[str, Record], same: bool, seconds: float
 ) -> None:
     """Say what came out, where it is, and what to do next."""
-    ours, bare = records["hypernetwork"], records["fine-tuning"]
-    lost = mean(ours.forgotten)
-    verdict = "within 1 point" if lost <= 1 else "[red]more than 1 point below[/red]"
-    verdict += " of its" if lost <= 1 else " its"
+    ours, separate = records["hypernetwork"], records["separate networks"]
+    kept = mean(ours.forgotten) <= 1
+    verdict = "within 1 point" if kept else "[red]more than 1 point lost[/red]"
+    lost = mean(records["fine-tuning"].forgotten)
     checked = "the same predictions" if same else "[red]OTHER predictions[/red]"
     lines = (
         "",
-        f"- The hypernetwork ends {verdict} accuracy right after each task",
-        f"  ({_points(lost)} forgotten); fine-tuning forgot {_points(mean(bare.forgotten))}.",
-        f"- It holds {len(ours.tasks)} networks in {ours.num_parameters:,} numbers; separate "
-        f"networks take {records['separate networks'].num_parameters:,}.",
+        f"- Hypernetwork: {_before_and_after(ours)}: {verdict}.",
+        f"- Fine-tuning: {_before_and_after(records['fine-tuning'])}: {lost:.1f} points lost.",
+        f"- The hypernetwork holds {len(ours.tasks)} networks in {ours.num_parameters:,} numbers; "
+        f"separate ones take {separate.num_parameters:,}.",
         f"- Saved, loaded and run again: {checked} on every test image.",
         "- Learning rate, strength and sizes were chosen on other images than these.",
         f"- It took {seconds:.0f} seconds.",
@@ -175,7 +175,7 @@ def _conclude(
         f"Written to {out}:",
         "  accuracy.png              accuracy on each task over time",
         "  weights.png               generated weights as images",
-        "  conditions.png            map of the task embeddings; each network on each task",
+        "  conditions.png            map of task embeddings; each network on each task",
         f"  {CHECKPOINT}  the checkpoint",
         f"  {NUMBERS}              all numbers, settings and versions",
         "",
@@ -191,6 +191,6 @@ def _conclude(
     console.print("\n".join(lines), highlight=False, soft_wrap=True)
 
 
-def _points(value: float) -> str:
-    # A rounded zero without a sign.
-    return f"{round(value, 1) + 0.0:.1f} points"
+def _before_and_after(record: Record) -> str:
+    right, final = mean(record.right_after), mean(record.final)
+    return f"{right:.1f} % right after, {final:.1f} % at the end"

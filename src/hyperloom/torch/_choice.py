@@ -1,0 +1,19 @@
+"""The cost model's choice, remembered from call to call."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+
+from hyperloom import _cost
+from hyperloom._cost import Layer
+
+_remembered = lru_cache(maxsize=4096)(_cost.choose)
+
+
+def choose(layer: Layer, itemsize: int, device: str) -> str:
+    """Return the cheapest way to evaluate a layer: `"dense"`, `"inputs"` or `"outputs"`."""
+    # torch.compile looks through caches, with a warning, and its sizes may be symbols.
+    choice = _cost.choose if torch.compiler.is_compiling() else _remembered
+    return choice(layer, itemsize, device)
