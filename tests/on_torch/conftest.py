@@ -1,0 +1,21 @@
+"""Fixtures for the PyTorch tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+import hyperloom.torch as hl
+from hyperloom.torch import _structured
+
+
+@pytest.fixture
+def take(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Return a function that takes the cost model's place: every layer goes one way."""
+
+    def every_layer_goes(way: str) -> None:
+        monkeypatch.setattr(_structured, "choose", lambda *_: way)
+        monkeypatch.setattr(hl.HyperNetwork, "_contracts", lambda *_: True)
+
+    return every_layer_goes

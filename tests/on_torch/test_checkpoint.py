@@ -1,0 +1,335 @@
+"""Checkpoints: what comes back, and what the file is."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import hyperloom.torch as hl
+from tests.on_torch.builders import LAYOUTS, mlp, other_seed, same_outputs
+from tests.on_torch.builders import make_with_trunk as make
+from tests.on_torch.snapshots import refused, unchanged
+
+FORMS = {"whole": hl.Whole(), "delta": hl.Delta(), "delta-trained": hl.Delta(trained=True)}
+
+
+# ---- what comes back -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_round_trip(layout: str, form: str, tmp_path: Path) -> None:
+    hnet = make(layout=LAYOUTS[layout], form=FORMS[form])
+    path = tmp_path / "hnet.safetensors"
+    with unchanged(hnet):
+        hl.save(hnet, path)
+    # A target with other values: kept tensors, bases and scales come from the file.
+    target = other_seed()
+    with unchanged(target):
+        again = hl.load(path, target)
+    assert again.plan == hnet.plan
+    assert list(again.state_dict()) == list(hnet.state_dict())
+    same_outputs(hnet, again, [0, 1, 2])
+    x = torch.randn(3, 7, 3)
+    assert torch.equal(hnet(x, condition=[0, 1, 2]), again(x, condition=[0, 1, 2]))
+    assert [n for n, _ in again.named_parameters()] == [n for n, _ in hnet.named_parameters()]
+    # Into a hypernetwork that is there.
+    third = make(7, other_seed(), layout=LAYOUTS[layout], form=FORMS[form])
+    third.load(path)
+    same_outputs(hnet, third, [0, 1, 2])
+    assert torch.equal(hnet(x, condition=[0, 1, 2]), third(x, condition=[0, 1, 2]))
+
+
+@pytest.mark.parametrize(
+    ("condition", "value"),
+    [
+        (hl.Vector(4), torch.ones(2, 4)),
+        (hl.Noise(4, std=0.5), torch.ones(2, 4)),
+        (hl.Concat(hl.Embedding(3, 2), hl.Vector(4)), ([0, 2], torch.ones(2, 4))),
+    ],
+    ids=["vector", "noise", "concat"],
+)
+@pytest.mark.parametrize(
+    "trunk",
+    [None, hl.MLP(6, 4, activation="gelu", norm=None), hl.MLP(5, norm="batch", dropout=0.5)],
+    ids=["none", "plain", "batch"],
+)
+def test_conditions_and_trunks_come_back(
+    condition: Any, value: Any, trunk: Any, tmp_path: Path
+) -> None:
+    hnet = make(condition=condition, trunk=trunk, layout=hl.Chunked(7, 3))
+    if trunk is not None:
+        hnet(torch.randn(2, 7, 3), condition=value)  # moves the trunk's statistics, if it has any
+    hl.save(hnet, tmp_path / "hnet")
+    again = hl.load(tmp_path / "hnet", other_seed())
+    assert again.plan.condition == hnet.plan.condition
+    assert again.plan.trunk == hnet.plan.trunk
+    same_outputs(hnet.eval(), again.eval(), value)
+
+
+def test_ids_that_were_added_come_back(tmp_path: Path) -> None:
+    for layout in (hl.Full(), hl.PerCondition(), hl.Chunked(7, 3, per_condition=True)):
+        hnet = make(layout=layout)
+        hnet.add_conditions(2)
+        hnet.add_conditions(1)
+        hl.save(hnet, tmp_path / "hnet")
+        again = hl.load(tmp_path / "hnet", other_seed())
+        assert again.plan.num_ids == 6
+        assert again.plan == hnet.plan
+        same_outputs(hnet, again, range(6))
+        # One table in the file, whatever blocks it grew in: it fits any hypernetwork of six ids.
+        grown = make(5, layout=layout)
+        grown.add_conditions(3)
+        grown.load(tmp_path / "hnet")
+        same_outputs(hnet, grown, range(6))
+        assert [len(block) for block in grown.condition.table] == [3, 3]  # type: ignore[attr-defined]
+
+
+def test_added_ids_start_alike_after_loading(tmp_path: Path) -> None:
+    # What new ids start from (the template's values) is in the file, too.
+    hnet = make(layout=hl.PerCondition(), init=hl.BiasHyperInit())
+    hl.save(hnet, tmp_path / "hnet")
+    again = hl.load(tmp_path / "hnet", other_seed())
+    for one in (hnet, again):
+        one.add_conditions(1)
+    assert torch.equal(hnet.generate(3)["0.weight"], again.generate(3)["0.weight"])
+
+
+class Buffers(nn.Module):
+    """Statistics, a mask with infinities, a counter, a cache that is not to be saved."""
+
+    mask: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 4)
+        self.norm = nn.BatchNorm1d(4)
+        self.register_buffer("mask", torch.full((4, 4), float("-inf")).triu(1))
+        self.register_buffer("cache", torch.zeros(2), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.fc(x)) + self.mask.exp().sum(0)
+
+
+def test_buffers_come_back(tmp_path: Path) -> None:
+    target = Buffers()
+    target(torch.randn(50, 3) + 1)  # moves the statistics
+    hnet = make(target=target)
+    hl.save(hnet, tmp_path / "hnet")
+    fresh = Buffers()
+    again = hl.load(tmp_path / "hnet", fresh)
+    x = torch.randn(5, 3)
+    assert torch.equal(hnet.eval()(x, condition=1), again.eval()(x, condition=1))
+    buffers = dict(again.instantiate(0).named_buffers())
+    assert torch.equal(buffers["norm.running_mean"], target.norm.running_mean)  # type: ignore[arg-type]
+    assert buffers["norm.num_batches_tracked"] == 1
+    assert torch.equal(fresh.norm.running_mean, torch.zeros(4))  # type: ignore[arg-type]
+    assert not any("cache" in name for name in load_file(tmp_path / "hnet"))
+
+
+def test_odd_kept_tensors_come_back(tmp_path: Path) -> None:
+    class Odd(nn.Module):
+        def __init__(self, value: float) -> None:
+            super().__init__()
+            self.fc = nn.Linear(3, 2)
+            self.phase = nn.Parameter(torch.full((2,), value, dtype=torch.complex64))
+            self.short = nn.Parameter(torch.full((2,), value).half())
+            index = torch.full((2,), int(value))
+            self.index = nn.Parameter(index, requires_grad=False)
+            self.flag = nn.Parameter(torch.tensor([value > 1]), requires_grad=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(x) * self.phase.abs() + self.short + self.index
+
+    hnet = make(target=Odd(2.0), layout={"fc.*": hl.Full()})
+    hl.save(hnet, tmp_path / "hnet")
+    again = hl.load(tmp_path / "hnet", Odd(0.0))
+    made, then = again.instantiate(0).state_dict(), hnet.instantiate(0).state_dict()
+    for name in then:
+        assert made[name].dtype == then[name].dtype
+        assert torch.equal(made[name], then[name]), name
+
+
+def test_modules_of_the_users_own_come_back(tmp_path: Path) -> None:
+    def parts(seed: int) -> dict[str, Any]:
+        torch.manual_seed(seed)
+        encoder = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 5))
+        return {"condition": encoder, "trunk": nn.Sequential(nn.Linear(8, 6), nn.Tanh())}
+
+    hnet = make(layout=hl.Chunked(7, embedding=3), **_with_width(parts(0)))
+    hl.save(hnet, tmp_path / "hnet")
+    again = hl.load(tmp_path / "hnet", other_seed(), **_with_width(parts(1)))
+    same_outputs(hnet, again, torch.ones(4, 2))
+    for missing in ("condition", "trunk"):
+        given = {k: v for k, v in _with_width(parts(2)).items() if k != missing}
+        text = (
+            f"checkpoint {tmp_path / 'hnet'}: got a hypernetwork with a {missing} module of its own"
+        )
+        target = other_seed()
+        call = lambda: hl.load(tmp_path / "hnet", target, **given)  # noqa: E731, B023
+        refused(call, hl.CheckpointError, text, target, *given.values())
+
+
+def _with_width(parts: dict[str, Any]) -> dict[str, Any]:
+    parts["trunk"].dim = 6
+    return parts
+
+
+def test_a_module_for_a_part_that_has_none_is_refused(tmp_path: Path) -> None:
+    hl.save(make(), tmp_path / "hnet")
+    encoder, target = nn.Linear(2, 5), other_seed()
+    text = (
+        f"checkpoint {tmp_path / 'hnet'}: got Embedding(3, 5) as its condition; wanted a condition"
+    )
+    call = lambda: hl.load(tmp_path / "hnet", target, condition=encoder)  # noqa: E731
+    refused(call, hl.CheckpointError, text, encoder, target)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_a_converted_hypernetwork_comes_back_in_its_dtype(
+    dtype: torch.dtype, tmp_path: Path
+) -> None:
+    hnet = make(layout={"0.*": hl.Full(), "2.*": hl.Chunked(5)}).to(dtype)
+    hl.save(hnet, tmp_path / "hnet")
+    again = hl.load(tmp_path / "hnet", other_seed())
+    same_outputs(hnet, again, [0, 1])
+    x = torch.ones(2, 7, 3, dtype=dtype)
+    assert torch.equal(hnet(x, condition=[0, 1]), again(x, condition=[0, 1]))
+    # Numbers are never rounded in silence.
+    other = make(3, layout={"0.*": hl.Full(), "2.*": hl.Chunked(5)})
+    text = (
+        f"checkpoint {tmp_path / 'hnet'}: got 'scales' of dtype {dtype}; wanted "
+        f"torch.float32. Convert the hypernetwork first: .to({dtype})."
+    )
+    refused(lambda: other.load(tmp_path / "hnet"), hl.CheckpointError, text, other)
+    other.to(dtype).load(tmp_path / "hnet")
+    same_outputs(hnet, other, [0, 1])
+
+
+def test_a_float64_target_comes_back(tmp_path: Path) -> None:
+    hnet = make(target=mlp().double(), layout=hl.Grouped())
+    hl.save(hnet, tmp_path / "hnet")
+    same_outputs(hnet, hl.load(tmp_path / "hnet", other_seed().double()), [0, 1, 2])
+
+
+def test_training_goes_on_after_loading(tmp_path: Path) -> None:
+    hnet = make()
+    hl.save(hnet, tmp_path / "hnet")
+    again = hl.load(tmp_path / "hnet", other_seed())
+    assert again.training
+    for one in (hnet, again):
+        optimizer = torch.optim.Adam(one.parameters(), lr=0.01)
+        one(torch.ones(2, 7, 3), condition=[0, 1]).square().mean().backward()
+        optimizer.step()
+    same_outputs(hnet, again, [0, 1, 2])
+
+
+# ---- what the file is ----------------------------------------------------------------------------
+
+
+def test_the_file_is_plain_safetensors(tmp_path: Path) -> None:
+    hnet = make(layout=LAYOUTS["mix"])
+    path = tmp_path / "hnet.safetensors"
+    hl.save(hnet, path)
+    raw = path.read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + length])
+    description = json.loads(header["__metadata__"]["hyperloom"])
+    assert list(description) == ["format", "version", "plan", "digest"]
+    assert description["format"] == 1
+    # No pickle: not a zip, no pickle opcodes at the front, only numbers after the header.
+    assert raw[8:9] == b"{"
+    assert not raw.startswith((b"PK", b"\x80"))
+    tensors = load_file(path)
+    assert len(raw) == 8 + length + sum(t.numel() * t.element_size() for t in tensors.values())
+    assert set(tensors) == {
+        "scales",
+        "condition.table",
+        "trunks.0.0.weight",
+        "trunks.0.0.bias",
+        "trunks.1.0.weight",
+        "trunks.1.0.bias",
+        "heads.chunked.weight",
+        "heads.chunked.bias",
+        "heads.chunked.slots",
+        "heads.per_condition.table",
+        "heads.full.weight",
+        "heads.full.bias",
+        "kept.4.weight",
+        "kept.4.bias",
+    }
+
+
+def test_a_plan_is_read_without_torch(tmp_path: Path) -> None:
+    hnet = make(layout=LAYOUTS["mix"])
+    hl.save(hnet, tmp_path / "hnet")
+    code = f"""
+import sys
+for name in ("torch", "jax", "safetensors"):
+    sys.modules[name] = None
+from hyperloom._checkpoint import read_description
+described = read_description({str(tmp_path / "hnet")!r})
+print(described.plan)
+print(described.version, described.shapes["condition.table"], described.dtypes["condition.table"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{hnet.plan}\n0.1.0.dev0 (3, 5) F32\n"
+
+
+def test_saving_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "hnet"
+    first, second = make(0), make(1)
+    hl.save(first, path)
+    before = path.read_bytes()
+
+    def half_written(tensors: Any, name: Any, metadata: Any) -> None:
+        Path(name).write_bytes(b"half")
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hyperloom.torch._io.save_file", half_written)
+        with unchanged(second), pytest.raises(OSError, match="the disk is full"):
+            hl.save(second, path)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["hnet"]
+    hl.save(second, path)
+    same_outputs(second, hl.load(path, other_seed()), [0, 1, 2])
+    assert os.listdir(tmp_path) == ["hnet"]
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    hnet = make()
+    with unchanged(hnet), pytest.raises(FileNotFoundError):
+        hl.save(hnet, tmp_path / "no" / "hnet")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX")
+def test_a_saved_file_is_as_readable_as_any_other(tmp_path: Path) -> None:
+    (tmp_path / "other").write_text("text")
+    hl.save(make(), tmp_path / "hnet")
+    modes = {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("other", "hnet")}
+    assert len(modes) == 1
+
+
+def test_what_the_format_cannot_hold_is_refused(tmp_path: Path) -> None:
+    class Wide(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(2, 2)
+            self.phase = nn.Parameter(torch.ones(2, dtype=torch.complex128))
+
+    hnet = make(target=Wide(), layout={"fc.*": hl.Full()})
+    text = "hnet: got 'kept.phase' of dtype torch.complex128; wanted one of float64, float32, "
+    refused(lambda: hl.save(hnet, tmp_path / "hnet"), TypeError, text, hnet)
+    assert os.listdir(tmp_path) == []

@@ -1,0 +1,147 @@
+"""The reproductions run, say what they claim, and write a report. The long ones are `slow`."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from reproductions import __main__ as command
+from reproductions import _report, init_depth, init_scale, split_mnist, toy_regression
+from reproductions._result import claim
+
+# `make reproduce DATA=...` hands it to the command; the slow test here reads it from there.
+DATA = os.environ.get("HYPERLOOM_MNIST10K")
+
+
+@pytest.fixture
+def digits(tmp_path: Path) -> Path:
+    """Noise of the digits' shape, in which a digit's class shows in one pixel."""
+    draws = np.random.RandomState(0)
+    labels = draws.randint(0, 10, size=10_000)
+    x = draws.rand(10_000, 784).astype(np.float32)
+    x[np.arange(10_000), labels] = 30.0
+    path = tmp_path / "digits.npz"
+    np.savez(path, X=x, Y=labels.astype(np.int64))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_a_claim_holds_only_if_every_number_keeps_both_bounds() -> None:
+    assert claim("x", [0.5, 2.0], least=0.5, most=2.0)["holds"]
+    assert not claim("x", [0.49, 1.0], least=0.5, most=2.0)["holds"]
+    assert not claim("x", [1.0, 2.01], least=0.5, most=2.0)["holds"]
+    assert claim("x", [0.4], most=0.5)["holds"]
+    assert not claim("x", [0.4, float("nan")], most=0.5)["holds"]
+
+
+def test_toy_regression_is_repeatable_and_learns() -> None:
+    made = toy_regression.run(None, seeds=(0, 1), iterations=15)
+    runs = made["raw"]
+    again, _ = toy_regression.train_sequence(0, 0.005, 15, lambda: None)
+    assert runs["beta 0.005, seed 0"]["right after"] == again
+    assert runs["beta 0.005, seed 1"]["right after"] != again
+    final = [runs[f"beta 0.005, seed {seed}"]["at the end"][2] for seed in (0, 1)]
+    assert made["claims"][2]["ours"] == [pytest.approx(sum(final) / 2)]
+    assert max(final) < 0.3  # an untrained network is off by 1 and more
+
+
+def test_toy_regression_data_are_the_published_ones() -> None:
+    (x, y, grid, exact), *_ = toy_regression.make_tasks()
+    assert x.shape == y.shape == (100, 1)
+    assert grid.shape == (50, 1)
+    # numpy.random.RandomState(42).uniform(-4, -2, size=(100, 1))[0], the published seed.
+    assert x[0].item() == pytest.approx(-4 + 2 * 0.3745401188473625)
+    torch.testing.assert_close(exact, grid + 3)
+    assert (y - x - 3).std().item() == pytest.approx(0.05, rel=0.2)
+
+
+def test_split_mnist_learns_and_reports_forgetting(digits: Path) -> None:
+    tasks = split_mnist.make_tasks(digits)
+    assert sum(len(task[0]) for task in tasks) == 8000
+    assert sum(len(task[2]) for task in tasks) == 2000
+    made = split_mnist.run(digits, seeds=(0,), iterations=20)
+    assert [one["what"].split()[0] for one in made["claims"]] == ["final", "forgetting"]
+    after = made["raw"]["beta 10, seed 0"]["right after"]
+    final = made["raw"]["beta 10, seed 0"]["at the end"]
+    assert after[0] > 90  # 20 steps suffice for a class that one pixel shows
+    assert made["claims"][0]["ours"] == [pytest.approx(sum(final) / 5)]
+    assert made["claims"][1]["ours"] == [pytest.approx((sum(after) - sum(final)) / 5)]
+
+
+def test_split_mnist_refuses_other_data(tmp_path: Path) -> None:
+    path = tmp_path / "other.npz"
+    np.savez(path, X=np.zeros((5, 784), np.float32), Y=np.zeros(5, np.int64))
+    with pytest.raises(
+        ValueError, match=r"data: got X of shape \(5, 784\).*wanted X \(10000, 784\)"
+    ):
+        split_mnist.make_tasks(path)
+
+
+def test_init_depth_measures_the_plain_head_as_exploding() -> None:
+    made = init_depth.run(None, seeds=(0,))
+    assert made["raw"]["Unscaled(√2) | Full() | None"][-1] > 1e14
+    assert all(0.2 < v < 5 for v in made["raw"]["Native() | Full() | None"])
+
+
+def test_init_scale_ratio_of_a_target_to_itself_is_one() -> None:
+    found = init_scale.native("MLP, 5 layers", (0, 1))
+    assert set(init_scale.ratios(found, found).values()) == {1.0}
+    kinds = {kind for _, kind in found[0]}
+    assert kinds == {"activation", "its gradient", "weight gradient"}
+
+
+def test_command_writes_report_and_keeps_earlier_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = {"title": "Earlier", "source": "s", "setup": [], "claims": [], "tables": [], "raw": {}}
+    stamp = {"seconds": 1.0, "date": "2026-01-01", "machine": {"processor": "p"}}
+    _report.write(tmp_path, {"split_mnist": {**first, **stamp}})
+    good = [claim("all well", [1.0], least=0.5, most=2.0, published="1")]
+    made = {**first, "title": "Quick", "claims": good}
+    monkeypatch.setattr(init_depth, "run", lambda data, track: dict(made))
+    arguments = ["--only", "init_depth", "--out", str(tmp_path)]
+    assert command.main(arguments) == 0
+    results = json.loads((tmp_path / "reproductions.json").read_text())["results"]
+    assert list(results) == ["init_depth", "split_mnist"]
+    page = (tmp_path / "reproductions.md").read_text()
+    assert "| Quick | all well | 1 | 1.00 | 0.5 – 2 | yes |" in page
+    assert "Earlier" in page
+    made["claims"] = [claim("not well", [3.0], most=2.0)]
+    assert command.main(arguments) == 1
+    assert (
+        "| Quick | not well | – | 3.00 | ≤ 2 | **no** |"
+        in (tmp_path / "reproductions.md").read_text()
+    )
+
+
+def test_command_asks_for_data(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command.main(["--only", "split_mnist"])
+    assert "--data: got nothing; wanted the path of an .npz file" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", [init_depth, init_scale, toy_regression])
+def test_every_claim_holds(module) -> None:
+    broken = [one for one in module.run(None)["claims"] if not one["holds"]]
+    assert not broken
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(DATA is None, reason="HYPERLOOM_MNIST10K does not name the digits' .npz file")
+def test_split_mnist_claims_hold() -> None:
+    assert DATA is not None
+    broken = [one for one in split_mnist.run(Path(DATA))["claims"] if not one["holds"]]
+    assert not broken
