@@ -1,0 +1,160 @@
+"""Equality, time, and peak memory."""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks._case import Contestant, Setting, Workload
+
+LEAST_SAMPLE = 2e-3  # seconds: shorter steps are repeated within a sample
+MOST_ROUNDS = 200
+
+
+class Unequal(RuntimeError):
+    """Contestants that should do the same work do not."""
+
+
+def check(workload: Workload, contestants: Sequence[Contestant]) -> dict[str, float]:
+    """Run every contestant once and compare what they return with the first one's.
+
+    Returns:
+        For each contestant the largest difference, relative to the largest number of the tensor.
+
+    Raises:
+        Unequal: Other names, shapes or numbers.
+    """
+    found: dict[str, float] = {}
+    wanted: Mapping[str, Tensor] | None = None
+    for contestant in contestants:
+        if contestant.results is None:
+            continue
+        got = {k: v.detach() for k, v in contestant.results(contestant.step()).items()}
+        if wanted is None:
+            wanted = {key: value.clone() for key, value in got.items()}
+        found[contestant.name] = _largest_difference(workload, contestant.name, wanted, got)
+    return found
+
+
+def _largest_difference(
+    workload: Workload, name: str, wanted: Mapping[str, Tensor], got: Mapping[str, Tensor]
+) -> float:
+    where = f"{workload.key}, {name}"
+    if set(wanted) != set(got):
+        raise Unequal(f"{where}: returned {sorted(got)}, the first contestant {sorted(wanted)}")
+    largest = 0.0
+    for key, value in wanted.items():
+        if value.shape != got[key].shape:
+            raise Unequal(f"{where}: {key} is {tuple(got[key].shape)}, not {tuple(value.shape)}")
+        scale = float(value.abs().max())
+        difference = float((value - got[key]).abs().max())
+        if not math.isfinite(difference) or not scale:
+            raise Unequal(f"{where}: {key} is zero or not finite")
+        if difference > workload.tolerance * scale:
+            shown = f"{difference / scale:.2g} of its largest number"
+            raise Unequal(f"{where}: {key} differs by {shown}, tolerance {workload.tolerance:g}")
+        largest = max(largest, difference / scale)
+    return largest
+
+
+def in_turns(
+    steps: Mapping[str, Callable[[], Any]],
+    seconds: float,
+    setting: Setting,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, tuple[float, ...]]:
+    """Time steps in turns, A B C A B C ...: what disturbs the machine disturbs all of them.
+
+    Args:
+        steps: What to time.
+        seconds: About how long to go on; at least 5 rounds (3 in a quick run) are made.
+        setting: Where the work is done, and whether the run is quick.
+        clock: What to read the time from.
+
+    Returns:
+        Seconds of one step, once for each round.
+    """
+
+    def sample(step: Callable[[], Any], times: int) -> float:
+        wait(setting.device)
+        start = clock()
+        for _ in range(times):
+            step()
+        wait(setting.device)
+        return (clock() - start) / times
+
+    gc.collect()
+    first = {name: min(sample(step, 1), sample(step, 1)) for name, step in steps.items()}
+    times = {name: max(1, math.ceil(LEAST_SAMPLE / t)) for name, t in first.items()}
+    one_round = sum(first[name] * times[name] for name in steps)
+    least = 3 if setting.quick else 5
+    rounds = min(MOST_ROUNDS, max(least, int((seconds / 8 if setting.quick else seconds) / one_round)))
+    found: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(rounds):
+        for name, step in steps.items():
+            found[name].append(sample(step, times[name]))
+    return {name: tuple(values) for name, values in found.items()}
+
+
+def wait(device: torch.device) -> None:
+    """Wait until the device has done what it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_of(step: Callable[[], Any], device: torch.device) -> int:
+    """Return the bytes that a step needs at its peak, beside what is there before it.
+
+    A first step makes what stays (thread pools, work areas). On a GPU torch's allocator is asked;
+    on the CPU the resident set of this process, so nothing else may run in it.
+    """
+    step()
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        step()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    before = _reset_peak()
+    step()
+    return _peak() - before
+
+
+def _reset_peak() -> int:
+    """Give freed memory back, start a new high-water mark, and return it in bytes."""
+    import ctypes
+
+    ctypes.CDLL(None).malloc_trim(0)
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # "reset the peak resident set size", man 5 proc
+    return _peak()
+
+
+def _peak() -> int:
+    with open("/proc/self/status") as file:
+        line = next(line for line in file if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
+
+
+def peak_in_own_process(case: str, key: str, contestant: str, setting: Setting) -> int:
+    """Measure the peak memory of one contestant in a process that runs nothing else."""
+    command = [sys.executable, "-m", "benchmarks._peak", case, key, contestant]
+    command += [setting.device.type, str(torch.get_num_threads())]
+    # Every block of its own pages, so that what is freed is gone and not kept for later.
+    fixed = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+    made = subprocess.run(command, env={**os.environ, **fixed}, capture_output=True, text=True)
+    if made.returncode:
+        raise RuntimeError(f"{case}, {key}, {contestant}: {made.stderr.strip()}")
+    return json.loads(made.stdout.splitlines()[-1])

@@ -1,0 +1,116 @@
+"""Results as JSON, and as Markdown made from that JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks._all import CASES
+from benchmarks._plots import PLOTS
+
+NAME = "benchmarks"
+PACKAGES = ("hyperloom", "hypnettorch", "hyper-nn", "numpy", "matplotlib")
+INTRODUCTION = f"""# Benchmarks
+
+Written by `make bench` (`python -m benchmarks`); all numbers are in [{NAME}.json]({NAME}.json)
+beside this page.
+
+- Contestants do the same work on the same numbers: float32, outputs and all gradients are
+  compared before anything is timed, and differ by at most 1e-5 of a tensor's largest number. A
+  step is the forward and the backward pass unless it says otherwise.
+- Times are medians of repeats in turns, A B C A B C ..., in one process. “To hyperloom” is a
+  contestant's time over hyperloom's: above 1, hyperloom is faster.
+- Peak memory is what one step needs beside what was there before it, measured for each contestant
+  in a process of its own after one step to warm up: the high-water mark of the resident set
+  (`VmHWM`, reset before the step), with every large block on pages of its own; on a GPU, torch's
+  allocator.
+"""
+
+
+def machine() -> dict[str, str]:
+    """Describe the machine and the versions a run was made with."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    found = {
+        "processor": _processor(),
+        "cores": f"{cores} ({torch.get_num_threads()} threads used)",
+        "memory": f"{memory:.0f} GiB",
+        "system": f"{platform.system()} {platform.machine()}",
+        "Python": platform.python_version(),
+        "torch": torch.__version__,
+        **{name: _version(name) for name in PACKAGES},
+    }
+    libraries = re.findall(r"- (.*?(?:Math Kernel|oneAPI|MKL-DNN).*?) (?:Product|for|\()",
+                           torch.__config__.show())
+    for line in torch.__config__.show().splitlines():
+        if "Math Kernel" in line or "MKL-DNN" in line:
+            name, _, rest = line.strip(" -").partition(" v" if "MKL-DNN" in line else " Version ")
+            found[name] = rest.split(" ")[0]
+    del libraries
+    return found
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or "unknown"
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "unknown"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed, left out"
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """Return the results already in `folder`, by case."""
+    path = folder / f"{NAME}.json"
+    return json.loads(path.read_text())["cases"] if path.exists() else {}
+
+
+def write(folder: Path, cases: dict[str, Any]) -> Path:
+    """Write JSON, plots and Markdown into `folder`; return the path of the Markdown."""
+    folder.mkdir(parents=True, exist_ok=True)
+    ordered = {name: cases[name] for name in CASES if name in cases}
+    text = json.dumps({"cases": ordered}, indent=1, ensure_ascii=False, allow_nan=False)
+    (folder / f"{NAME}.json").write_text(text + "\n")
+    page = folder / f"{NAME}.md"
+    page.write_text(markdown(ordered))
+    return page
+
+
+def markdown(cases: dict[str, Any]) -> str:
+    """Return the report."""
+    claims = [claim for made in cases.values() for claim in made["claims"]]
+    rows = [["what", "measured", "must be", "holds"], *map(_claim_row, claims)]
+    parts = [INTRODUCTION, "## All bounds\n", _table(rows)]
+    for name, made in cases.items():
+        parts += [f"## {CASES[name].title}\n", *(f"{text}\n" for text in CASES[name].text)]
+        if name == "curves":
+            parts += [f"![{axis}]({NAME}-{axis}.png)\n" for axis in PLOTS]
+        parts += [_table(made["table"])]
+        quick = "A quick run, for ratios only. " if made["quick"] else ""
+        described = ", ".join(f"{key} {value}" for key, value in made["machine"].items())
+        parts += [f"{quick}Run on {made['date']} in {made['seconds']:.0f} s: {described}.\n"]
+    return "\n".join(parts)
+
+
+def _claim_row(claim: dict[str, Any]) -> list[str]:
+    value = f"{claim['value']:.3g}{claim['unit']}"
+    return [claim["what"], value, claim["bound"], "yes" if claim["holds"] else "**no**"]
+
+
+def _table(rows: list[list[str]]) -> str:
+    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"

@@ -1,0 +1,88 @@
+"""Cost against conditions, rows and target size: the plots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from benchmarks import _mlp
+from benchmarks._case import Case, Claim, Contestant, Results, Setting, Workload
+
+WIDTH = 16
+AXES = {
+    "conditions": "Conditions B (target 64-256-256-10, one row each)",
+    "rows": "Rows n of each of 64 conditions (target 64-256-256-10)",
+    "size": "Numbers in the target (64-w-w-10, 64 conditions, one row each)",
+}
+POINTS = {
+    "conditions": (1, 4, 16, 64, 256, 1024, 4096),
+    "rows": (1, 4, 16, 64, 256, 1024),
+    "size": (16, 64, 256, 512, 1024),
+}
+LARGEST = 3 * 2**30  # bytes of the contraction's intermediate array, or of the formed weights
+
+
+def workloads(setting: Setting) -> list[Workload]:
+    made = []
+    for axis, points in POINTS.items():
+        for point in points[::3] if setting.quick else points[:2] if setting.tiny else points:
+            made.append(_point(setting, axis, point))
+    return made
+
+
+def _point(setting: Setting, axis: str, point: int) -> Workload:
+    num, rows, wide = 64, 1, 256
+    if axis == "conditions":
+        num = point
+    elif axis == "rows":
+        rows = point
+    else:
+        wide = point
+    if setting.tiny:
+        num, rows, wide = min(num, 3), min(rows, 4), 8
+    sizes = (64, wide, wide, 10)
+    total = sum(a * b + b for a, b in zip(sizes, sizes[1:], strict=False))
+    x = point if axis != "size" else total
+    # What would take minutes or all memory shows nothing that the shorter line does not.
+    omitted = {}
+    if num * rows * max(WIDTH, 1) * wide * 4 > LARGEST // 4:
+        omitted["hand contraction"] = "an array of several GiB"
+    if num > 1024:
+        omitted.update(dict.fromkeys(("loop", "hypnettorch", "hyper-nn"), "several seconds a step"))
+
+    def make() -> list[Contestant]:
+        problem = _mlp.Problem(sizes, WIDTH, num, rows, device=setting.device)
+        return [c for c in _mlp.everyone(problem, "reference") if c.name not in omitted]
+
+    key = f"{axis} {x}"
+    return Workload(key, make, seconds=2.0, numbers={"x": x}, omitted=omitted)
+
+
+def judge(results: Results) -> list[Claim]:
+    return []
+
+
+def series(results: Results, axis: str) -> dict[str, tuple[list[float], list[float]]]:
+    """Return `{contestant: (x, milliseconds)}` for one plot."""
+    found: dict[str, tuple[list[float], list[float]]] = {}
+    for key, times in results.items():
+        name, _, x = key.rpartition(" ")
+        if name == axis:
+            for contestant, measured in times.items():
+                xs, ys = found.setdefault(contestant, ([], []))
+                xs.append(float(x))
+                ys.append(1e3 * measured.median)
+    return found
+
+
+Series = Callable[[Results, str], dict[str, tuple[list[float], list[float]]]]
+
+CASE = Case(
+    "curves",
+    "Cost against B, n and target size",
+    [
+        "The dynamic MLP again, along three axes. Lines end where a step takes seconds or an "
+        "array several GiB.",
+    ],
+    workloads,
+    judge,
+)
