@@ -46,6 +46,17 @@ def make_with_trunk(
     return make(target, seed, **choices)
 
 
+def shallow() -> nn.Module:
+    """A smaller target: 26 numbers."""
+    return nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+
+
+def make_shallow(target: nn.Module | None = None, **choices: Any) -> hl.HyperNetwork:
+    """Make a hypernetwork of three ids, at its start."""
+    choices = {"condition": hl.Embedding(3, 5), **choices}
+    return hl.HyperNetwork(shallow() if target is None else target, **choices)
+
+
 def shaken(hnet: hl.HyperNetwork) -> hl.HyperNetwork:
     """Return `hnet` with noise added to all that is learned."""
     with torch.no_grad():

@@ -14,22 +14,10 @@ import torch
 from torch import Tensor, nn
 
 import hyperloom.torch as hl
+from tests.on_torch.builders import X
+from tests.on_torch.builders import make_shallow as make
+from tests.on_torch.builders import shallow as mlp
 from tests.on_torch.snapshots import refused, unchanged
-
-Call = Callable[[], Any]
-
-
-def mlp() -> nn.Module:
-    return nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
-
-
-def make(target: nn.Module | None = None, **choices: Any) -> hl.HyperNetwork:
-    choices = {"condition": hl.Embedding(3, 5), **choices}
-    return hl.HyperNetwork(mlp() if target is None else target, **choices)
-
-
-X = torch.ones(2, 7, 3)  # inputs for two conditions
-
 
 # ---- the helper can fail -------------------------------------------------------------------------
 

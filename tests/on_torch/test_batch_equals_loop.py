@@ -5,6 +5,7 @@ Over the whole table of cases, in float64 to 1e-9 and in float32 to 1e-5.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -31,7 +32,7 @@ def close(actual: Any, expected: Any, dtype: torch.dtype = torch.float64) -> Non
     torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance)
 
 
-def grads(y: Tensor, wanted: dict[str, Tensor]) -> dict[str, Tensor]:
+def grads(y: Tensor, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the gradients of a fixed random functional of `y`."""
     weights = torch.randn(y.shape, dtype=y.dtype, generator=torch.Generator().manual_seed(1))
     found = torch.autograd.grad(

@@ -182,7 +182,8 @@ CHUNKED = [
 def test_the_same_numbers_give_the_same_tensors(peer: Peer, ids: list[int]) -> None:
     theirs, ours = pair(peer)
     if peer.batch_norm and len(ids) == 1 and not peer.chunk:
-        theirs.eval(), ours.eval()  # one row has no variance
+        theirs.eval()  # one row has no variance
+        ours.eval()
     expected, made = run(peer, theirs, ours, ids)
     assert [tuple(t.shape) for t in made] == [(len(ids), *shape) for shape in peer.target]
     for mine, other in zip(made, expected, strict=True):

@@ -6,8 +6,6 @@ differentiated; `ids` the part that is looked up, so that every layout can be us
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -26,67 +24,11 @@ from torch.func import (
     vmap,
 )
 
-import hyperloom.torch as hl
 from tests.on_torch.cases import DIM, FORMS, LAYOUTS, TARGETS, Case
+from tests.on_torch.models import Model, Tensors, along, close, difference, loss, make, randoms
 
 # What torch imports for forward mode uses its own torch.jit.script.
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
-
-Tensors = dict[str, Tensor]
-
-
-@dataclass(frozen=True, repr=False)
-class Model:
-    """A hypernetwork with what it is fed."""
-
-    hnet: hl.HyperNetwork
-    inputs: Tensor
-    ids: Tensor
-    vectors: Tensor
-    parameters: Tensors
-
-    @property
-    def x(self) -> Tensor:
-        return self.inputs[0]
-
-    @property
-    def id(self) -> Tensor:
-        return self.ids[0]
-
-    @property
-    def vector(self) -> Tensor:
-        return self.vectors[0]
-
-    def call(self, parameters: Tensors, x: Tensor, ids: Tensor, vectors: Tensor) -> Tensor:
-        """Run the hypernetwork with other learned tensors."""
-        kwargs = {"condition": (ids, vectors)}
-        return functional_call(self.hnet, parameters, (x,), kwargs, strict=False)
-
-    def generate(self, parameters: Tensors, ids: Tensor, vectors: Tensor) -> Tensors:
-        return functional_call(
-            Generator(self.hnet), {f"hnet.{n}": p for n, p in parameters.items()}, ((ids, vectors),)
-        )
-
-
-class Generator(nn.Module):
-    """`generate` as a forward: functional_call reaches no other method."""
-
-    def __init__(self, hnet: hl.HyperNetwork) -> None:
-        super().__init__()
-        self.hnet = hnet
-
-    def forward(self, condition: Any) -> Tensors:
-        return self.hnet.generate(condition)
-
-
-def make(
-    target: str, layout: str, trunk: str = "mlp-plain", form: str = "whole", seed: int = 0
-) -> Model:
-    case = Case(target, layout, form, "embedding+vector", trunk)
-    hnet = case.build(seed=seed)
-    ids, vectors = case.conditions(3)
-    parameters = {n: p.detach().clone() for n, p in hnet.named_parameters()}
-    return Model(hnet, case.inputs(3), ids, vectors, parameters)
 
 
 EACH = [("mlp", layout) for layout in LAYOUTS] + [(t, "mixed") for t in TARGETS if t != "mlp"]
@@ -100,54 +42,12 @@ def model(request: pytest.FixtureRequest) -> Model:
     return make(*request.param)
 
 
-def close(actual: Any, expected: Any, tolerance: float = 1e-9) -> None:
-    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
-
-
-def loss(y: Tensor) -> Tensor:
-    """Return a fixed functional that is not linear: all second derivatives count."""
-    return (y * torch.linspace(0.5, 1.5, y.numel(), dtype=y.dtype).reshape(y.shape)).sin().sum()
-
-
-def randoms(like: Any) -> Any:
-    """Return a direction: random tensors of the same structure."""
-    if isinstance(like, dict):
-        return {name: torch.randn_like(value) for name, value in like.items()}
-    return torch.randn_like(like)
-
-
-def moved(at: Any, direction: Any, by: float) -> Any:
-    if isinstance(at, dict):
-        return {name: value + by * direction[name] for name, value in at.items()}
-    return at + by * direction
-
-
-def difference(fn: Callable[[Any], Any], at: Any, direction: Any, step: float = 1e-5) -> Any:
-    """Return the derivative of `fn` along `direction`: a central difference of fourth order."""
-    far = [fn(moved(at, direction, by * step)) for by in (-2, -1, 1, 2)]
-    if isinstance(far[0], dict):
-        return {n: _stencil([f[n] for f in far], step) for n in far[0]}
-    return _stencil(far, step)
-
-
-def _stencil(values: list[Tensor], step: float) -> Tensor:
-    a, b, c, d = values
-    return (a - 8 * b + 8 * c - d) / (12 * step)
-
-
-def along(gradient: Any, direction: Any) -> Tensor:
-    if isinstance(gradient, dict):
-        return torch.stack([(g * direction[n]).sum() for n, g in gradient.items()]).sum()
-    return (gradient * direction).sum()
-
-
 # ---- vmap ---------------------------------------------------------------------------------------
 
 
 def test_vmap_over_conditions_outside(model: Model) -> None:
-    expected = torch.stack(
-        [model.hnet(model.x, condition=(i, v)) for i, v in zip(model.ids, model.vectors)]
-    )
+    pairs = zip(model.ids, model.vectors, strict=True)
+    expected = torch.stack([model.hnet(model.x, condition=pair) for pair in pairs])
     by_both = vmap(lambda i, v: model.hnet(model.x, condition=(i, v)))
     close(by_both(model.ids, model.vectors), expected)
     by_id = vmap(lambda i: model.hnet(model.x, condition=(i, model.vector)))
@@ -224,11 +124,11 @@ def test_jvp_and_vjp(model: Model) -> None:
         return model.call(parameters, model.inputs, model.ids, model.vectors)
 
     direction = randoms(model.parameters)
-    y, tangent = jvp(fn, (model.parameters,), (direction,))
+    y, tangent = jvp(fn, (model.parameters,), (direction,))[:2]
     close(y, fn(model.parameters))
     close(tangent, difference(fn, model.parameters, direction), 1e-7)
     cotangent = torch.randn_like(y)
-    _, pull = vjp(fn, model.parameters)
+    pull = vjp(fn, model.parameters)[1]
     close(along(pull(cotangent)[0], direction), (cotangent * tangent).sum())
 
 
@@ -264,7 +164,7 @@ def test_gradients_for_each_sample(model: Model) -> None:
 
     batch = (model.inputs, model.ids, model.vectors)
     each = vmap(grad(fn), in_dims=(None, 0, 0, 0))(model.parameters, *batch)
-    loop = [grad(fn)(model.parameters, *sample) for sample in zip(*batch)]
+    loop = [grad(fn)(model.parameters, *sample) for sample in zip(*batch, strict=True)]
     close(each, {name: torch.stack([g[name] for g in loop]) for name in each})
 
 
@@ -288,7 +188,7 @@ def test_hessian_of_the_learned_tensors(model: Model) -> None:
         return loss(model.call(parameters, model.x, model.id, model.vector))
 
     direction = randoms(model.parameters)
-    _, product = jvp(grad(fn), (model.parameters,), (direction,))
+    product = jvp(grad(fn), (model.parameters,), (direction,))[1]
     close(product, difference(grad(fn), model.parameters, direction), 1e-6)
     if _has_layer_norm(model):
         return  # torch's own second derivative is wrong: see the last test of this file
@@ -373,13 +273,15 @@ def test_an_inner_loop_on_generated_tensors(model: Model, batched: bool) -> None
         tensors = {n: t - 0.01 * g for (n, t), g in zip(tensors.items(), steps, strict=True)}
     own = dict(model.hnet.named_parameters())
     outer = loss(model.hnet.run(tensors, x) * 0.5)
-    found = torch.autograd.grad(outer, list(own.values()), materialize_grads=True, allow_unused=True)
+    found = torch.autograd.grad(
+        outer, list(own.values()), materialize_grads=True, allow_unused=True
+    )
     close(gradient, dict(zip(own, found, strict=True)))
 
 
 def test_stacked_plain_modules_are_what_generate_gives(model: Model) -> None:
     condition = (model.ids, model.vectors)
-    nets = [model.hnet.instantiate((i, v)) for i, v in zip(model.ids, model.vectors)]
+    nets = [model.hnet.instantiate((i, v)) for i, v in zip(model.ids, model.vectors, strict=True)]
     stacked, buffers = stack_module_state(nets)
     made = model.hnet.generate(condition)
     names = {name: tensor.name for tensor in model.hnet.plan.spec for name in tensor.names}

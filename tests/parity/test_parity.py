@@ -23,7 +23,7 @@ import hyperloom.torch as hl
 from hyperloom import _reference
 from hyperloom._layout import Piece
 from hyperloom._trunk import ACTIVATIONS
-from hyperloom.torch import _heads, _trunks
+from hyperloom.torch import _generate, _heads, _trunks
 from hyperloom.torch._io import neutral_tensors
 from tests.on_torch.cases import CASES, FORMS, LAYOUTS, TARGETS, Case, mlp, pick, shaken
 
@@ -202,9 +202,7 @@ class Drawn(nn.Module):
         """Only what is generated matters here."""
 
 
-SHAPES = st.lists(
-    st.lists(st.integers(1, 4), max_size=4).map(tuple), min_size=1, max_size=4
-)
+SHAPES = st.lists(st.lists(st.integers(1, 4), max_size=4).map(tuple), min_size=1, max_size=4)
 WIDTHS = st.integers(1, 3)
 UNITS = st.one_of(
     st.just(hl.Tensors()), st.just(hl.Layers()), st.builds(hl.Tiles, st.integers(1, 9))
@@ -253,9 +251,7 @@ def test_drawn_targets_and_layouts(
 
 # ---- the comparison can fail --------------------------------------------------------------------
 
-BROKEN = [
-    Case("cnn", layout, "whole", "embedding+vector", "mlp-layer") for layout in LAYOUTS
-]
+BROKEN = [Case("cnn", layout, "whole", "embedding+vector", "mlp-layer") for layout in LAYOUTS]
 
 
 def _off_by_one(arrange: Any) -> Any:
@@ -289,7 +285,7 @@ def test_numbers_in_the_wrong_place_are_seen(
 def test_a_forgotten_scale_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case("mlp", "chunked", "whole", "vector", "none")
     hnet, conditions = case.build(), case.conditions(2)
-    monkeypatch.setattr(torch, "addcmul", lambda shift, part, scale: part + shift)
+    monkeypatch.setattr(_generate, "scale_and_shift", lambda part, scale: part + scale[1])
     with pytest.raises(AssertionError, match="Not equal to tolerance"):
         check(hnet, conditions, 2, torch.float64)
 

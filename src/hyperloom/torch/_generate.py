@@ -81,7 +81,7 @@ def assemble(
             part = parts[row]
             if plan.heads[piece.head].scaled:
                 assert scales is not None
-                part = torch.addcmul(scales[row, 1], part, scales[row, 0])
+                part = scale_and_shift(part, scales[row])
             own.append(part)
             row += 1
         base = base_of(entry, bases, banks)
@@ -89,6 +89,16 @@ def assemble(
         dtype = dtypes[entry.tensor]
         made[entry.tensor] = value if value.dtype == dtype else value.to(dtype)
     return made
+
+
+def scale_and_shift(part: Tensor, scale: Tensor) -> Tensor:
+    """Return `part * scale[0] + scale[1]`; into the part's own memory where no gradient is taken.
+
+    The part is a range of a head's fresh output, which nothing else reads. So that a large target
+    takes the memory of one copy, not of two. The numbers are the same either way.
+    """
+    made = torch.addcmul(scale[1], part, scale[0])
+    return made if torch.is_grad_enabled() else part.copy_(made)
 
 
 def cut(plan: Plan, raw: list[Tensor]) -> list[Tensor]:

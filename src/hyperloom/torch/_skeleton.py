@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
@@ -58,8 +59,9 @@ class Skeleton:
         return lower(self.module, names)
 
     def __getstate__(self) -> dict[str, Any]:
-        # The chain refers to the modules of this skeleton; a copy makes its own.
-        return {key: value for key, value in self.__dict__.items() if key != "chain"}
+        # The chain refers to the modules of this skeleton; a copy makes its own, and its own lock.
+        own = ("chain", "_lock")
+        return {key: value for key, value in self.__dict__.items() if key not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -67,6 +69,7 @@ class Skeleton:
 
     def _settle(self) -> None:
         """Compute the chain now: torch.compile cannot trace the lock of a cached_property."""
+        self._lock = threading.RLock()
         _ = self.chain
 
     @property
@@ -96,9 +99,20 @@ class Skeleton:
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
     ) -> Any:
-        """Run the target with `tensors` (by their spec's names) and `buffers` in place."""
+        """Run the target with `tensors` (by their spec's names) and `buffers` in place.
+
+        One thread at a time: two would put their tensors into the same module.
+        """
         given = {path: tensors[name] for name, paths in self._paths.items() for path in paths}
         given.update(buffers)
+        if torch.compiler.is_compiling():  # a graph has no threads, and no locks
+            return functional_call(self.module, given, args, dict(kwargs), tie_weights=False)
+        with self._lock:
+            return self._call(given, args, kwargs)
+
+    def _call(
+        self, given: dict[str, Tensor], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Any:
         try:
             return functional_call(self.module, given, args, dict(kwargs), tie_weights=False)
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import nn
 
 from hyperloom._errors import message
@@ -170,12 +171,13 @@ def _statistics(parameter: nn.Parameter, role: Role, fan_in: int) -> tuple[float
         return by_role.get(role, (0.0, default))
     if parameter.numel() == 0:  # refused by TargetSpec, by name
         return 0.0, 0.0
-    values = parameter.detach().double()
-    mean = float(values.mean())
-    std = float(values.std(correction=0))
+    values = parameter.detach()
+    values = values.float() if values.itemsize < 4 else values
+    variance, center = torch.var_mean(values, correction=0)
+    mean, std = float(center), math.sqrt(float(variance))
     if std <= 1e-6 * abs(mean):
         return mean, 0.0
     # A centred draw has a mean of about std / sqrt(numel); only a clear offset is kept.
     if abs(mean) > 0.5 * std and abs(mean) > 4 * std / math.sqrt(parameter.numel()):
         return mean, std
-    return 0.0, float(values.square().mean().sqrt())
+    return 0.0, math.hypot(mean, std)

@@ -15,7 +15,7 @@ from hyperloom._form import Delta, Whole
 from hyperloom._layout import Piece, Source
 from hyperloom._plan import Entry, Plan
 from hyperloom.torch._conditions import Encoded
-from hyperloom.torch._generate import base_of, slot_features
+from hyperloom.torch._generate import base_of, scale_and_shift, slot_features
 from hyperloom.torch._heads import LinearHead, TableHead
 from hyperloom.torch._structured import (
     Dense,
@@ -161,7 +161,7 @@ class Loom:
             part = piece.read(self._raw(piece.head, module), torch.permute)
         if head.scaled:
             assert self.scales is not None
-            part = torch.addcmul(self.scales[row, 1], part, self.scales[row, 0])
+            part = scale_and_shift(part, self.scales[row])
         return part
 
     def _raw(self, index: int, module: nn.Module) -> Tensor:

@@ -166,8 +166,8 @@ def _conclude(
         "",
         f"- Hypernetwork: {_before_and_after(ours)}: {verdict}.",
         f"- Fine-tuning: {_before_and_after(records['fine-tuning'])}: {lost:.1f} points lost.",
-        f"- The hypernetwork holds {len(ours.tasks)} networks in {ours.num_parameters:,} numbers; "
-        f"separate ones take {separate.num_parameters:,}.",
+        f"- The hypernetwork holds {len(ours.tasks)} networks in {ours.num_parameters:,} numbers, "
+        f"separate ones {separate.num_parameters:,}.",
         f"- Saved, loaded and run again: {checked} on every test image.",
         "- Learning rate, strength and sizes were chosen on other images than these.",
         f"- It took {seconds:.0f} seconds.",

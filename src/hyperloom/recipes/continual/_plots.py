@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -71,44 +70,46 @@ def plot_weights(tasks: Sequence[Task], layers: Sequence[Layers], path: Path) ->
         path: The PNG to write.
     """
     first = np.stack([network[0][0] for network in layers])
-    # The units that the tasks have most different: what is the same for all says little.
-    units = np.sort(np.argsort(-first.std(0).mean(-1), kind="stable")[:_UNITS])
-    # A few weights are much larger than the rest; they would make all others look white.
-    top = float(np.quantile(np.abs(first[:, units]), 0.99))
+    # Each task in its own scale: one that trains to large weights would hide the others. A few
+    # weights are much larger than the rest; they would make all others look white.
+    tops = np.quantile(np.abs(first), 0.995, axis=(1, 2))
+    strength = (np.square(first).mean(2) / np.square(tops)[:, None]).mean(0)
+    units = np.sort(np.argsort(-strength, kind="stable")[:_UNITS])
     figure = Figure(figsize=(13.5, 1.12 * len(tasks) + 1.7), layout="constrained")
     gap = 0.18
     widths = (1, 1, gap, 1, gap, *[1] * len(units))
     panels = figure.subplots(len(tasks), len(widths), squeeze=False, width_ratios=widths)
-    shown: Any = None
-    for row, task, network, filters in zip(panels, tasks, layers, first[:, units], strict=True):
+    for row, task, network, filters, top in zip(
+        panels, tasks, layers, first[:, units], tops, strict=True
+    ):
         for axes, label in zip(row, (0, 1), strict=False):
             _image(axes, task.train.inputs[task.train.targets == label].mean(0), "gray_r")
         row[0].set_ylabel(f"task {task.name}", fontsize=11)
         evidence = _evidence(network, task.test.inputs)
         _image(row[3], evidence, "RdBu_r", float(np.abs(evidence).max()))
         for axes, image in zip(row[5:], filters, strict=True):
-            shown = _image(axes, image, "RdBu_r", top)
+            _image(axes, image, "RdBu_r", float(top))
+        row[-1].yaxis.set_label_position("right")
+        row[-1].set_ylabel(f"full colour:\n± {top:.2g}", rotation=0, ha="left", va="center")
         for axes in (row[2], row[4]):
             axes.set_axis_off()
     titles = ["mean of\nfirst digit", "mean of\nsecond digit", "", "red: speaks\nfor second", ""]
     for axes, title in zip(panels[0], [*titles, *(f"unit {i}" for i in units)], strict=True):
         axes.set_title(title, fontsize=9)
-    label = "generated weight"
-    figure.colorbar(shown, ax=panels[:, 5:], shrink=0.7, label=label, pad=0.02, extend="both")
     figure.suptitle(
         f"{len(tasks)} networks from one hypernetwork. Left: the digits; middle: which pixels "
         "the network of the task looks at;\n"
-        "right: its first layer, the same hidden units for each task",
+        "right: its first layer, the same hidden units for each task (red +, blue −)",
         fontsize=12,
     )
     figure.savefig(path, dpi=_DPI)
 
 
-def _image(axes: Axes, pixels: np.ndarray, colours: str, limit: float | None = None) -> Any:
+def _image(axes: Axes, pixels: np.ndarray, colours: str, limit: float | None = None) -> None:
     """Draw an 8x8 image, in 0..1 or, with a limit, centred on zero."""
     low, high = (0.0, 1.0) if limit is None else (-limit, limit)
     axes.set(xticks=(), yticks=())
-    return axes.imshow(pixels.reshape(SIDE, SIDE), colours, vmin=low, vmax=high)
+    axes.imshow(pixels.reshape(SIDE, SIDE), colours, vmin=low, vmax=high)
 
 
 def _evidence(layers: Layers, inputs: np.ndarray) -> np.ndarray:
@@ -162,8 +163,10 @@ def _map(axes: Axes, embeddings: np.ndarray) -> np.ndarray:
     axes.scatter(*spot.T, s=140, color=colours, zorder=3)
     axes.axhline(0, color="0.85", zorder=0)
     axes.axvline(0, color="0.85", zorder=0)
-    axes.margins(0.18)
-    axes.set_aspect("equal", adjustable="datalim")
+    low, high = spot.min(0), spot.max(0)
+    middle, half = (low + high) / 2, 0.68 * max(float((high - low).max()), 1e-6)
+    axes.set(xlim=(middle[0] - half, middle[0] + half), ylim=(middle[1] - half, middle[1] + half))
+    axes.set_aspect("equal")
     axes.set_xlabel(f"first principal component ({share[0]:.0f} % of the variance)")
     axes.set_ylabel(f"second principal component ({share[1]:.0f} %)")
     axes.set_title(f"Map of the {num} learned task embeddings (width {dim})", fontsize=11)
