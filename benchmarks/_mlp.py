@@ -125,10 +125,11 @@ def hand_bmm(problem: Problem) -> Contestant:
     p = problem
 
     def step() -> Any:
-        made, x = p.formed(), p.x
+        # W @ x, not x @ W: the gradient of W then has W's own layout and is not copied into it.
+        made, x = p.formed(), p.x.mT
         for i in range(0, len(made), 2):
-            x = torch.baddbmm(made[i + 1].unsqueeze(1), x if i == 0 else x.relu(), made[i].mT)
-        return p.gradients(x, [*p.weights, *p.biases])
+            x = torch.baddbmm(made[i + 1].unsqueeze(2), made[i], x if i == 0 else x.relu())
+        return p.gradients(x.mT, [*p.weights, *p.biases])
 
     return Contestant("hand bmm", step, p.joined)
 

@@ -34,7 +34,7 @@ def run_case(case: Case, setting: Setting, say: Say, *, clock: Any, memory: bool
                 name: {
                     "role": m.role,
                     "median": m.median,
-                    "quartiles": m.quartiles,
+                    "quartiles": list(m.quartiles),
                     "fastest": min(m.seconds),
                     "repeats": len(m.seconds),
                     "peak_bytes": m.peak,

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.exc import Unsupported
 from torch._dynamo.utils import counters
 
 import hyperloom.torch as hl
@@ -158,7 +159,7 @@ def test_a_target_that_breaks_the_graph_is_said() -> None:
             return self.layer(x)
 
     hnet = hl.HyperNetwork(Printing(), condition=hl.Embedding(3, 2))
-    with pytest.raises(torch._dynamo.exc.Unsupported):
+    with pytest.raises(Unsupported):
         compiled(hnet, "eager")(torch.randn(2, 5, 4), condition=torch.tensor([0, 1]))
 
 

@@ -143,6 +143,20 @@ class Nested(nn.Module):
         return self.hnet(x, condition=code)
 
 
+def options() -> nn.Module:
+    """A chain of layers none of which has its default options."""
+    return nn.Sequential(
+        nn.Linear(4, 5, bias=False),
+        nn.LayerNorm(5, eps=0.3),
+        nn.Sequential(nn.GELU("tanh"), nn.Identity(), nn.LeakyReLU(0.4)),
+        nn.LayerNorm(5, elementwise_affine=False, eps=0.2),
+        nn.Softplus(beta=3, threshold=1),
+        nn.LayerNorm(5, bias=False),
+        nn.CELU(0.2),
+        nn.Linear(5, 3),
+    )
+
+
 def tied_sequential() -> nn.Module:
     layer = nn.Linear(4, 4)
     return nn.Sequential(layer, nn.Tanh(), layer, nn.ReLU(inplace=True), Doubled(4, 2))
@@ -239,6 +253,7 @@ TARGETS: list[Row] = [
     ("rms-norm", lambda: nn.Sequential(nn.Linear(4, 3), nn.RMSNorm(3)), (floats(5, 4),)),
     ("layer-norm-2d", lambda: nn.LayerNorm([2, 4]), (floats(5, 2, 4),)),
     ("one-row", lambda: nn.Sequential(nn.Linear(4, 3), nn.GELU()), (floats(4),)),
+    ("options", options, (floats(5, 4),)),
     ("autoencoder", Autoencoder, (floats(5, 4),)),
     ("attributes", Attributes, (floats(5, 4),)),
     ("shared-submodule", Shared, (floats(5, 4),)),

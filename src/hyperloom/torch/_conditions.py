@@ -56,6 +56,8 @@ class Table(nn.ParameterList):
     def look_up(self, ids: Tensor) -> Tensor:
         """Return `(*batch, *shape)` for ids `(*batch,)`."""
         rows = self.rows()
+        if rows.ndim == 2:
+            return F.embedding(ids, rows)
         return F.embedding(ids, rows.flatten(1)).unflatten(-1, rows.shape[1:])
 
     def grow(self, rows: Tensor) -> nn.Parameter:
@@ -232,16 +234,27 @@ def as_ids(value: Any, num: int, device: torch.device) -> Tensor:
         way_out = "For a vector as condition use Vector(dim); otherwise call .long()."
         raise TypeError(message("condition", _shown(given), wanted, way_out))
     _refuse_meta(value, device)
-    if not torch.compiler.is_compiling() and value.numel():
-        try:
-            low, high = int(value.min()), int(value.max())
-        except RuntimeError:  # a traced value cannot be read
-            low, high = 0, 0
-        if low < 0 or high >= num:
-            bad = low if low < 0 else high
-            way_out = "Add new ids with add_conditions(num)."
-            raise IndexError(message("condition", f"the id {bad}", wanted, way_out))
+    # An int was there to read before it became a tensor.
+    low, high = (given, given) if isinstance(given, int) else _range(value)
+    if low < 0 or high >= num:
+        bad = low if low < 0 else high
+        way_out = "Add new ids with add_conditions(num)."
+        raise IndexError(message("condition", f"the id {bad}", wanted, way_out))
     return value if value.dtype == torch.int64 else value.long()
+
+
+def _range(ids: Tensor) -> tuple[int, int]:
+    """Return the lowest and the highest id; zeros where they cannot be read."""
+    if torch.compiler.is_compiling() or not ids.numel():
+        return 0, 0
+    try:
+        if ids.numel() == 1:
+            only = int(ids.item())
+            return only, only
+        low, high = torch.aminmax(ids)
+        return int(low), int(high)
+    except RuntimeError:  # a traced value cannot be read
+        return 0, 0
 
 
 def _tensor(value: Any, device: torch.device) -> Tensor | None:

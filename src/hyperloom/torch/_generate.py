@@ -73,47 +73,55 @@ def assemble(
         banks: The plan's banks.
         dtypes: Wanted dtype of each tensor.
     """
-    parts = cut(plan, raw)
+    parts = cut(plan, raw, scales)
     row, made = 0, {}
     for entry in plan.entries:
-        own = []
-        for piece in entry.pieces:
-            part = parts[row]
-            if plan.heads[piece.head].scaled:
-                assert scales is not None
-                part = scale_and_shift(part, scales[row])
-            own.append(part)
-            row += 1
+        own = tuple(parts[row : row + len(entry.pieces)])
+        row += len(entry.pieces)
         base = base_of(entry, bases, banks)
-        value = entry.form.assemble(tuple(own), base, plan.spec[entry.tensor].shape)
+        value = entry.form.assemble(own, base, plan.spec[entry.tensor].shape)
         dtype = dtypes[entry.tensor]
         made[entry.tensor] = value if value.dtype == dtype else value.to(dtype)
     return made
 
 
-def scale_and_shift(part: Tensor, scale: Tensor) -> Tensor:
-    """Return `part * scale[0] + scale[1]`; into the part's own memory where no gradient is taken.
-
-    The part is a range of a head's fresh output, which nothing else reads. So that a large target
-    takes the memory of one copy, not of two. The numbers are the same either way.
-    """
-    made = torch.addcmul(scale[1], part, scale[0])
-    return made if torch.is_grad_enabled() else part.copy_(made)
-
-
-def cut(plan: Plan, raw: list[Tensor]) -> list[Tensor]:
+def cut(plan: Plan, raw: list[Tensor], scales: Tensor | None) -> list[Tensor]:
     """Cut the heads' numbers into parts `(*batch, *shape)`, in the order of `plan.pieces`.
 
     One split for each head: its backward pass is one concatenation, where slices would each fill
     a gradient of the whole output.
     """
     made: list[Any] = [None] * len(plan.pieces)
-    for numbers, (rows, sizes) in zip(raw, plan.sections, strict=True):
+    for head, numbers, (rows, sizes) in zip(plan.heads, raw, plan.sections, strict=True):
         flat = numbers.flatten(-2)
+        if head.scaled:
+            assert scales is not None
+            flat = scale_and_shift(flat, scales, rows, sizes)
         cuts = (flat,) if len(sizes) == 1 else flat.split(sizes, -1)
         for row, part in zip(rows, cuts, strict=False):
             made[row] = plan.pieces[row].arrange(part, torch.permute)
     return made
+
+
+def scale_and_shift(
+    flat: Tensor, scales: Tensor, rows: tuple[int, ...], sizes: tuple[int, ...]
+) -> Tensor:
+    """Give each range of a head's fresh output `(*batch, C * S)` its scale and shift.
+
+    In one pass; or range by range into the output's own memory where no gradient is taken, so
+    that a large target takes the memory of one copy, not of two. The numbers are the same.
+    """
+    if torch.is_grad_enabled():
+        own = scales[list(rows)]
+        if len(sizes) > len(rows):  # what is cut off
+            own = torch.cat([own, own[:1]])
+        repeats = torch.tensor(sizes, device=own.device)
+        each = own.repeat_interleave(repeats, 0, output_size=flat.shape[-1])
+        return torch.addcmul(each[:, 1], flat, each[:, 0])
+    cuts = flat.split(sizes, -1)
+    for row, part in zip(rows, cuts, strict=False):
+        part.copy_(torch.addcmul(scales[row, 1], part, scales[row, 0]))
+    return flat
 
 
 def base_of(entry: Entry, bases: Mapping[str, Tensor], banks: Sequence[Tensor]) -> Tensor | None:

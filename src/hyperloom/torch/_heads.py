@@ -47,9 +47,11 @@ class LinearHead(nn.Module):
         return self.slots
 
     def forward(self, features: Tensor) -> Tensor:
-        if self.signs is not None:
-            features = features * self.signs
-        return F.linear(features, self.weight, self.bias)
+        return F.linear(self.signed(features), self.weight, self.bias)
+
+    def signed(self, features: Tensor) -> Tensor:
+        """Return the features `(*batch, C, F)` under each slot's signs."""
+        return features if self.signs is None else features * self.signs
 
     def fill(self, head: Head, moment: float, native: Mapping[str, Tensor]) -> None:
         """Give every row its start, for features of mean square `moment`."""

@@ -11,7 +11,12 @@ from torch import Tensor
 
 from hyperloom._condition import Concat, Condition, Noise
 from hyperloom._errors import did_you_mean, finite_float, message, positive_int
+from hyperloom._form import Delta, Whole
+from hyperloom._layout import Piece
+from hyperloom._plan import Plan
 from hyperloom.torch._conditions import Encoded
+from hyperloom.torch._generate import slot_features
+from hyperloom.torch._gram import HeadMemory, gram_is_cheaper, rows_that_count
 
 if TYPE_CHECKING:
     from hyperloom.torch._hypernetwork import HyperNetwork
@@ -24,8 +29,9 @@ class OutputRegularizer:
 
         strength / T * sum over the T old conditions of || h(now) - h(remembered) ||^2
 
-    with all old conditions generated in one batched pass. Von Oswald et al., "Continual learning
-    with hypernetworks", ICLR 2020, equation 2, without the lookahead step.
+    with all old conditions generated in one batched pass; or, where that is cheaper, with Gram
+    matrices of features and heads in place of the outputs (`_gram.py`). Von Oswald et al.,
+    "Continual learning with hypernetworks", ICLR 2020, equation 2, without the lookahead step.
 
     Args:
         strength: Factor on the mean over old conditions (the paper's beta).
@@ -55,12 +61,14 @@ class OutputRegularizer:
         self.subset = None if subset is None else positive_int("subset", subset)
         self.weights = dict(weights or {})
         self._conditions: Any = None
+        self._num = 0
         self._targets: dict[str, Tensor] = {}
+        self._heads: dict[int, HeadMemory] = {}
 
     @property
     def num_conditions(self) -> int:
         """How many conditions are remembered."""
-        return len(next(iter(self._targets.values()))) if self._targets else 0
+        return self._num
 
     def remember(self, hnet: HyperNetwork, conditions: Any) -> None:
         """Store what `hnet` generates for a batch of conditions now, in place of what was stored.
@@ -76,7 +84,7 @@ class OutputRegularizer:
                 broadcast to that of a tensor it is for.
         """
         if isinstance(conditions, (range, list, tuple)) and len(conditions) == 0:
-            self._conditions, self._targets = None, {}
+            self._conditions, self._num, self._targets, self._heads = None, 0, {}, {}
             return
         self._check_weights(hnet)
         if _is_drawn(hnet.plan.condition, conditions):
@@ -88,20 +96,63 @@ class OutputRegularizer:
             if len(encoded.batch) != 1:
                 got = f"conditions with dimensions {tuple(encoded.batch)}"
                 raise ValueError(message("conditions", got, "a batch (T,)", "For one: [id]."))
-            targets = hnet._generate(encoded)
-        self._conditions = conditions
-        self._targets = {name: value.detach().clone() for name, value in targets.items()}
+            heads = self._remember_heads(hnet, encoded)
+            rest = _made_elsewhere(hnet.plan, heads)
+            targets = hnet._generate(encoded) if rest else {}
+        self._conditions, self._num = conditions, encoded.batch[0]
+        self._heads = heads
+        self._targets = {name: targets[name].detach().clone() for name in rest}
 
     def __call__(self, hnet: HyperNetwork) -> Tensor:
         """Return the penalty, a scalar; zero while nothing is remembered."""
-        if not self._targets:
+        if not self._num:
             parameter = next(hnet.parameters())
             return torch.zeros((), dtype=parameter.dtype, device=parameter.device)
-        encoded, targets = self._chosen(hnet._encode(self._conditions))
-        now = hnet._generate(encoded)
-        num = len(next(iter(targets.values())))
-        terms = [self._distance(name, now[name], old) for name, old in targets.items()]
-        return self.strength / num * torch.stack(terms).sum()
+        encoded, index = self._chosen(hnet._encode(self._conditions))
+        terms = []
+        if self._heads:
+            features = slot_features(hnet.plan, hnet.trunks, hnet.heads, encoded)
+            for i, memory in self._heads.items():
+                head: Any = hnet.heads[hnet.plan.heads[i].name]
+                now = head.signed(features[i])
+                terms.append(memory.distance(now, head.weight, head.bias, index))
+        made = hnet._generate(encoded) if self._targets else {}
+        for name, old in self._targets.items():
+            chosen = old if index is None else old[index.to(old.device)]
+            terms.append(self._distance(name, made[name], chosen))
+        return self.strength / encoded.batch[0] * torch.stack(terms).sum()
+
+    def _remember_heads(self, hnet: HyperNetwork, encoded: Encoded) -> dict[int, HeadMemory]:
+        """Return memories of the heads whose change is cheaper to tell without their outputs."""
+        plan, found = hnet.plan, {}
+        num = encoded.batch[0] if self.subset is None else min(self.subset, encoded.batch[0])
+        features = slot_features(plan, hnet.trunks, hnet.heads, encoded)
+        for i, head in enumerate(plan.heads):
+            pieces = self._linear_pieces(hnet, i)
+            if i not in features or pieces is None:
+                continue
+            rows = rows_that_count(head, pieces)
+            if gram_is_cheaper(head, plan.features(head), num, len(rows)):
+                module: Any = hnet.heads[head.name]
+                state = (module.signed(features[i]), module.weight, module.bias)
+                old, weight, bias = (tensor.detach().clone() for tensor in state)
+                found[i] = HeadMemory(old, weight, bias, rows)
+        return found
+
+    def _linear_pieces(self, hnet: HyperNetwork, index: int) -> list[tuple[Piece, float]] | None:
+        """Return a head's pieces with the factor on their squares; `None` if one has no such."""
+        plan, made, row = hnet.plan, [], 0
+        for entry in plan.entries:
+            weight = self._weight(entry.tensor)
+            for piece in entry.pieces:
+                if piece.head == index:
+                    if entry.form not in (Whole(), Delta()) or isinstance(weight, Tensor):
+                        return None
+                    scaled = hnet.scales is not None and plan.heads[index].scaled
+                    scale = float(hnet.scales[row, 0]) if scaled else 1.0  # type: ignore[index]
+                    made.append((piece, float(weight) * scale**2))
+                row += 1
+        return made
 
     def _check_weights(self, hnet: HyperNetwork) -> None:
         """Raise for a weight that is for nothing, or does not fit what it is for."""
@@ -119,23 +170,27 @@ class OutputRegularizer:
                     wanted = f"a number, or a shape that broadcasts to {shapes[name]}"
                     raise ValueError(message(f"weights[{pattern!r}]", got, wanted))
 
-    def _chosen(self, encoded: Encoded) -> tuple[Encoded, dict[str, Tensor]]:
-        """Return the conditions of this call, and their targets."""
-        total = self.num_conditions
-        if self.subset is None or self.subset >= total:
-            return encoded, self._targets
+    def _chosen(self, encoded: Encoded) -> tuple[Encoded, Tensor | None]:
+        """Return the conditions of this call, and which of all they are."""
+        if self.subset is None or self.subset >= self._num:
+            return encoded, None
         # Encoded first, then chosen: a raw value may be a tuple of anything, shared parts and all.
-        index = torch.randperm(total)[: self.subset].to(encoded.vector.device)
+        index = torch.randperm(self._num)[: self.subset].to(encoded.vector.device)
         ids = None if encoded.ids is None else encoded.ids[index]
-        targets = {name: old[index.to(old.device)] for name, old in self._targets.items()}
-        return Encoded(encoded.vector[index], ids), targets
+        return Encoded(encoded.vector[index], ids), index
+
+    def _weight(self, name: str) -> float | Tensor:
+        """Return the importance of a tensor."""
+        matching = (w for pattern, w in self.weights.items() if fnmatchcase(name, pattern))
+        return next(matching, 1.0)
 
     def _distance(self, name: str, now: Tensor, old: Tensor) -> Tensor:
-        square = (now - old).square()
-        for pattern, weight in self.weights.items():
-            if fnmatchcase(name, pattern):
-                return (square * weight).sum()
-        return square.sum()
+        return ((now - old).square() * self._weight(name)).sum()
+
+
+def _made_elsewhere(plan: Plan, heads: Mapping[int, HeadMemory]) -> list[str]:
+    """Return the tensors that are not made by these heads."""
+    return [e.tensor for e in plan.entries if any(p.head not in heads for p in e.pieces)]
 
 
 def _broadcasts(small: tuple[int, ...], large: tuple[int, ...]) -> bool:

@@ -268,7 +268,7 @@ class LowRankWeight(Weight):
 
 @dataclass
 class ScaledWeight(Weight):
-    """`base * (1 + rows) * (1 + columns)`, along the first and the second axis, either or both.
+    """`base * rows * columns`, factors along the first and the second axis, either or both.
 
     Attributes:
         base: `(*shape)`, shared.
@@ -296,7 +296,7 @@ class ScaledWeight(Weight):
             if factor is not None:
                 ones = (1,) * (len(self.shape) - 1 - axis)
                 front = (*factor.shape[: self.lead], *(1,) * axis)
-                made = made * (1 + factor.reshape(*front, -1, *ones))
+                made = made * factor.reshape(*front, -1, *ones)
         return made
 
     def linear(self, x: Tensor) -> Tensor:
@@ -328,14 +328,14 @@ class ScaledWeight(Weight):
     def _factor(self, numbers: Tensor, x: Tensor, own: int) -> Tensor:
         ones = numbers.reshape(*numbers.shape, *(1,) * (own - 1))
         # In the layer's dtype: under autocast that is what a plain layer would return.
-        return self.lift(1 + ones, x, own).to(x.dtype)
+        return self.lift(ones, x, own).to(x.dtype)
 
     def embed(self, ids: Tensor, **options: Any) -> Tensor:
         self.note("embedding", "factors")
         made = F.embedding(ids, self.base, **options)
         if self.rows is not None:
-            made = made * (1 + self.rows[ids]).unsqueeze(-1)
-        return made if self.columns is None else made * (1 + self.columns)
+            made = made * self.rows[ids].unsqueeze(-1)
+        return made if self.columns is None else made * self.columns
 
 
 @dataclass

@@ -63,7 +63,7 @@ class Loom:
         self.features = {
             i: self._rows(f) for i, f in slot_features(plan, trunks, heads, encoded).items()
         }
-        self.raw: dict[int, Tensor] = {}
+        self.parts: dict[int, dict[int, Tensor]] = {}
         self.rows: dict[int, tuple[Any, Any]] = {}
 
     def weights(self) -> dict[str, Weight]:
@@ -95,16 +95,23 @@ class Loom:
         shape = torch.Size(self.plan.spec[entry.tensor].shape)
         name, num, form = entry.tensor, self.num, entry.form
         base = base_of(entry, self.bases, self.banks)
-        if isinstance(form, (Whole, Delta)) and len(shape) >= 2:
-            piece = entry.pieces[0]
-            if self._in_one_slot(piece):
-                return self._sum(name, shape, num, piece, rows[0], base)
-        parts = [self._part(p, i) for p, i in zip(entry.pieces, rows, strict=True)]
-        made = _structured(form, name, shape, num, parts, base, self.plan.spec[name].out_axis)
+        if isinstance(form, (Whole, Delta)) and self._in_one_slot(entry.pieces[0]):
+            made = self._sum(name, shape, num, entry.pieces[0], rows[0], base)
+            return (
+                made if len(shape) >= 2 else Dense(name, shape, num, self._cast(made.dense(), name))
+            )
+        out_axis = self.plan.spec[name].out_axis
+        scaled = isinstance(form, (Scale, RankOne)) and len(shape) >= 2 and out_axis in (0, 1)
+        plus = 1.0 if scaled else 0.0
+        parts = [self._part(p, i, plus) for p, i in zip(entry.pieces, rows, strict=True)]
+        made = _structured(form, name, shape, num, parts, base, out_axis)
         if made is None:
             value = form.assemble(tuple(parts), base, tuple(shape))
-            made = Dense(name, shape, num, value.to(self.dtypes[name]))
+            made = Dense(name, shape, num, self._cast(value, name))
         return made
+
+    def _cast(self, value: Tensor, name: str) -> Tensor:
+        return value if value.dtype == self.dtypes[name] else value.to(self.dtypes[name])
 
     def _in_one_slot(self, piece: Piece) -> bool:
         return piece.head in self.features and in_one_slot(self.plan, piece)
@@ -143,39 +150,51 @@ class Loom:
     def _sum(
         self, name: str, shape: torch.Size, num: int, piece: Piece, row: int, base: Tensor | None
     ) -> Sum:
-        features, templates, bias = self._linear(piece)
+        features, templates, bias = self._scaled(piece, row)
+        shared = bias.view(shape)
+        return Sum(name, shape, num, features, templates, shared if base is None else shared + base)
+
+    def _scaled(self, piece: Piece, row: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return features, rows and bias that give a part with its scale and shift in."""
+        features, weight, bias = self._linear(piece)
         if self.plan.heads[piece.head].scaled:
             assert self.scales is not None
             features = features * self.scales[row, 0]
             bias = bias * self.scales[row, 0] + self.scales[row, 1]
-        shared = bias.view(shape)
-        return Sum(name, shape, num, features, templates, shared if base is None else shared + base)
+        return features, weight, bias
 
-    def _part(self, piece: Piece, row: int) -> Tensor:
-        """Return a part `(B, *shape)`, dense."""
-        head = self.plan.heads[piece.head]
-        module = self.heads[head.name]
+    def _part(self, piece: Piece, row: int, plus: float) -> Tensor:
+        """Return a part `(B, *shape)` with a constant added, dense."""
         if self._in_one_slot(piece):
-            part = F.linear(*self._linear(piece)).reshape(-1, *piece.shape)
-        else:
-            part = piece.read(self._raw(piece.head, module), torch.permute)
+            features, weight, bias = self._scaled(piece, row)
+            made = F.linear(features, weight, bias + plus if plus else bias)
+            return made.reshape(-1, *piece.shape)
+        if piece.head not in self.parts:
+            self._cut(piece.head)
+        part = self.parts[piece.head][row]
+        return part + plus if plus else part
+
+    def _cut(self, index: int) -> None:
+        """Run a head as a whole and cut its output."""
+        head = self.plan.heads[index]
+        flat = self._raw(index, self.heads[head.name]).flatten(-2)
+        rows, sizes = self.plan.sections[index]
         if head.scaled:
             assert self.scales is not None
-            part = scale_and_shift(part, self.scales[row])
-        return part
+            flat = scale_and_shift(flat, self.scales, rows, sizes)
+        cuts = zip(rows, flat.split(sizes, -1), strict=False)
+        pieces = self.plan.pieces
+        self.parts[index] = {r: pieces[r].arrange(part, torch.permute) for r, part in cuts}
 
     def _raw(self, index: int, module: nn.Module) -> Tensor:
-        if index not in self.raw:
-            if isinstance(module, LinearHead):
-                self.raw[index] = module(self.features[index])
-            elif isinstance(module, TableHead):
-                assert self.encoded.ids is not None
-                rows = self._rows(module.table.look_up(self.encoded.ids))
-                self.raw[index] = rows.unsqueeze(-2)
-            else:
-                row: Any = module.row
-                self.raw[index] = row.expand(self.num, 1, -1)
-        return self.raw[index]
+        """Return a head's numbers `(B, num_slots, slot_size)`."""
+        if isinstance(module, LinearHead):
+            return module(self.features[index])
+        if isinstance(module, TableHead):
+            assert self.encoded.ids is not None
+            return self._rows(module.table.look_up(self.encoded.ids)).unsqueeze(-2)
+        row: Any = module.row
+        return row.expand(self.num, 1, -1)
 
 
 def in_one_slot(plan: Plan, piece: Piece) -> bool:
