@@ -171,3 +171,14 @@ def test_inductor() -> None:
     close(compiled(hnet, "inductor")(x, condition=conditions), hnet(x, condition=conditions))
     one = pick(conditions, 1)
     close(compiled(hnet, "inductor")(x[1], condition=one), hnet(x[1], condition=one))
+
+
+def test_a_compiled_module_as_target_is_the_module_in_it() -> None:
+    target = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    hnet = hl.HyperNetwork(torch.compile(target, backend="eager"), condition=hl.Embedding(4, 3))
+    assert [tensor.name for tensor in hnet.plan.spec] == [
+        name for name, _ in target.named_parameters()
+    ]
+    x, ids = torch.randn(3, 5, 3), torch.tensor([2, 0, 3])
+    loop = torch.stack([hnet.instantiate(i)(a) for i, a in zip(ids, x, strict=True)])
+    torch.testing.assert_close(hnet(x, condition=ids), loop)

@@ -21,7 +21,7 @@ from hyperloom.torch._conditions import Encoded
 from hyperloom.torch._generate import assemble, raw_numbers
 from hyperloom.torch._run import Call, apply_tensors, contracts, execute, explain
 from hyperloom.torch._skeleton import Skeleton
-from hyperloom.torch._spec import target_spec
+from hyperloom.torch._spec import target_spec, uncompiled
 
 
 class HyperNetwork(nn.Module):
@@ -76,6 +76,7 @@ class HyperNetwork(nn.Module):
         init: Init | None = None,
     ) -> None:
         super().__init__()
+        target = uncompiled(target)
         spec = target_spec(target)
         plan, modules = prepare(spec, condition, trunk, layout, form, init)
         self._take(target, build(target, plan, *modules))
@@ -95,6 +96,7 @@ class HyperNetwork(nn.Module):
         Raises:
             ValueError: The target's tensors are not those of the plan.
         """
+        target = uncompiled(target)
         found = plan.spec.differences(target_spec(target))
         if found:
             wanted = f"the tensors of {plan.spec.name}"

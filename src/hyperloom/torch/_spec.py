@@ -49,6 +49,15 @@ def target_spec(target: nn.Module) -> TargetSpec:
     return TargetSpec(type(target).__name__, tuple(tensors))
 
 
+def uncompiled(target: nn.Module) -> nn.Module:
+    """Return the module that `torch.compile` wrapped, or the module itself.
+
+    Compiled code has the module's own parameters built in; compile the hypernetwork instead.
+    """
+    inner = target.__dict__.get("_modules", {}).get("_orig_mod")
+    return inner if isinstance(inner, nn.Module) else target
+
+
 def _kind(value: object) -> str:
     return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
 
@@ -177,7 +186,10 @@ def _statistics(parameter: nn.Parameter, role: Role, fan_in: int) -> tuple[float
     mean, std = float(center), math.sqrt(float(variance))
     if std <= 1e-6 * abs(mean):
         return mean, 0.0
-    # A centred draw has a mean of about std / sqrt(numel); only a clear offset is kept.
-    if abs(mean) > 0.5 * std and abs(mean) > 4 * std / math.sqrt(parameter.numel()):
+    # A centred draw has a mean of about std / sqrt(numel), and of a few numbers often more; only
+    # a clear offset is kept (about one centred draw in a thousand looks like one).
+    numel = parameter.numel()
+    clear = (4 + 600 * 6.0 ** (2 - numel)) * std / math.sqrt(numel)
+    if abs(mean) > 0.5 * std and abs(mean) > clear:
         return mean, std
     return 0.0, math.hypot(mean, std)
