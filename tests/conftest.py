@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+# The tests' arrays are small: a second thread costs more than it brings, up to ten times more
+# where another process wants the core. Set before torch is imported; subprocesses inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SEED = 20_261_121
 

@@ -175,7 +175,8 @@ def test_inductor() -> None:
 
 def test_a_compiled_module_as_target_is_the_module_in_it() -> None:
     target = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
-    hnet = hl.HyperNetwork(torch.compile(target, backend="eager"), condition=hl.Embedding(4, 3))
+    compiled: Any = torch.compile(target, backend="eager")
+    hnet = hl.HyperNetwork(compiled, condition=hl.Embedding(4, 3))
     assert [tensor.name for tensor in hnet.plan.spec] == [
         name for name, _ in target.named_parameters()
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -139,7 +140,7 @@ def jiggle(hnet: hl.HyperNetwork) -> None:
             parameter.add_(0.3 * torch.randn_like(parameter))
 
 
-def forms_for(target: nn.Module, form: object) -> dict[str, object]:
+def forms_for(target: nn.Module, form: Any) -> dict[str, Any]:
     matrices = {n: form for n, p in target.named_parameters() if p.ndim >= 2}
     return (
         {**matrices, "*": hl.Whole()}
