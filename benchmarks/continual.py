@@ -79,7 +79,7 @@ class Problem:
     def disturb(self) -> None:
         """Move all numbers a little: a regulariser that is zero would show nothing."""
         with torch.no_grad():
-            for p in self.theirs.parameters():
+            for p in (*self.theirs.parameters(), *self.default.parameters()):
                 p.add_(torch.randn_like(p), alpha=0.01)
         values = {name: value.detach().clone() for name, value in self.mapped().items()}
         self.ours.load_state_dict(values, strict=False)
@@ -91,6 +91,7 @@ def contestants(trunk: tuple[int, ...], setting: Setting) -> list[Contestant]:
     p = Problem(trunk, setting)
     targets = get_current_targets(OLD, p.theirs)
     old = torch.stack([torch.cat([w.flatten() for w in each]) for each in targets])
+    same, default = _ours(p, "hyperloom", p.ours), _ours(p, "hyperloom, its defaults", p.default)
     p.disturb()
 
     def published() -> Any:
@@ -105,19 +106,16 @@ def contestants(trunk: tuple[int, ...], setting: Setting) -> list[Contestant]:
 
     by_hand = _batched_by_hand(p, old)
     return [
-        _ours(p, "hyperloom", p.ours, targets),
+        same,
         Contestant("hypnettorch", published, their_results),
         Contestant("batched by hand", *by_hand, "reference"),
-        _ours(p, "hyperloom, its defaults", p.default, None),
+        default,
     ]
 
 
-def _ours(p: Problem, name: str, hnet: hl.HyperNetwork, targets: Any) -> Contestant:
+def _ours(p: Problem, name: str, hnet: hl.HyperNetwork) -> Contestant:
     regularizer = hl.OutputRegularizer(BETA)
     regularizer.remember(hnet, range(OLD))
-    if targets is not None:  # what both libraries remembered before they were disturbed
-        for i, key in enumerate(regularizer._targets):
-            regularizer._targets[key] = torch.stack([each[i] for each in targets])
     leaves = dict(hnet.named_parameters())
 
     def step() -> Any:
@@ -128,7 +126,7 @@ def _ours(p: Problem, name: str, hnet: hl.HyperNetwork, targets: Any) -> Contest
         return dict(zip(["loss", *leaves], made, strict=True))
 
     # Its defaults start elsewhere: another problem of the same size, nothing to compare.
-    same = targets is not None
+    same = hnet is p.ours
     return Contestant(name, step, results if same else None, "ours" if same else "reference")
 
 

@@ -11,7 +11,7 @@ POINTS = {
     "rows": (1, 4, 16, 64, 256, 1024),
     "size": (16, 64, 256, 512, 1024),
 }
-LARGEST = 2**30  # bytes of the contraction's intermediate array
+LARGEST = 2**28  # bytes of the contraction's intermediate array
 
 
 def workloads(setting: Setting) -> list[Workload]:
@@ -38,7 +38,7 @@ def _point(setting: Setting, axis: str, point: int) -> Workload:
     # What would take minutes or all memory shows nothing that a shorter line does not.
     omitted = {}
     if 4 * num * rows * WIDTH * wide > LARGEST:
-        omitted["hand contraction"] = "an array above 1 GiB"
+        omitted["hand contraction"] = "an array above 256 MiB"
     if num > 1024:
         omitted.update(dict.fromkeys(("loop", "hypnettorch", "hyper-nn"), "several seconds a step"))
 
@@ -59,7 +59,7 @@ CASE = Case(
     "Cost against B, n and target size",
     [
         "The dynamic MLP again, along three axes. Lines end where a step takes seconds, or an array "
-        "more than 1 GiB.",
+        "more than 256 MiB.",
     ],
     workloads,
     judge,

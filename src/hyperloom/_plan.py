@@ -85,6 +85,11 @@ class Plan:
         return tuple(made)
 
     @cached_property
+    def block_shapes(self) -> tuple[tuple[int, ...] | None, ...]:
+        """For each piece its shape where it is one block, `None` where it is tiled."""
+        return tuple(piece.tile if piece.count == 1 else None for piece in self.pieces)
+
+    @cached_property
     def row_cuts(self) -> tuple[dict[tuple[int, int], int] | None, ...]:
         """How each head's rows are cut so that every piece has rows of its own.
 

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 import hyperloom.torch as hl
 from hyperloom import _reference
-from hyperloom._layout import Piece
 from hyperloom._trunk import ACTIVATIONS
 from hyperloom.torch import _generate, _heads, _trunks
 from hyperloom.torch._io import neutral_tensors
@@ -254,18 +253,18 @@ def test_drawn_targets_and_layouts(
 BROKEN = [Case("cnn", layout, "whole", "embedding+vector", "mlp-layer") for layout in LAYOUTS]
 
 
-def _off_by_one(arrange: Any) -> Any:
-    def broken(self: Piece, numbers: Tensor, permute: Any) -> Tensor:
-        return arrange(self, numbers.roll(-1, -1), permute)
+def _off_by_one(cut: Any) -> Any:
+    def broken(plan: Any, raw: list[Tensor], scales: Any) -> list[Tensor]:
+        moved = [r.flatten(-2).roll(-1, -1).reshape(r.shape) for r in raw]
+        return cut(plan, moved, scales)
 
     return broken
 
 
-def _axes_swapped(arrange: Any) -> Any:
-    def broken(self: Piece, numbers: Tensor, permute: Any) -> Tensor:
-        made = arrange(self, numbers, permute)
-        square = made.ndim >= 2 and made.shape[-1] == made.shape[-2]
-        return made.mT if square else made
+def _axes_swapped(cut: Any) -> Any:
+    def broken(plan: Any, raw: list[Tensor], scales: Any) -> list[Tensor]:
+        parts = cut(plan, raw, scales)
+        return [p.mT if p.ndim >= 2 and p.shape[-1] == p.shape[-2] else p for p in parts]
 
     return broken
 
@@ -277,7 +276,7 @@ def test_numbers_in_the_wrong_place_are_seen(
 ) -> None:
     hnet, conditions = case.build(), case.conditions(3)
     check(hnet, conditions, 3, torch.float64)
-    monkeypatch.setattr(Piece, "arrange", fault(Piece.arrange))
+    monkeypatch.setattr(_generate, "cut", fault(_generate.cut))
     with pytest.raises(AssertionError, match="Not equal to tolerance"):
         check(hnet, conditions, 3, torch.float64)
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hyperloom._form import Whole
 from hyperloom._plan import Entry, Plan
 from hyperloom.torch._conditions import Encoded
 from hyperloom.torch._heads import LinearHead, SharedHead, TableHead
@@ -76,10 +77,14 @@ def assemble(
     parts = cut(plan, raw, scales)
     row, made = 0, {}
     for entry in plan.entries:
-        own = tuple(parts[row : row + len(entry.pieces)])
-        row += len(entry.pieces)
-        base = base_of(entry, bases, banks)
-        value = entry.form.assemble(own, base, plan.spec[entry.tensor].shape)
+        num = len(entry.pieces)
+        if type(entry.form) is Whole:
+            value = parts[row]
+        else:
+            base = base_of(entry, bases, banks)
+            own = tuple(parts[row : row + num])
+            value = entry.form.assemble(own, base, plan.spec[entry.tensor].shape)
+        row += num
         dtype = dtypes[entry.tensor]
         made[entry.tensor] = value if value.dtype == dtype else value.to(dtype)
     return made
@@ -97,9 +102,14 @@ def cut(plan: Plan, raw: list[Tensor], scales: Tensor | None) -> list[Tensor]:
         if head.scaled:
             assert scales is not None
             flat = scale_and_shift(flat, scales, rows, sizes)
-        cuts = (flat,) if len(sizes) == 1 else flat.split(sizes, -1)
+        cuts = (flat,) if len(sizes) == 1 else torch.split_with_sizes(flat, sizes, -1)
+        batch = flat.shape[:-1]
         for row, part in zip(rows, cuts, strict=False):
-            made[row] = plan.pieces[row].arrange(part, torch.permute)
+            shape = plan.block_shapes[row]
+            if shape is None:
+                made[row] = plan.pieces[row].arrange(part, torch.permute)
+            else:
+                made[row] = part.view(batch + shape)
     return made
 
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hyperloom.torch._structured import Weight
+from hyperloom.torch._structured import Weight, matmul_each
 
+# Weight objects, dense tensors (B, *shape), or tensors (*shape) that all conditions share.
 Weights = Mapping[str, Weight | Tensor]
 Step = Callable[[Weights, Tensor], Tensor]
 Names = Mapping[int, Mapping[str, str]]
@@ -86,7 +88,7 @@ def _steps(module: nn.Module, names: Names) -> list[Step] | None:
             made += steps
         return made
     if type(module) in _ELEMENTWISE and not getattr(module, "inplace", False):
-        return [lambda weights, x: module(x)]
+        return [_elementwise(module)]
     own = names.get(id(module), {})
     if type(module) is nn.Linear:
         return [_linear(own["weight"], own.get("bias"))]
@@ -100,15 +102,20 @@ def _has_hooks(module: nn.Module) -> bool:
     return any(getattr(module, name) for name in hooks)
 
 
+def _elementwise(module: nn.Module) -> Step:
+    forward = module.forward  # it has no hooks, and the call around it costs more than it does
+    return lambda weights, x: forward(x)
+
+
 def _linear(weight: str, bias: str | None) -> Step:
     def step(weights: Weights, x: Tensor) -> Tensor:
         w = weights[weight]
         b = None if bias is None else _value(weights[bias])
+        if isinstance(w, Tensor) and w.ndim == 3 and b is not None and b.ndim == 2 and x.ndim == 3:
+            return torch.baddbmm(b.unsqueeze(1), x, w.mT)
         if isinstance(w, Tensor):
-            y = F.linear(x, w)
+            y = F.linear(x, w) if w.ndim == 2 else matmul_each(x, w.mT, 1)
         else:
-            if b is not None and b.ndim == 2:
-                return w.affine(x, b)
             y = w.linear(x)
         return y if b is None else y + _beside(b, y)
 

@@ -50,6 +50,11 @@ class Call:
         self, batch: torch.Size, inputs: tuple[Any, ...], in_dims: Dims, kwargs: dict[str, Any]
     ) -> None:
         self.batch, self.inputs, self.kwargs = batch, inputs, kwargs
+        if len(inputs) == 1 == len(batch) and not kwargs and type(in_dims) is int and in_dims == 0:
+            first = inputs[0]  # the usual call, without the walk through trees
+            if isinstance(first, Tensor) and first.ndim and first.shape[0] == batch[0]:
+                self.dims, self.kwargs_dims = (0,), {}
+                return
         self.dims = dims_like(inputs, in_dims)
         each = isinstance(in_dims, (tuple, list))
         self.kwargs_dims = dims_like(kwargs, 0 if each else in_dims)
@@ -67,7 +72,8 @@ class Call:
 
     def rows(self) -> int:
         """Guess how many rows each condition has, from the first paired input `(B, *n, I)`."""
-        first = first_paired(self.inputs, self.dims)
+        usual = len(self.inputs) == 1 and isinstance(self.inputs[0], Tensor) and self.dims == (0,)
+        first = self.inputs[0] if usual else first_paired(self.inputs, self.dims)
         return 1 if first is None else max(1, math.prod(first.shape[len(self.batch) : -1]))
 
     def chain_input(self) -> Tensor | None:
@@ -79,7 +85,7 @@ class Call:
             return None
         if dim is None:
             return x.expand(*self.batch, *x.shape) if x.ndim >= 1 else None
-        x = x.movedim(dim, 0)
+        x = x.movedim(dim, 0) if dim else x
         return x if x.ndim >= 2 else None
 
 
@@ -178,6 +184,10 @@ def apply_tensors(
 ) -> Any:
     """Run the target with dense tensors `(*batch, *shape)`, and `kept` in place of its own."""
     if call.batch:
+        chain = hnet._skeleton.chain if record is None else None
+        x = call.chain_input() if chain is not None else None
+        if chain is not None and x is not None:
+            return chain.run({**hnet._kept(), **kept, **made}, x)
         return _apply_weights(hnet, dense_weights(made, hnet.plan, record), kept, call)
     hnet._warn_of_lost_statistics()
     tensors = {**hnet._kept(), **kept, **made}

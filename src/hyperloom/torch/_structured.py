@@ -61,11 +61,6 @@ class Weight(ABC):
         """Return `x W^T`, `(*lead, *n, I)` -> `(*lead, *n, O)`."""
         return matmul_each(x, self.dense().mT, self.lead)
 
-    def affine(self, x: Tensor, bias: Tensor) -> Tensor:
-        """Return `x W^T + bias` for a bias `(B, O)` and conditions in front."""
-        y = self.linear(x)
-        return y + self.lift(bias.to(y.dtype), y, 1)
-
     def convolve(self, conv: Conv, x: Tensor, transposed: bool, groups: int) -> Tensor:
         """Return `conv(x, W)`; `conv` holds stride, padding and the rest. Conditions hidden."""
         self.note("conv", "dense")
@@ -116,12 +111,6 @@ class Dense(Weight):
     def linear(self, x: Tensor) -> Tensor:
         self.note("linear", "dense")
         return super().linear(x)
-
-    def affine(self, x: Tensor, bias: Tensor) -> Tensor:
-        if x.ndim != 3:
-            return super().affine(x, bias)
-        self.note("linear", "dense")
-        return torch.baddbmm(bias.unsqueeze(1), x, self.value.mT)
 
 
 @dataclass
