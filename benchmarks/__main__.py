@@ -23,13 +23,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--only", choices=CASES, action="append", help="run this one (repeatable)")
     parser.add_argument("--quick", action="store_true", help="few repeats, for ratios only")
-    parser.add_argument("--out", type=Path, help="where to write; default docs/reports, for a "
-                        "quick run build/benchmarks")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="where to write; default docs/reports, for a quick run build/benchmarks",
+    )
     parser.add_argument("--threads", type=int, default=2, help="threads of torch; default 2")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--no-memory", action="store_true", help="leave peak memory out")
-    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: time of this process "
-                        "on the processor, with --threads 1 on a machine that is busy")
+    parser.add_argument(
+        "--clock",
+        choices=CLOCKS,
+        default="wall",
+        help="cpu: time of this process "
+        "on the processor, with --threads 1 on a machine that is busy",
+    )
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     out = options.out or Path("build/benchmarks" if options.quick else "docs/reports")
@@ -37,6 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     setting = Setting(torch.device(options.device), quick=options.quick)
     cases = _report.read(out)
     names = options.only or list(CASES)
+    page = None
     for name in names:
         console.rule(CASES[name].title)
         clock, memory = CLOCKS[options.clock], not options.no_memory

@@ -95,8 +95,8 @@ class Measured:
 
     @property
     def quartiles(self) -> tuple[float, float]:
-        if len(self.seconds) < 2:
-            return self.seconds[0], self.seconds[0]
+        if len(self.seconds) == 1:
+            return self.median, self.median
         low, _, high = statistics.quantiles(self.seconds, n=4, method="inclusive")
         return low, high
 

@@ -22,7 +22,7 @@ MOST_ROUNDS = 200
 SLOW = 0.5  # seconds
 
 
-class Unequal(RuntimeError):
+class UnequalError(RuntimeError):
     """Contestants that should do the same work do not."""
 
 
@@ -33,7 +33,7 @@ def check(workload: Workload, contestants: Sequence[Contestant]) -> dict[str, fl
         For each contestant the largest difference, relative to the largest number of the tensor.
 
     Raises:
-        Unequal: Other names, shapes or numbers.
+        UnequalError: Other names, shapes or numbers.
     """
     found: dict[str, float] = {}
     wanted: Mapping[str, Tensor] | None = None
@@ -52,18 +52,24 @@ def _largest_difference(
 ) -> float:
     where = f"{workload.key}, {name}"
     if set(wanted) != set(got):
-        raise Unequal(f"{where}: returned {sorted(got)}, the first contestant {sorted(wanted)}")
+        raise UnequalError(
+            f"{where}: returned {sorted(got)}, the first contestant {sorted(wanted)}"
+        )
     largest = 0.0
     for key, value in wanted.items():
         if value.shape != got[key].shape:
-            raise Unequal(f"{where}: {key} is {tuple(got[key].shape)}, not {tuple(value.shape)}")
+            raise UnequalError(
+                f"{where}: {key} is {tuple(got[key].shape)}, not {tuple(value.shape)}"
+            )
         scale = float(value.abs().max())
         difference = float((value - got[key]).abs().max())
         if not math.isfinite(difference) or not scale:
-            raise Unequal(f"{where}: {key} is zero or not finite")
+            raise UnequalError(f"{where}: {key} is zero or not finite")
         if difference > workload.tolerance * scale:
             shown = f"{difference / scale:.2g} of its largest number"
-            raise Unequal(f"{where}: {key} differs by {shown}, tolerance {workload.tolerance:g}")
+            raise UnequalError(
+                f"{where}: {key} differs by {shown}, tolerance {workload.tolerance:g}"
+            )
         largest = max(largest, difference / scale)
     return largest
 

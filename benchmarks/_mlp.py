@@ -69,7 +69,7 @@ class Problem:
         self.x.requires_grad_(input_gradient)
         self.g = torch.randn(conditions, rows, sizes[-1], device=device)
         self.inputs = [self.c, self.x] if input_gradient else [self.c]
-        head = self.hnet.heads["full"]
+        head: Any = self.hnet.heads["full"]
         self.weight, self.bias = head.weight, head.bias  # (P, R) and (P,)
         self.weights = [_leaf(w) for w in self.weight.split(self.numels)]
         self.biases = [_leaf(b) for b in self.bias.split(self.numels)]
@@ -91,7 +91,7 @@ class Problem:
     def joined(self, made: Sequence[Tensor]) -> dict[str, Tensor]:
         """Name what `gradients` returned for a head of each tensor."""
         num, first = len(self.weights), 1 + len(self.inputs)
-        weights, biases = made[first : first + num], made[first + num :]
+        weights, biases = list(made[first : first + num]), list(made[first + num :])
         return self.named([*made[:first], torch.cat(weights), torch.cat(biases)])
 
 
@@ -214,9 +214,9 @@ def hypnettorch(problem: Problem) -> Contestant:
 
     p = problem
     hidden = tuple(p.sizes[1:-1])
-    mnet = MLP(p.sizes[0], p.sizes[-1], hidden, no_weights=True, verbose=False)
-    widths = {"uncond_in_size": p.width, "cond_in_size": 0, "num_cond_embs": 0}
-    hnet = HMLP(mnet.param_shapes, layers=(), verbose=False, **widths).to(p.device)
+    mnet: Any = MLP(p.sizes[0], p.sizes[-1], hidden, no_weights=True, verbose=False)
+    widths: dict[str, Any] = {"uncond_in_size": p.width, "cond_in_size": 0, "num_cond_embs": 0}
+    hnet: Any = HMLP(mnet.param_shapes, layers=(), verbose=False, **widths).to(p.device)
     with torch.no_grad():
         hnet.layer_weight_tensors[0].copy_(p.weight)
         hnet.layer_bias_vectors[0].copy_(p.bias)
@@ -231,7 +231,7 @@ def hypnettorch(problem: Problem) -> Contestant:
 
 
 def hyper_nn(problem: Problem) -> Contestant:
-    """hyper-nn 0.2.2: a generator of one's own in its base class, batched with vmap from outside."""
+    """hyper-nn 0.2.2: a generator of one's own in its base class, under vmap from outside."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it uses functions that torch has deprecated
         from hypernn.torch import TorchHyperNetwork

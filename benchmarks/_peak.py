@@ -1,4 +1,4 @@
-"""Peak memory of one contestant: `python -m benchmarks._peak CASE KEY CONTESTANT DEVICE THREADS`."""
+"""Peak memory of one contestant: `python -m benchmarks._peak CASE KEY NAME DEVICE THREADS`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ def main(case: str, key: str, name: str, device: str, threads: str) -> None:
     torch.set_num_threads(int(threads))
     setting = Setting(torch.device(device))
     workload = next(w for w in CASES[case].workloads(setting) if w.key == key)
-    # The others go before the measurement begins.
     step = next(c.step for c in workload.make() if c.name == name)
     print(json.dumps(peak_of(step, setting.device)))
 

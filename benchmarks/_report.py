@@ -16,6 +16,7 @@ from benchmarks._all import CASES
 from benchmarks._plots import PLOTS
 
 NAME = "benchmarks"
+LIBRARIES = {"MKL": r"Math Kernel Library Version ([\d.]+)", "oneDNN": r"MKL-DNN v([\d.]+)"}
 PACKAGES = ("hyperloom", "hypnettorch", "hyper-nn", "numpy", "matplotlib")
 INTRODUCTION = f"""# Benchmarks
 
@@ -47,13 +48,9 @@ def machine() -> dict[str, str]:
         "torch": torch.__version__,
         **{name: _version(name) for name in PACKAGES},
     }
-    libraries = re.findall(r"- (.*?(?:Math Kernel|oneAPI|MKL-DNN).*?) (?:Product|for|\()",
-                           torch.__config__.show())
-    for line in torch.__config__.show().splitlines():
-        if "Math Kernel" in line or "MKL-DNN" in line:
-            name, _, rest = line.strip(" -").partition(" v" if "MKL-DNN" in line else " Version ")
-            found[name] = rest.split(" ")[0]
-    del libraries
+    for name, pattern in LIBRARIES.items():
+        if said := re.search(pattern, torch.__config__.show()):
+            found[name] = said[1]
     return found
 
 

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks._case import Case, Measured, Results, Setting, Workload
+from benchmarks._case import Case, Measured, Results, Role, Setting, Workload
 from benchmarks._measure import check, in_turns, peak_in_own_process
 
 Say = Callable[[str], None]
@@ -64,7 +64,7 @@ def run_workload(
         notes = {c.name: c.note() if c.note else "" for c in contestants}
         steps = {c.name: c.step for c in contestants}
         times = in_turns(steps, workload.seconds, setting, clock)
-    roles = {c.name: c.role for c in contestants}
+    roles: dict[str, Role] = {c.name: c.role for c in contestants}
     del contestants, steps
     peaks: dict[str, int | None] = dict.fromkeys(times)
     if workload.memory and memory:

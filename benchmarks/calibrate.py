@@ -235,8 +235,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=2, help="threads of torch; default 2")
     parser.add_argument("--quick", action="store_true", help="a ninth of the layers")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="as in benchmarks")
-    parser.add_argument("--timings", type=Path, help="JSON of the timings: read if it is there "
-                        "(nothing is timed again), else written")
+    parser.add_argument(
+        "--timings",
+        type=Path,
+        help="JSON of the timings: read if it is there (nothing is timed again), else written",
+    )
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     console = Console(highlight=False, markup=False, soft_wrap=True)
@@ -267,7 +270,9 @@ def report(
     for way in WAYS:
         mean = statistics.fmean(cell.regret(way) for cell in found)
         fastest = sum(cell.best == way for cell in found)
-        say(f"always {way}: the fastest in {fastest} of {len(found)} layers, mean regret {mean:.1%}")
+        say(
+            f"always {way}: the fastest in {fastest} of {len(found)} layers, mean regret {mean:.1%}"
+        )
     for title, constants in (("present constants", present), ("fitted constants", rounded)):
         score = Score(found, constants)
         say(f"{title}: {score}")

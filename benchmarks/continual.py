@@ -25,8 +25,8 @@ class Problem:
         torch.manual_seed(0)
         self.sizes, chunk = ((6, 5, 5, 3), 13) if setting.tiny else ((784, 100, 100, 10), CHUNK)
         first, last, hidden = self.sizes[0], self.sizes[-1], self.sizes[1:-1]
-        self.mnet = MLP(first, last, hidden, no_weights=True, verbose=False)
-        self.theirs = ChunkedHMLP(
+        self.mnet: Any = MLP(first, last, hidden, no_weights=True, verbose=False)
+        self.theirs: Any = ChunkedHMLP(
             self.mnet.param_shapes,
             chunk,
             chunk_emb_size=EMBEDDING,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from benchmarks import _mlp
 from benchmarks._case import Case, Claim, Contestant, Results, Setting, Workload
 
@@ -33,7 +35,7 @@ def _point(setting: Setting, axis: str, point: int) -> Workload:
     if setting.tiny:
         num, rows, wide = min(num, 3), min(rows, 4), 8
     sizes = (64, wide, wide, 10)
-    total = sum(a * b + b for a, b in zip(sizes, sizes[1:], strict=False))
+    total = sum(a * b + b for a, b in pairwise(sizes))
     x = point if axis != "size" else total
     # What would take minutes or all memory shows nothing that a shorter line does not.
     omitted = {}
@@ -58,8 +60,8 @@ CASE = Case(
     "curves",
     "Cost against B, n and target size",
     [
-        "The dynamic MLP again, along three axes. Lines end where a step takes seconds, or an array "
-        "more than 256 MiB.",
+        "The dynamic MLP again, along three axes. Lines end where a step takes seconds, or an "
+        "array more than 256 MiB.",
     ],
     workloads,
     judge,

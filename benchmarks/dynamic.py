@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 from benchmarks import _mlp
-from benchmarks._case import Case, Claim, Contestant, Results, Setting, Workload, best, ours
-from benchmarks._case import faster, within
+from benchmarks._case import (
+    Case,
+    Claim,
+    Contestant,
+    Results,
+    Setting,
+    Workload,
+    best,
+    faster,
+    ours,
+    within,
+)
 
 SIZES, WIDTH = (64, 256, 256, 10), 16
 ONE, MANY = "n 1, B 512", "n 256, B 32"

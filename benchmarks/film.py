@@ -121,8 +121,7 @@ def contestants(key: str, setting: Setting) -> list[Contestant]:
 
 def workloads(setting: Setting) -> list[Workload]:
     return [
-        Workload(key, lambda k=key: contestants(k, setting), seconds=6, memory=True)
-        for key in KEYS
+        Workload(key, lambda k=key: contestants(k, setting), seconds=6, memory=True) for key in KEYS
     ]
 
 

@@ -6,8 +6,17 @@ from collections.abc import Sequence
 from itertools import product
 
 from benchmarks import _mlp
-from benchmarks._case import Case, Claim, Contestant, Results, Setting, Workload
-from benchmarks._case import best, geometric_mean, ours
+from benchmarks._case import (
+    Case,
+    Claim,
+    Contestant,
+    Results,
+    Setting,
+    Workload,
+    best,
+    geometric_mean,
+    ours,
+)
 
 CONDITIONS, ROWS, WIDTHS, LAYERS = (1, 32, 512), (1, 8, 256), (8, 64), (64, 256)
 LARGEST = 2**28  # bytes of the contraction's intermediate array

@@ -34,8 +34,8 @@ def contestants(setting: Setting) -> list[Contestant]:
     numels = [shape.numel() for shape in shapes]
     weights = [p.detach().clone().requires_grad_() for p in head.weight.split(numels)]
     biases = [p.detach().clone().requires_grad_() for p in head.bias.split(numels)]
-    mnet = MLP(sizes[0], sizes[-1], sizes[1:-1], no_weights=True, verbose=False)
-    theirs = HMLP(
+    mnet: Any = MLP(sizes[0], sizes[-1], sizes[1:-1], no_weights=True, verbose=False)
+    theirs: Any = HMLP(
         mnet.param_shapes, cond_in_size=EMBEDDING, layers=(), num_cond_embs=TASKS, verbose=False
     ).to(device)
     with torch.no_grad():

@@ -13,7 +13,7 @@ import torch
 from benchmarks import _plots, _report, _run
 from benchmarks._all import CASES
 from benchmarks._case import Claim, Contestant, Measured, Setting, Workload, best, faster, within
-from benchmarks._measure import Unequal, check, in_turns, peak_of
+from benchmarks._measure import UnequalError, check, in_turns, peak_of
 
 TINY = Setting(tiny=True)
 WORKLOADS = {f"{c.name}: {w.key}": w for c in CASES.values() for w in c.workloads(TINY)}
@@ -54,13 +54,13 @@ def two(first: torch.Tensor, second: torch.Tensor) -> list[Contestant]:
 )
 def test_unequal_results_are_refused(second: torch.Tensor, said: str) -> None:
     contestants = two(torch.tensor([1.0, 2.0]), second)
-    with pytest.raises(Unequal, match=said):
+    with pytest.raises(UnequalError, match=said):
         check(Workload("k", lambda: contestants), contestants)
 
 
 def test_results_that_are_all_zero_show_nothing() -> None:
     contestants = two(torch.zeros(2), torch.zeros(2))
-    with pytest.raises(Unequal, match="zero"):
+    with pytest.raises(UnequalError, match="zero"):
         check(Workload("k", lambda: contestants), contestants)
 
 

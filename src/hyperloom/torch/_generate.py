@@ -17,20 +17,22 @@ from hyperloom.torch._heads import LinearHead, SharedHead, TableHead
 def raw_numbers(
     plan: Plan, trunks: nn.ModuleList, heads: nn.ModuleDict, encoded: Encoded
 ) -> list[Tensor]:
-    """Run every head: `(*batch, num_slots, slot_size)` for each, in the plan's order."""
+    """Run every head: `(*batch, num_slots * slot_size)` for each, in the plan's order."""
     features = slot_features(plan, trunks, heads, encoded)
     made = []
     for i, head in enumerate(plan.heads):
         module = heads[head.name]
         if isinstance(module, LinearHead):
-            made.append(module(features[i]))
+            one_slot = head.num_slots == 1 and not head.signs
+            numbers = module(features[i].squeeze(-2) if one_slot else features[i])
+            made.append(numbers if one_slot else numbers.flatten(-2))
         elif isinstance(module, TableHead):
             assert encoded.ids is not None
-            made.append(module.table.look_up(encoded.ids).unsqueeze(-2))
+            made.append(module.table.look_up(encoded.ids))
         else:
             assert isinstance(module, SharedHead)
             # A clone: a view would let what was generated change when the row is trained.
-            made.append(module.row.clone().expand(*encoded.batch, 1, -1))
+            made.append(module.row.clone().expand(*encoded.batch, -1))
     return made
 
 
@@ -68,7 +70,7 @@ def assemble(
 
     Args:
         plan: The plan.
-        raw: `(*batch, num_slots, slot_size)` for each head.
+        raw: `(*batch, num_slots * slot_size)` for each head.
         scales: `(num_pieces, 2)`, scale and shift of each piece; `None` if no head has any.
         bases: The tensors that forms with a base change.
         banks: The plan's banks.
@@ -97,8 +99,7 @@ def cut(plan: Plan, raw: list[Tensor], scales: Tensor | None) -> list[Tensor]:
     a gradient of the whole output.
     """
     made: list[Any] = [None] * len(plan.pieces)
-    for head, numbers, (rows, sizes) in zip(plan.heads, raw, plan.sections, strict=True):
-        flat = numbers.flatten(-2)
+    for head, flat, (rows, sizes) in zip(plan.heads, raw, plan.sections, strict=True):
         if head.scaled:
             assert scales is not None
             flat = scale_and_shift(flat, scales, rows, sizes)
