@@ -54,8 +54,8 @@ def uncompiled(target: nn.Module) -> nn.Module:
 
     Compiled code has the module's own parameters built in; compile the hypernetwork instead.
     """
-    inner = target.__dict__.get("_modules", {}).get("_orig_mod")
-    return inner if isinstance(inner, nn.Module) else target
+    inner = target._modules.get("_orig_mod") if isinstance(target, nn.Module) else None
+    return target if inner is None else inner
 
 
 def _kind(value: object) -> str:
