@@ -12,7 +12,7 @@ class Choice:
     def __repr__(self) -> str:
         shown = []
         required = True
-        for field in fields(self):  # type: ignore[arg-type]
+        for field in sorted(fields(self), key=lambda f: f.kw_only):  # type: ignore[arg-type]
             value: Any = getattr(self, field.name)
             required = required and field.default is MISSING
             if required:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hyperloom._errors import finite_float, message, positive_int
-from hyperloom._form import Bank, Form, Part, Start
+from hyperloom._form import Bank, Form, OnBase, Part, Start
 from hyperloom._spec import TensorSpec
 
 _ZERO = Start(mean=0.0, std=0.0, exact=True)
@@ -23,26 +23,7 @@ def _part(tensor: TensorSpec, factor: str, shape: tuple[int, ...], start: Start)
 
 
 @dataclass(frozen=True, repr=False)
-class _OnBase(Form):
-    """What the forms that change the target's own tensor share.
-
-    Args:
-        trained: Learn the target's tensor too, from its given values; by default it is frozen.
-    """
-
-    trained: bool = False
-
-    @property
-    def has_base(self) -> bool:
-        return True
-
-    @property
-    def trains_base(self) -> bool:
-        return self.trained
-
-
-@dataclass(frozen=True, repr=False)
-class LowRank(Form):
+class LowRank(OnBase):
     """`base + alpha / rank * U V`: LoRA, with factors of its own for each condition.
 
     For a tensor `(d0, d1, ...)`, `U` is `(d0, rank)` and `V` is `(rank, d1 * ...)`; for a linear
@@ -60,20 +41,11 @@ class LowRank(Form):
 
     rank: int
     alpha: float | None = None
-    trained: bool = False
 
     def __post_init__(self) -> None:
         positive_int("LowRank(rank=)", self.rank)
         if self.alpha is not None:
             finite_float("LowRank(alpha=)", self.alpha)
-
-    @property
-    def has_base(self) -> bool:
-        return True
-
-    @property
-    def trains_base(self) -> bool:
-        return self.trained
 
     @property
     def factor(self) -> float:
@@ -158,7 +130,7 @@ def _along(tensor: TensorSpec, axis: int | None) -> tuple[int, ...] | None:
 
 
 @dataclass(frozen=True, repr=False)
-class Scale(_OnBase):
+class Scale(OnBase):
     """`base * (1 + s)`, a number for each output (row): FiLM, HyperLSTM.
 
     `s` starts at zero, so every condition starts as the target. Give the bias a form of its own
@@ -187,7 +159,7 @@ class Scale(_OnBase):
 
 
 @dataclass(frozen=True, repr=False)
-class Shift(_OnBase):
+class Shift(OnBase):
     """`base + s`, a number for each output (row), added to all of the row.
 
     For a bias that is FiLM's shift. `s` starts at zero.
@@ -205,7 +177,7 @@ class Shift(_OnBase):
 
 
 @dataclass(frozen=True, repr=False)
-class RankOne(_OnBase):
+class RankOne(OnBase):
     """`base * (1 + r) * (1 + s)`, a number for each output and one for each input.
 
     A tensor without an input axis (a bias) gets the first only. Both start at zero: every

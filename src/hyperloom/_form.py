@@ -6,7 +6,7 @@ only operators that arrays of every framework share, so it is written here, once
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hyperloom._choice import Choice
@@ -113,16 +113,14 @@ class Whole(Form):
 
 
 @dataclass(frozen=True, repr=False)
-class Delta(Form):
-    """A change is generated and added to the target's own tensor.
-
-    The change starts at exactly zero: every condition starts as the target given.
+class OnBase(Form):
+    """What the forms that change the target's own tensor share.
 
     Args:
         trained: Learn the target's tensor too, from its given values; by default it is frozen.
     """
 
-    trained: bool = False
+    trained: bool = field(default=False, kw_only=True)
 
     @property
     def has_base(self) -> bool:
@@ -131,6 +129,17 @@ class Delta(Form):
     @property
     def trains_base(self) -> bool:
         return self.trained
+
+
+@dataclass(frozen=True, repr=False)
+class Delta(OnBase):
+    """A change is generated and added to the target's own tensor.
+
+    The change starts at exactly zero: every condition starts as the target given.
+
+    Args:
+        trained: Learn the target's tensor too, from its given values; by default it is frozen.
+    """
 
     def parts(self, tensor: TensorSpec, start: Start) -> tuple[Part, ...]:
         return super().parts(tensor, Start(mean=0.0, std=0.0, exact=True))

@@ -75,7 +75,7 @@ EXAMPLES = [
     PLAN,
 ]
 # Nobody makes one of these.
-BASES = {"Condition", "Form", "Init", "Layout", "Trunk", "_Hyperfan", "_OnBase"}
+BASES = {"Condition", "Form", "Init", "Layout", "Trunk", "OnBase", "_Hyperfan"}
 
 
 @pytest.mark.parametrize(
