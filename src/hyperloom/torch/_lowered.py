@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hyperloom.torch._structured import Weight, matmul_each
+from hyperloom.torch._structured import Weight, linear_each
 
 # Weight objects, dense tensors (B, *shape), or tensors (*shape) that all conditions share.
 Weights = Mapping[str, Weight | Tensor]
@@ -111,10 +110,10 @@ def _linear(weight: str, bias: str | None) -> Step:
     def step(weights: Weights, x: Tensor) -> Tensor:
         w = weights[weight]
         b = None if bias is None else _value(weights[bias])
-        if isinstance(w, Tensor) and w.ndim == 3 and b is not None and b.ndim == 2 and x.ndim == 3:
-            return torch.baddbmm(b.unsqueeze(1), x, w.mT)
+        if isinstance(w, Tensor) and w.ndim == 3 and b is not None and b.ndim == 2:
+            return linear_each(x, w, 1, b)
         if isinstance(w, Tensor):
-            y = F.linear(x, w) if w.ndim == 2 else matmul_each(x, w.mT, 1)
+            y = F.linear(x, w) if w.ndim == 2 else linear_each(x, w, 1)
         else:
             y = w.linear(x)
         return y if b is None else y + _beside(b, y)

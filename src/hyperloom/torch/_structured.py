@@ -59,7 +59,7 @@ class Weight(ABC):
 
     def linear(self, x: Tensor) -> Tensor:
         """Return `x W^T`, `(*lead, *n, I)` -> `(*lead, *n, O)`."""
-        return matmul_each(x, self.dense().mT, self.lead)
+        return linear_each(x, self.dense(), self.lead)
 
     def convolve(self, conv: Conv, x: Tensor, transposed: bool, groups: int) -> Tensor:
         """Return `conv(x, W)`; `conv` holds stride, padding and the rest. Conditions hidden."""
@@ -84,12 +84,26 @@ class Weight(ABC):
             self.record(self, op, choice, layer)
 
 
-def matmul_each(x: Tensor, weight: Tensor, lead: int) -> Tensor:
-    """Multiply each condition's rows by its own matrix: `(*lead, *n, I) (*lead, I, O)`."""
+def linear_each(x: Tensor, weight: Tensor, lead: int, bias: Tensor | None = None) -> Tensor:
+    """Apply each condition's own matrix to its rows: `(*lead, *n, I) (*lead, O, I)`.
+
+    Weight times rows, and then transposed: the weight's gradient comes out in the weight's own
+    layout. As rows times weight it would be copied into place, once for every condition.
+
+    Args:
+        x: `(*lead, *n, I)`.
+        weight: `(*lead, O, I)`.
+        lead: 1 with the conditions in front, 0 while they are hidden.
+        bias: `(*lead, O)` or `None`.
+    """
     if not lead:
-        return x @ weight
-    rows = x.reshape(x.shape[0], -1, x.shape[-1])
-    return torch.bmm(rows, weight).reshape(*x.shape[:-1], weight.shape[-1])
+        return F.linear(x, weight, bias)
+    rows = (x if x.ndim == 3 else x.reshape(x.shape[0], -1, x.shape[-1])).mT
+    if bias is None:
+        made = torch.bmm(weight, rows).mT
+    else:
+        made = torch.baddbmm(bias.unsqueeze(-1), weight, rows).mT
+    return made if x.ndim == 3 else made.reshape(*x.shape[:-1], weight.shape[-2])
 
 
 @dataclass
@@ -236,8 +250,8 @@ class LowRankWeight(Weight):
             self.note("linear", "dense")
             return super().linear(x)
         self.note("linear", "factors")
-        low = matmul_each(x, self.v.mT, self.lead)
-        made = matmul_each(low * self.factor if self.factor != 1.0 else low, self.u.mT, self.lead)
+        low = linear_each(x, self.v, self.lead)
+        made = linear_each(low * self.factor if self.factor != 1.0 else low, self.u, self.lead)
         return made if self.base is None else made + F.linear(x, self.base)
 
     def convolve(self, conv: Conv, x: Tensor, transposed: bool, groups: int) -> Tensor:
