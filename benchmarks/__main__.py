@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
         console.rule(CASES[name].title)
         clock, memory = CLOCKS[options.clock], not options.no_memory
         made = run_case(CASES[name], setting, console.print, clock=clock, memory=memory)
-        made["machine"] = _report.machine()
+        made.update(machine=_report.machine(), clock=options.clock)
         cases[name] = made
         # Each case is kept as soon as it is done, whatever happens to the next one.
         page = _report.write(out, cases)

@@ -62,6 +62,8 @@ class Workload:
             in a tensor.
         numbers: Sizes, for tables and plots.
         omitted: Contestants that do not run here, and why.
+        elsewhere: Whether the work is done in processes of its own, so that only the time on
+            the wall says anything.
     """
 
     key: str
@@ -71,6 +73,7 @@ class Workload:
     tolerance: float = 1e-5
     numbers: Mapping[str, float] = field(default_factory=dict)
     omitted: Mapping[str, str] = field(default_factory=dict)
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True)

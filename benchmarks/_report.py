@@ -98,6 +98,7 @@ def markdown(cases: dict[str, Any]) -> str:
             parts += [f"![{axis}]({NAME}-{axis}.png)\n" for axis in PLOTS]
         parts += [_table(made["table"])]
         quick = "A quick run, for ratios only. " if made["quick"] else ""
+        quick += "Time of the process on the processor. " if made["clock"] == "cpu" else ""
         described = ", ".join(f"{key} {value}" for key, value in made["machine"].items())
         parts += [f"{quick}Run on {made['date']} in {made['seconds']:.0f} s: {described}.\n"]
     return "\n".join(parts)

@@ -63,7 +63,8 @@ def run_workload(
         differences = check(workload, contestants)
         notes = {c.name: c.note() if c.note else "" for c in contestants}
         steps = {c.name: c.step for c in contestants}
-        times = in_turns(steps, workload.seconds, setting, clock)
+        own = time.perf_counter if workload.elsewhere else clock
+        times = in_turns(steps, workload.seconds, setting, own)
     roles: dict[str, Role] = {c.name: c.role for c in contestants}
     del contestants, steps
     peaks: dict[str, int | None] = dict.fromkeys(times)

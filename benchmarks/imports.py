@@ -22,7 +22,7 @@ def contestants() -> list[Contestant]:
 
 
 def workloads(setting: Setting) -> list[Workload]:
-    return [] if setting.tiny else [Workload(KEY, contestants, seconds=60)]
+    return [] if setting.tiny else [Workload(KEY, contestants, seconds=60, elsewhere=True)]
 
 
 def judge(results: Results) -> list[Claim]:

@@ -46,9 +46,9 @@ def main(arguments: list[str] | None = None) -> int:
         results[name] = run_one(ALL[name], options.data, console)
         # Long runs: what is done is kept, whatever happens to the next one.
         ordered = {key: results[key] for key in ALL if key in results}
-        page = _report.write(options.out, ordered)
+        _report.write(options.out, ordered)
         show(results[name], console)
-    console.print(f"Report: {page}")
+    console.print(f"Report: {options.out / _report.NAME}.md")
     return 0 if all(one["holds"] for name in names for one in results[name]["claims"]) else 1
 
 

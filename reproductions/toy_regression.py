@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,7 @@ from reproductions._result import Step, Track, claim, mean_and_range, result, si
 TITLE = "Toy continual regression"
 SOURCE = "von Oswald et al., Continual learning with hypernetworks, ICLR 2020; hypercl/toy_example"
 PUBLISHED = (0.00419, 0.00239, 0.00607)
-DATA_SEED = (
-    42  # of the published run: the noise in 100 points moves the best fit by more than seeds do
-)
+DATA_SEED = 42  # as published
 NOISE = 0.05
 TASKS: tuple[tuple[str, Callable[[np.ndarray], np.ndarray], float, float], ...] = (
     ("x + 3 on [-4, -2]", lambda x: x + 3, -4, -2),
@@ -47,6 +46,10 @@ def make_hypernetwork() -> hl.HyperNetwork:
     target = nn.Sequential(
         nn.Linear(1, 10), nn.Sigmoid(), nn.Linear(10, 10), nn.Sigmoid(), nn.Linear(10, 1)
     )
+    for parameter in target.parameters():
+        # PyTorch's own init is too small for sigmoids: runs stay at a task's mean for long. The
+        # published generator, Xavier heads on sigmoid features, gives numbers of std .2 to .7.
+        nn.init.normal_(parameter, 0.0, 0.7)
     trunk = hl.MLP(10, 10, activation="sigmoid")
     return hl.HyperNetwork(target, condition=hl.Embedding(1, 2), trunk=trunk, layout=hl.Full())
 
@@ -91,7 +94,7 @@ def test_error(hnet: hl.HyperNetwork, tasks: list[Any], task: int) -> float:
 def run(
     data: Path | None,
     track: Track = silent,
-    seeds: Sequence[int] = range(5),
+    seeds: Sequence[int] = range(10),
     iterations: int = 4001,
 ) -> dict[str, Any]:
     """Train with the regulariser, one run a seed, and once without it for contrast."""
@@ -101,12 +104,13 @@ def run(
     kept = [final for (_, beta), (_, final) in found.items() if beta]
     claims = [
         claim(
-            f"{name}: final MSE, mean of {len(seeds)} seeds",
-            [sum(final[i] for final in kept) / len(kept)],
+            f"{name}: final MSE, {kind} of {len(seeds)} seeds",
+            [pool([final[i] for final in kept])],
             most=1.25 * published,
             published=f"{published:.5f}",
             digits=5,
         )
+        for kind, pool in (("mean", statistics.fmean), ("median", statistics.median))
         for i, ((name, *_), published) in enumerate(zip(TASKS, PUBLISHED, strict=True))
     ]
     rows = [
@@ -127,3 +131,22 @@ def run(
         for (seed, beta), (after, final) in found.items()
     }
     return result(TITLE, SOURCE, setup(iterations), claims, [table(title, columns, rows)], raw)
+
+
+def setup(iterations: int) -> list[str]:
+    """Return what was run, in words."""
+    return [
+        f"Data as published (seed {DATA_SEED}): a task has 100 uniform points with noise "
+        f"N(0, {NOISE}²) to train on. The test set is 50 equidistant points **without noise**, in "
+        "the published code as here, so the MSE has no noise floor: .0024 for task 2 is not the "
+        "noise's variance .0025, and values below it are possible.",
+        "Main network 1-10-10-1 and trunk 10, 10, sigmoids; embedding 2; Full(). Adam 1e-2, new "
+        f"for each task; batch 32; {iterations} iterations a task; output regulariser β = .005 "
+        "without the lookahead step; a task trains its own embedding and the generator, earlier "
+        "embeddings stay (`add_conditions` gives each task a parameter of its own).",
+        "Other than published: the trunk's init and its normalised features are this library's "
+        "defaults, and the target starts N(0, .7²), which Native() hands on.",
+        "The published numbers are one run (seed 42). Runs differ by a factor of 10 and more, "
+        "mostly by what task 1 and 2 lose later, so both the median run and the mean of all "
+        "seeds are shown and bounded.",
+    ]

@@ -38,8 +38,8 @@ class MLP(Trunk):
     the scale that the plan asks for. Without it the scale varies from condition to condition
     and is right on average only.
 
-    Weights start He-uniform (`2 / fan_in`, `1 / fan_in` for tanh, sigmoid and softplus), biases
-    uniform in `1 / sqrt(fan_in)`.
+    Weights start uniform with variance `2 / fan_in` (He), for tanh `1 / fan_in` and for sigmoid
+    `16 / fan_in`, which makes up for their slope at 0; biases uniform in `1 / sqrt(fan_in)`.
 
     Args:
         *widths: Width of each layer.
@@ -93,8 +93,13 @@ class MLP(Trunk):
 
     @property
     def gain(self) -> float:
-        """Factor on `1 / fan_in` that the weights' variance starts with."""
-        return 1.0 if self.activation in ("tanh", "sigmoid", "softplus") else 2.0
+        """Factor on `1 / fan_in` that the weights' variance starts with.
+
+        1 / slope² at 0 for tanh and sigmoid. With 1 for sigmoid, as is usual, a layer divides the
+        differences between conditions by 4 and keeps what they have in common: after two layers
+        of width 100, .8 % of the features' energy varies with the condition, with 16 it is 13 %.
+        """
+        return {"tanh": 1.0, "sigmoid": 16.0}.get(self.activation, 2.0)
 
     def out_width(self, in_width: int) -> int:
         return self.widths[-1]

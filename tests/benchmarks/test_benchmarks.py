@@ -112,7 +112,7 @@ def test_a_report_is_made(tmp_path: Path) -> None:
         said: list[str] = []
         made = _run.run_case(CASES[name], TINY, said.append, clock=clock, memory=False)
         assert len(said) == len(made["results"])
-        cases[name] = {**made, "machine": _report.machine()}
+        cases[name] = {**made, "machine": _report.machine(), "clock": "cpu"}
     page = _report.write(tmp_path, cases).read_text()
     _plots.draw(tmp_path, cases["curves"]["results"])
     assert json.loads((tmp_path / "benchmarks.json").read_text())["cases"] == cases
