@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +83,14 @@ def train_sequence(
     return after, [accuracy(hnet, tasks, task) for task in range(len(tasks))]
 
 
+def train_alone(
+    data: Path, seed: int, beta: float, iterations: int
+) -> tuple[list[float], list[float]]:
+    """Do one run in a process of its own."""
+    torch.set_num_threads(1)
+    return train_sequence(make_tasks(data), seed, beta, iterations, lambda: None)
+
+
 def accuracy(hnet: hl.HyperNetwork, tasks: list[Task], task: int) -> float:
     """Return the test accuracy of a task in %."""
     _, _, x, y = tasks[task]
@@ -102,8 +112,15 @@ def run(
     step = track(TITLE, len(runs) * len(tasks) * iterations)
     rows: list[list[Any]] = []
     averages, forgotten, raw = [], [], {}
-    for seed, beta in runs:
-        after, final = train_sequence(tasks, seed, beta, iterations, step)
+    # A process for each run: they are single-threaded, and as long as minutes.
+    with ProcessPoolExecutor(len(runs), mp_context=get_context("spawn")) as pool:
+        jobs = [pool.submit(train_alone, data, seed, beta, iterations) for seed, beta in runs]
+        for job in as_completed(jobs):
+            job.result()
+            for _ in range(len(tasks) * iterations):
+                step()
+    for (seed, beta), job in zip(runs, jobs, strict=True):
+        after, final = job.result()
         average, lost = sum(final) / len(final), (sum(after) - sum(final)) / len(final)
         rows.append([f"β = {beta:g}, seed {seed}", *(f"{v:.2f}" for v in final)])
         rows[-1] += [f"{average:.2f}", f"{lost:.2f}"]

@@ -90,9 +90,13 @@ class HeadMemory:
         old = self.features if index is None else self.features[index]
         d = torch.cat([features - old, old, torch.ones_like(old[..., :1])], -1)
         e = torch.cat([weight, weight - self.weight, (bias - self.bias).unsqueeze(-1)], -1)
+        # One split: its backward pass is one concatenation.
+        edges = sorted({edge for rows in self.rows for span in rows.ranges for edge in span})
+        cuts = e[: edges[-1]].split([stop - start for start, stop in pairwise(edges)])
+        place = dict(zip(edges, cuts, strict=False))
         terms = []
         for rows in self.rows:
-            part = [e[start:stop] for start, stop in rows.ranges]
+            part = [place[start] for start, _ in rows.ranges]
             e_rows = part[0] if len(part) == 1 else torch.cat(part)
             factors = d.new_tensor(rows.factors).unsqueeze(-1)
             d_gram = (d * factors).flatten(0, 1).mT @ d.flatten(0, 1)
