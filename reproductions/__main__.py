@@ -12,16 +12,17 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from reproductions import _report, init_depth, init_scale, split_mnist, toy_regression
 from reproductions._result import Step, Track
 
 ALL: dict[str, ModuleType] = {
-    "init_depth": init_depth,
-    "init_scale": init_scale,
     "toy_regression": toy_regression,
     "split_mnist": split_mnist,
+    "init_depth": init_depth,
+    "init_scale": init_scale,
 }
 
 
@@ -54,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run_one(module: ModuleType, data: Path | None, console: Console) -> dict[str, Any]:
     """Run a reproduction with a progress bar; add when, where and how long."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     start = time.perf_counter()
     with Progress(*columns, TimeRemainingColumn(), console=console) as bars:
         made = module.run(data, tracker(bars))
@@ -76,7 +77,7 @@ def tracker(bars: Progress) -> Track:
 
 def show(made: dict[str, Any], console: Console) -> None:
     """Print what was claimed and what came out."""
-    console.rule(made["title"])
+    console.rule(escape(made["title"]))
     for one in made["claims"]:
         mark = "[green]holds[/]" if one["holds"] else "[red]does not hold[/]"
         text = f"{one['what']}: {_report.shown(one)} (bound {_report.bound(one)}) "

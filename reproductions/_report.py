@@ -14,7 +14,8 @@ INTRODUCTION = """# Reproductions
 
 Written by `make reproduce` (`python -m reproductions`); all numbers are in
 [{name}.json]({name}.json) beside this page. Every run is seeded: the same versions on the same
-kind of machine give the same numbers, to rounding.
+kind of machine give the same numbers. "Ours" is one number, or the lowest and the highest of
+several that all have to keep the bound.
 """
 
 
@@ -24,7 +25,7 @@ def machine() -> dict[str, str]:
     packages = {name: _version(name) for name in ("torch", "numpy", "hyperloom")}
     return {
         "processor": _processor(),
-        "cores": f"{cores} (one thread used)",
+        "cores": f"{cores} (one thread a run)",
         "system": f"{platform.system()} {platform.machine()}",
         "Python": platform.python_version(),
         **packages,
@@ -65,11 +66,11 @@ def write(folder: Path, results: dict[str, Any]) -> Path:
 
 def markdown(results: dict[str, Any]) -> str:
     """Return the report."""
-    parts = [INTRODUCTION.format(name=NAME), "## All claims\n", _claims(results, with_title=True)]
+    parts = [INTRODUCTION.format(name=NAME), _overview(results)]
     for made in results.values():
         parts += [f"## {made['title']}\n", f"{made['source']}.\n"]
         parts += ["\n".join(f"- {line}" for line in made["setup"]) + "\n"]
-        parts += [_claims({"": made}, with_title=False)]
+        parts += [_claims(made["claims"])]
         for one in made["tables"]:
             parts += [f"{one['title']}\n", _table(one["columns"], one["rows"])]
         described = ", ".join(f"{key} {value}" for key, value in made["machine"].items())
@@ -77,15 +78,20 @@ def markdown(results: dict[str, Any]) -> str:
     return "\n".join(parts)
 
 
-def _claims(results: dict[str, Any], with_title: bool) -> str:
+def _overview(results: dict[str, Any]) -> str:
     rows = []
     for made in results.values():
-        for one in made["claims"]:
-            row = [one["what"], one["published"], shown(one), bound(one)]
-            row.append("yes" if one["holds"] else "**no**")
-            rows.append([made["title"], *row] if with_title else row)
-    columns = ["claim", "published", "ours", "bound", "holds"]
-    return _table(["run", *columns] if with_title else columns, rows)
+        kept = sum(one["holds"] for one in made["claims"])
+        rows.append([made["title"], f"{kept} of {len(made['claims'])}", made["date"]])
+    return _table(["run", "bounds that hold", "date"], rows)
+
+
+def _claims(claims: list[dict[str, Any]]) -> str:
+    rows = []
+    for one in claims:
+        held = "yes" if one["holds"] else "**no**"
+        rows.append([one["what"], one["published"], shown(one), bound(one), held])
+    return _table(["claim", "published", "ours", "bound", "holds"], rows)
 
 
 def shown(one: dict[str, Any]) -> str:
@@ -97,8 +103,8 @@ def bound(one: dict[str, Any]) -> str:
     """Return a claim's bound as text."""
     least, most = one["least"], one["most"]
     if least is not None and most is not None:
-        return f"{least:g} – {most:g}"
-    return f"≥ {least:g}" if least is not None else f"≤ {most:g}"
+        return f"{least:.3g} – {most:.3g}"
+    return f"≥ {least:.3g}" if least is not None else f"≤ {most:.3g}"
 
 
 def _table(columns: list[str], rows: list[list[Any]]) -> str:
