@@ -65,6 +65,12 @@ class Cell:
     seconds: dict[str, float]
 
     @property
+    def key(self) -> tuple[int, ...]:
+        """What tells it from others."""
+        sizes = (self.conditions, self.rows, self.terms, self.inputs, self.outputs)
+        return (*sizes, self.input_gradient)
+
+    @property
     def layer(self) -> _cost.Layer:
         """The sizes, as the cost model sees them."""
         return _cost.Layer(
@@ -244,18 +250,27 @@ def main(arguments: list[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     console = Console(highlight=False, markup=False, soft_wrap=True)
     setting = Setting(torch.device(options.device), quick=options.quick)
-    if options.timings and options.timings.exists():
-        stored = json.loads(options.timings.read_text())
-        rates, found = stored["rates"], [Cell(**cell) for cell in stored["cells"]]
-    else:
-        rates, clock = raw_rates(setting), CLOCKS[options.clock]
-        todo = track(cells(options.quick), "timing layers", console=console)
-        found = [time_cell(cell, setting, clock) for cell in todo]
-        if options.timings:
-            stored = {"rates": rates, "cells": [dataclasses.asdict(cell) for cell in found]}
-            options.timings.write_text(json.dumps(stored, indent=1) + "\n")
+    rates, found = measure(options, setting, console)
     report(found, rates, options.device, console.print)
     return 0
+
+
+def measure(
+    options: argparse.Namespace, setting: Setting, console: Console
+) -> tuple[dict[str, float], list[Cell]]:
+    """Return the raw rates and all layers, timed; what `--timings` holds is not timed again."""
+    path, clock = options.timings, CLOCKS[options.clock]
+    stored = json.loads(path.read_text()) if path and path.exists() else {}
+    rates = stored.get("rates") or raw_rates(setting)
+    done = [Cell(**cell) for cell in stored.get("cells", [])]
+    known = {cell.key for cell in done}
+    todo = [cell for cell in cells(options.quick) if cell.key not in known]
+    for cell in track(todo, "timing layers", console=console, disable=not todo):
+        done.append(time_cell(cell, setting, clock))
+        if path:
+            stored = {"rates": rates, "cells": [dataclasses.asdict(cell) for cell in done]}
+            path.write_text(json.dumps(stored, indent=1) + "\n")
+    return rates, done
 
 
 def report(

@@ -64,10 +64,15 @@ def test_a_layer_is_made_to_go_one_way(way: str) -> None:
     free = _mlp.hyperloom(problem)
     for made, wanted in zip(calibrate.forced(problem, way)(), free.step(), strict=True):
         torch.testing.assert_close(made, wanted)
-    ways = []
-    steps = calibrate.forced(problem, way)
-    problem.gradients = lambda y, leaves: ways.append(free.note())  # type: ignore[method-assign]
-    steps()
+    ways: list[str] = []
+
+    def look(y: torch.Tensor, leaves: object) -> tuple[torch.Tensor, ...]:
+        said = problem.hnet.explain(problem.x, condition=problem.c)
+        ways.append(said[problem.names[0]].choice)
+        return (y,)
+
+    problem.gradients = look  # type: ignore[method-assign]
+    calibrate.forced(problem, way)()
     assert ways == [way]
 
 
