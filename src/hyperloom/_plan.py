@@ -142,14 +142,19 @@ class Plan:
         """Which of the trunks computes the features of `head`."""
         return self.widths.index(head.embedding)
 
-    def trunk_heads(self, index: int) -> tuple[int, ...]:
-        """The heads whose features trunk `index` computes, in the order of their slots."""
-        width = self.widths[index]
+    @cached_property
+    def trunk_heads(self) -> tuple[tuple[int, ...], ...]:
+        """For each trunk the heads whose features it computes, in the order of their slots."""
+        sources = [(i, h.embedding, h.source) for i, h in enumerate(self.heads)]
         return tuple(
-            i
-            for i, head in enumerate(self.heads)
-            if head.source is Source.FEATURES and head.embedding == width
+            tuple(i for i, own, source in sources if source is Source.FEATURES and own == width)
+            for width in self.widths
         )
+
+    @cached_property
+    def has_bases(self) -> bool:
+        """Whether any form changes a tensor of the target's own."""
+        return any(entry.form.has_base for entry in self.entries)
 
     @property
     def num_ids(self) -> int | None:

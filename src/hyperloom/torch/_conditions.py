@@ -96,6 +96,8 @@ class VectorCondition(nn.Module):
         self.register_buffer("like", torch.zeros(()), persistent=False)
 
     def forward(self, value: Any, batch: Sequence[int] = ()) -> Encoded:
+        if type(value) is Tensor and self._fits(value):
+            return Encoded(value.to(self.like))
         name, dim = type(self.choice).__name__, self.choice.dim
         if isinstance(self.choice, Noise) and (value is None or type(value) is int):
             shape = (*batch, dim) if value is None else (positive_int("condition", value), dim)
@@ -111,6 +113,11 @@ class VectorCondition(nn.Module):
             raise ValueError(message("condition", _shown(value), wanted))
         _refuse_meta(value, self.like.device)
         return Encoded(value.to(self.like))
+
+    def _fits(self, value: Tensor) -> bool:
+        """Whether nothing can be wrong with a value; most are so."""
+        fits = value.ndim > 0 and value.shape[-1] == self.choice.dim
+        return fits and value.is_floating_point() and not value.is_meta
 
 
 class CustomCondition(nn.Module):

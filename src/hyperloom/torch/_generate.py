@@ -19,13 +19,12 @@ def raw_numbers(
 ) -> list[Tensor]:
     """Run every head: `(*batch, num_slots * slot_size)` for each, in the plan's order."""
     features = slot_features(plan, trunks, heads, encoded)
-    made = []
+    made, modules = [], heads._modules  # its own look-up takes as long as a small operation
     for i, head in enumerate(plan.heads):
-        module = heads[head.name]
+        module = modules[head.name]
         if isinstance(module, LinearHead):
-            one_slot = head.num_slots == 1 and not head.signs
-            numbers = module(features[i].squeeze(-2) if one_slot else features[i])
-            made.append(numbers if one_slot else numbers.flatten(-2))
+            numbers = module(features[i])
+            made.append(numbers.flatten(-2) if head.embedding else numbers)
         elif isinstance(module, TableHead):
             assert encoded.ids is not None
             made.append(module.table.look_up(encoded.ids))
@@ -39,17 +38,23 @@ def raw_numbers(
 def slot_features(
     plan: Plan, trunks: nn.ModuleList, heads: nn.ModuleDict, encoded: Encoded
 ) -> dict[int, Tensor]:
-    """Run every trunk once, on the slots of all its heads: head index -> `(*batch, C, F)`."""
+    """Run every trunk once, on the slots of all its heads.
+
+    Returns:
+        Head index -> features `(*batch, C, F)`, or `(*batch, F)` without slot embeddings: such a
+        head has one slot.
+    """
     found: dict[int, Tensor] = {}
-    for index, width in enumerate(plan.widths):
-        members = plan.trunk_heads(index)
-        trunk = trunks[index]
+    # Not by index: a ModuleList takes longer to find one than a small layer to run.
+    modules = trunks._modules.values()
+    for trunk, width, members in zip(modules, plan.widths, plan.trunk_heads, strict=True):
+        assert trunk is not None
         if not width:
             features = trunk(encoded.vector, None)
             found.update((i, features) for i in members)
             continue
-        modules: list[Any] = [heads[plan.heads[i].name] for i in members]
-        slots = [module.slot_embeddings(encoded.ids) for module in modules]
+        own: list[Any] = [heads[plan.heads[i].name] for i in members]
+        slots = [module.slot_embeddings(encoded.ids) for module in own]
         if any(s.ndim > 2 for s in slots):
             slots = [s.expand(*encoded.batch, *s.shape[-2:]) for s in slots]
         features = trunk(encoded.vector, slots[0] if len(slots) == 1 else torch.cat(slots, -2))
@@ -110,7 +115,8 @@ def cut(plan: Plan, raw: list[Tensor], scales: Tensor | None) -> list[Tensor]:
             if shape is None:
                 made[row] = plan.pieces[row].arrange(part, torch.permute)
             else:
-                made[row] = part.view(batch + shape)
+                # A vector is as it should be, and a view of it a node more in the graph.
+                made[row] = part if len(shape) == 1 else part.view(batch + shape)
     return made
 
 

@@ -14,7 +14,10 @@ from hyperloom.torch._conditions import Table, unit_rows
 
 
 class LinearHead(nn.Module):
-    """Maps features `(*batch, C, F)` to numbers `(*batch, C, S)`; owns the slot embeddings."""
+    """Maps features `(*batch, C, F)` to numbers `(*batch, C, S)`; owns the slot embeddings.
+
+    A head without slot embeddings has one slot, and no axis for it.
+    """
 
     signs: Tensor | None
 
@@ -51,7 +54,8 @@ class LinearHead(nn.Module):
 
     def signed(self, features: Tensor) -> Tensor:
         """Return the features `(*batch, C, F)` under each slot's signs."""
-        return features if self.signs is None else features * self.signs
+        signs = self._buffers["signs"]
+        return features if signs is None else features * signs
 
     def fill(self, head: Head, moment: float, native: Mapping[str, Tensor]) -> None:
         """Give every row its start, for features of mean square `moment`."""

@@ -19,9 +19,13 @@ from hyperloom._plan import Plan
 from hyperloom.torch._build import Built, build, grow, modules_of, prepare
 from hyperloom.torch._conditions import Encoded
 from hyperloom.torch._generate import assemble, raw_numbers
+from hyperloom.torch._program import find
 from hyperloom.torch._run import Call, apply_tensors, contracts, execute, explain
 from hyperloom.torch._skeleton import Skeleton
 from hyperloom.torch._spec import target_spec, uncompiled
+
+
+_USUAL = Execution()
 
 
 class HyperNetwork(nn.Module):
@@ -122,6 +126,7 @@ class HyperNetwork(nn.Module):
         self.__dict__["_skeleton"] = Skeleton(target, built.plan.spec)
         self.__dict__["_warned"] = False
         self.__dict__["_known"] = {}
+        self.__dict__["_programs"] = {}
 
     def forward(
         self, *inputs: Any, condition: Any, in_dims: int | tuple[Any, ...] | None = 0, **kwargs: Any
@@ -147,6 +152,11 @@ class HyperNetwork(nn.Module):
             IndexError: A condition id out of range.
         """
         encoded = self._encode(condition)
+        if len(inputs) == 1 and in_dims == 0 and not kwargs and self.execution == _USUAL:
+            if encoded.ids is None or len(encoded.vector) == 1:  # ids may be shared by rows
+                program = find(self, encoded.vector, inputs[0])
+                if program is not None:
+                    return program.run(self, encoded.vector, inputs[0])
         return execute(self, encoded, Call(encoded.batch, inputs, in_dims, kwargs))
 
     def explain(
@@ -267,12 +277,21 @@ class HyperNetwork(nn.Module):
         return self.__dict__["_skeleton"]
 
     def _encode(self, condition: Any) -> Encoded:
-        return self.condition(condition)
+        # Past nn.Module's look-up of attributes, here and below: it costs what a small layer does.
+        encode: Any = self._modules["condition"]
+        return encode(condition)
 
     def _generate(self, encoded: Encoded) -> dict[str, Tensor]:
-        raw = raw_numbers(self.plan, self.trunks, self.heads, encoded)
-        bases = dict(self.bases.tensors())
-        return assemble(self.plan, raw, self.scales, bases, list(self.banks), self._skeleton.dtypes)
+        modules: Any = self._modules
+        raw = raw_numbers(self.plan, modules["trunks"], modules["heads"], encoded)
+        return assemble(self.plan, raw, *self._fixed(), self._skeleton.dtypes)
+
+    def _fixed(self) -> tuple[Tensor | None, dict[str, Tensor], list[Tensor]]:
+        """Return the scales, bases and banks, as far as the plan has any."""
+        plan = self.plan
+        scales = self.scales if plan.has_scales else None
+        bases = dict(self.bases.tensors()) if plan.has_bases else {}
+        return scales, bases, list(self.banks) if plan.banks else []
 
     def _contracts(self, *sizes: Any) -> bool:
         """Remember for each batch size what `contracts` says."""
@@ -284,10 +303,12 @@ class HyperNetwork(nn.Module):
         return known[sizes]
 
     def _kept(self) -> dict[str, Tensor]:
-        return dict(self.kept.tensors())
+        kept: Any = self._modules["kept"]
+        return dict(kept.tensors()) if self.plan.kept else {}
 
     def _buffers_now(self) -> dict[str, Tensor]:
-        return dict(self.target_buffers.tensors())
+        buffers: Any = self._modules["target_buffers"]
+        return dict(buffers.tensors())
 
     def _warn_of_lost_statistics(self) -> None:
         """Say once that running statistics of the target are not kept."""
@@ -359,6 +380,7 @@ class HyperNetwork(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         super()._apply(fn, recurse)
+        self.__dict__["_programs"] = {}
         self._skeleton.convert(fn)
         return self
 

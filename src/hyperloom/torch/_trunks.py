@@ -31,10 +31,11 @@ def beside(vector: Tensor, slots: Tensor | None) -> Tensor:
 
     Args:
         vector: `(*batch, E)`.
-        slots: `(C, w)` or `(*batch, C, w)`; `None` for one slot without embedding.
+        slots: `(C, w)` or `(*batch, C, w)`; `None` for one slot without embedding, which gives
+            the vector as it is.
     """
     if slots is None:
-        return vector.unsqueeze(-2)
+        return vector
     batch, num = vector.shape[:-1], slots.shape[-2]
     wide = vector.unsqueeze(-2).expand(*batch, num, -1)
     return torch.cat([wide, slots.expand(*batch, num, -1)], dim=-1)
@@ -108,7 +109,7 @@ class MLPTrunk(nn.ModuleList):
     def forward(self, vector: Tensor, slots: Tensor | None) -> Tensor:
         layers = [layer for layer in self if isinstance(layer, Layer)]
         first = layers[0]
-        x = first(vector.unsqueeze(-2)) if slots is None else first.pair(vector, slots)
+        x = first(vector) if slots is None else first.pair(vector, slots)
         for layer in layers[1:]:
             x = layer(x)
         if self.choice.norm == "rms":

@@ -125,8 +125,10 @@ class Loom:
         head = self.plan.heads[piece.head]
         module: Any = self.heads[head.name]
         slot, row = divmod(piece.start, head.slot_size)
-        features = self.features[piece.head][..., slot, :]
-        if module.signs is not None:
+        features = self.features[piece.head]
+        if head.embedding:
+            features = features[..., slot, :]
+        if head.signs:
             features = features * module.signs[slot]
         weight, bias = self._rows_of(piece.head, module, row, piece.numel)
         return features, weight, bias
@@ -177,7 +179,7 @@ class Loom:
     def _cut(self, index: int) -> None:
         """Run a head as a whole and cut its output."""
         head = self.plan.heads[index]
-        flat = self._raw(index, self.heads[head.name]).flatten(-2)
+        flat = self._raw(index, self.heads[head.name])
         rows, sizes = self.plan.sections[index]
         if head.scaled:
             assert self.scales is not None
@@ -187,14 +189,15 @@ class Loom:
         self.parts[index] = {r: pieces[r].arrange(part, torch.permute) for r, part in cuts}
 
     def _raw(self, index: int, module: nn.Module) -> Tensor:
-        """Return a head's numbers `(B, num_slots, slot_size)`."""
+        """Return a head's numbers `(B, num_slots * slot_size)`."""
         if isinstance(module, LinearHead):
-            return module(self.features[index])
+            numbers = module(self.features[index])
+            return numbers.flatten(-2) if self.plan.heads[index].embedding else numbers
         if isinstance(module, TableHead):
             assert self.encoded.ids is not None
-            return self._rows(module.table.look_up(self.encoded.ids)).unsqueeze(-2)
+            return self._rows(module.table.look_up(self.encoded.ids))
         row: Any = module.row
-        return row.expand(self.num, 1, -1)
+        return row.expand(self.num, -1)
 
 
 def in_one_slot(plan: Plan, piece: Piece) -> bool:
