@@ -19,11 +19,10 @@ from hyperloom._plan import Plan
 from hyperloom.torch._build import Built, build, grow, modules_of, prepare
 from hyperloom.torch._conditions import Encoded
 from hyperloom.torch._generate import assemble, raw_numbers
-from hyperloom.torch._program import find
+from hyperloom.torch._program import Program, find
 from hyperloom.torch._run import Call, apply_tensors, contracts, execute, explain
 from hyperloom.torch._skeleton import Skeleton
 from hyperloom.torch._spec import target_spec, uncompiled
-
 
 _USUAL = Execution()
 
@@ -152,17 +151,18 @@ class HyperNetwork(nn.Module):
             IndexError: A condition id out of range.
         """
         encoded = self._encode(condition)
-        if len(inputs) == 1 and in_dims == 0 and not kwargs and self.execution == _USUAL:
-            if encoded.ids is None or len(encoded.vector) == 1:  # ids may be shared by rows
-                program = find(self, encoded.vector, inputs[0])
-                if program is not None:
-                    return program.run(self, encoded.vector, inputs[0])
+        program = self._program(encoded, inputs, in_dims, kwargs)
+        if program is not None:
+            return program.run(self, encoded.vector, inputs[0])
         return execute(self, encoded, Call(encoded.batch, inputs, in_dims, kwargs))
 
     def explain(
         self, *inputs: Any, condition: Any, in_dims: int | tuple[Any, ...] | None = 0, **kwargs: Any
     ) -> Explanation:
-        """Run once without gradients, and say how: what was formed, what was not, and why.
+        """Run once, and say how: what was formed, what was not, and why.
+
+        The cheapest way depends on whether a backward pass will follow: call it as you call the
+        hypernetwork itself, inside `torch.no_grad()` to ask about inference.
 
         Args:
             *inputs: As in `forward`.
@@ -174,9 +174,9 @@ class HyperNetwork(nn.Module):
             An `Explanation`: the strategy, and for each use of a generated tensor the way that
             was taken with the estimated operations and bytes of the alternatives. Print it.
         """
-        with torch.no_grad():
-            encoded = self._encode(condition)
-            return explain(self, encoded, Call(encoded.batch, inputs, in_dims, kwargs))
+        encoded = self._encode(condition)
+        program = self._program(encoded, inputs, in_dims, kwargs)
+        return explain(self, encoded, Call(encoded.batch, inputs, in_dims, kwargs), program)
 
     def generate(self, condition: Any) -> dict[str, Tensor]:
         """Generate the target's parameters.
@@ -280,6 +280,16 @@ class HyperNetwork(nn.Module):
         # Past nn.Module's look-up of attributes, here and below: it costs what a small layer does.
         encode: Any = self._modules["condition"]
         return encode(condition)
+
+    def _program(
+        self, encoded: Encoded, inputs: tuple[Any, ...], in_dims: Any, kwargs: Mapping[str, Any]
+    ) -> Program | None:
+        """Return the program for a call like this, if there is one."""
+        if len(inputs) != 1 or in_dims != 0 or kwargs or self.execution != _USUAL:
+            return None
+        if encoded.ids is not None and encoded.batch != (1,):  # rows may share ids
+            return None
+        return find(self, encoded.vector, inputs[0])
 
     def _generate(self, encoded: Encoded) -> dict[str, Tensor]:
         modules: Any = self._modules
