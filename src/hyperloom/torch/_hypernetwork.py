@@ -293,8 +293,9 @@ class HyperNetwork(nn.Module):
 
     def _generate(self, encoded: Encoded) -> dict[str, Tensor]:
         modules: Any = self._modules
-        raw = raw_numbers(self.plan, modules["trunks"], modules["heads"], encoded)
-        return assemble(self.plan, raw, *self._fixed(), self._skeleton.dtypes)
+        scales, bases, banks = self._fixed()
+        raw = raw_numbers(self.plan, modules["trunks"], modules["heads"], encoded, scales)
+        return assemble(self.plan, raw, bases, banks, self._skeleton.dtypes)
 
     def _fixed(self) -> tuple[Tensor | None, dict[str, Tensor], list[Tensor]]:
         """Return the scales, bases and banks, as far as the plan has any."""
