@@ -39,10 +39,10 @@ def raw_numbers(
         if isinstance(module, LinearHead):
             made.append(linear_numbers(plan, i, module, features[i], scales))
         elif isinstance(module, TableHead):
-            assert encoded.ids is not None and not head.scaled
+            assert encoded.ids is not None
             made.append(module.table.look_up(encoded.ids))
         else:
-            assert isinstance(module, SharedHead) and not head.scaled
+            assert isinstance(module, SharedHead)
             # A clone: a view would let what was generated change when the row is trained.
             made.append(module.row.clone().expand(*encoded.batch, -1))
     return made
