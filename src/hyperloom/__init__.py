@@ -6,6 +6,7 @@ neither torch nor jax.
 """
 
 from hyperloom._condition import Concat, Condition, Custom, Embedding, Noise, Vector
+from hyperloom._doctor import Finding, Report
 from hyperloom._errors import CheckpointError
 from hyperloom._execution import Execution
 from hyperloom._explain import Explanation
@@ -50,6 +51,7 @@ __all__ = [
     "Embedding",
     "Execution",
     "Explanation",
+    "Finding",
     "Form",
     "Full",
     "Grouped",
@@ -67,6 +69,7 @@ __all__ = [
     "Plan",
     "Product",
     "RankOne",
+    "Report",
     "Role",
     "Scale",
     "Shared",

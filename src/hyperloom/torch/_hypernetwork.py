@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hyperloom._doctor import Report
 from hyperloom._errors import did_you_mean, message
 from hyperloom._execution import Execution
 from hyperloom._explain import Explanation
@@ -177,6 +178,32 @@ class HyperNetwork(nn.Module):
         encoded = self._encode(condition)
         program = self._program(encoded, inputs, in_dims, kwargs)
         return explain(self, encoded, Call(encoded.batch, inputs, in_dims, kwargs), program)
+
+    def doctor(
+        self, *inputs: Any, condition: Any, in_dims: int | tuple[Any, ...] | None = 0, **kwargs: Any
+    ) -> Report:
+        """Look whether this hypernetwork can learn: one call, examined. Print what it returns.
+
+        Does the gradient reach every part of the generator; do the outputs depend on the
+        condition; are activations, gradients and generated tensors of the scale that the
+        template's own initialisation gives; dtypes, devices; what runs on a slow path. Costs a
+        few calls forward and backward. Everything is left as it was: gradients, buffers, modes,
+        random generators.
+
+        Args:
+            *inputs: As in `forward`.
+            condition: As in `forward`; a batch of two different conditions or more, or else
+                (unless the condition is an `Embedding`) the dependence on it is not checked.
+            in_dims: As in `forward`.
+            **kwargs: As in `forward`.
+
+        Returns:
+            A `Report`: `report.findings` says what is wrong, `report.ok` whether anything is.
+            A call that fails is a finding, not an error.
+        """
+        from hyperloom.torch._doctor import examine
+
+        return examine(self, condition, inputs, in_dims, kwargs)
 
     def generate(self, condition: Any) -> dict[str, Tensor]:
         """Generate the target's parameters.
