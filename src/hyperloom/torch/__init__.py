@@ -15,6 +15,7 @@ from hyperloom import (
     Harmonic,
     HyperfanIn,
     HyperfanOut,
+    Ids,
     Layers,
     LowRank,
     Native,
@@ -36,6 +37,7 @@ from hyperloom import (
 from hyperloom.torch._hypernetwork import HyperNetwork
 from hyperloom.torch._io import load, save
 from hyperloom.torch._regularizers import OutputRegularizer
+from hyperloom.torch._shapes import Shapes
 from hyperloom.torch._spec import target_spec
 
 __all__ = [
@@ -54,6 +56,7 @@ __all__ = [
     "HyperNetwork",
     "HyperfanIn",
     "HyperfanOut",
+    "Ids",
     "Layers",
     "LowRank",
     "Native",
@@ -64,6 +67,7 @@ __all__ = [
     "Product",
     "RankOne",
     "Scale",
+    "Shapes",
     "Shared",
     "Shift",
     "Templates",

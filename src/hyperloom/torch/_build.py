@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from hyperloom._condition import Concat, Condition, Embedding
+from hyperloom._condition import Concat, Condition, Embedding, Ids
 from hyperloom._errors import message, positive_int
 from hyperloom._form import Form
 from hyperloom._init import Init
@@ -225,6 +225,8 @@ def _grow_rows(table: Table, num: int, fill: Any) -> nn.Parameter:
 
 
 def _with_more_ids(choice: Condition, num: int) -> Condition:
+    if isinstance(choice, Ids):
+        return Ids(choice.num + num)
     if isinstance(choice, Embedding):
         return replace(choice, num=choice.num + num)
     assert isinstance(choice, Concat)
