@@ -96,7 +96,9 @@ def build(
     trees = _trees(target, plan, native)
     built = Built(plan, condition_module, trunks, heads, scales, banks, *trees)
     _move(built, target)
-    _fill(built, native)
+    # Built on the meta device there is nothing to fill, as in torch's own modules.
+    if not any(p.is_meta for p in heads.parameters()):
+        _fill(built, native)
     return built
 
 

@@ -40,7 +40,7 @@ def check_own(hnet: HyperNetwork, parameters: Mapping[str, Tensor]) -> None:
     wanted = "a dict from names of the hypernetwork's parameters to tensors"
     if not isinstance(parameters, Mapping):
         raise TypeError(message("parameters", f"a {type(parameters).__name__}", wanted))
-    own = dict(hnet.named_parameters(remove_duplicate=False))
+    own: dict[str, Tensor] = dict(hnet.named_parameters(remove_duplicate=False))
     own.update(hnet.named_buffers(remove_duplicate=False))
     for name, value in parameters.items():
         if name not in own:

@@ -25,6 +25,13 @@ _FUNCTIONS: dict[Any, str] = {
     F.sigmoid: "sigmoid",
     None: "identity",
 }
+_PLAIN: dict[type, str] = {
+    nn.ReLU: "relu",
+    nn.Tanh: "tanh",
+    nn.Sigmoid: "sigmoid",
+    nn.SiLU: "silu",
+    nn.Identity: "identity",
+}
 # Those that a dropout before them does not tell from one after them.
 _HOMOGENEOUS = ("relu", "leaky_relu", "identity")
 
@@ -112,13 +119,14 @@ class Generator:
         self.names = self.names if len(parts) > 1 else ["condition"]
         self.trunk = ""
         in_width = sum(widths) + (slots.width if slots else 0)
-        self.native = hl.HyperNetwork(
-            hl.Shapes(shapes),
-            condition=hl.Concat(*parts) if len(parts) > 1 else parts[0],
-            trunk=self._trunk(in_width, dropout),
-            layout=layout,
-            init=hl.Unscaled(),
-        ).to("meta")
+        with torch.device("meta"):  # no memory, no time, no random draws
+            self.native = hl.HyperNetwork(
+                hl.Shapes(shapes),
+                condition=hl.Concat(*parts) if len(parts) > 1 else parts[0],
+                trunk=self._trunk(in_width, dropout),
+                layout=layout,
+                init=hl.Unscaled(),
+            )
         self.head = f"heads.{self.native.plan.heads[0].name}"
 
     def _trunk(self, in_width: int, dropout: nn.Module | None) -> Any:
@@ -235,8 +243,6 @@ def activation_name(activation: Any) -> str | None:
     """Return the native name of an activation, `None` for one that has none."""
     if activation is None or not isinstance(activation, nn.Module):
         return _FUNCTIONS.get(activation)
-    plain = {nn.ReLU: "relu", nn.Tanh: "tanh", nn.Sigmoid: "sigmoid", nn.SiLU: "silu"}
-    plain[nn.Identity] = "identity"
     own: Any = activation
     if isinstance(own, nn.ELU) and own.alpha == 1.0:
         return "elu"
@@ -246,7 +252,7 @@ def activation_name(activation: Any) -> str | None:
         return "gelu"
     if isinstance(own, nn.Softplus) and (own.beta, own.threshold) == (1.0, 20.0):
         return "softplus"
-    return plain.get(type(own))
+    return _PLAIN.get(type(own))
 
 
 def probability(rate: float) -> float:

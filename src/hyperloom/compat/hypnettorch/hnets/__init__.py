@@ -5,5 +5,13 @@ from hyperloom.compat.hypnettorch.hnets.hnet_container import HContainer
 from hyperloom.compat.hypnettorch.hnets.hnet_interface import HyperNetInterface
 from hyperloom.compat.hypnettorch.hnets.hnet_perturbation_wrapper import HPerturbWrapper
 from hyperloom.compat.hypnettorch.hnets.mlp_hnet import HMLP
+from hyperloom.compat.hypnettorch.hnets.structured_mlp_hnet import StructuredHMLP
 
-__all__ = ["HMLP", "ChunkedHMLP", "HContainer", "HPerturbWrapper", "HyperNetInterface"]
+__all__ = [
+    "HMLP",
+    "ChunkedHMLP",
+    "HContainer",
+    "HPerturbWrapper",
+    "HyperNetInterface",
+    "StructuredHMLP",
+]

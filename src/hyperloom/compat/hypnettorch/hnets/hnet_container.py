@@ -95,6 +95,18 @@ class HContainer(nn.Module, HyperNetInterface):
         """The hypernetworks given."""
         return self._hnets
 
+    @property
+    def hyper_shapes_learned(self) -> list[list[int]] | None:
+        """Shapes of the parameters that come from outside; `None` where hypnettorch says so."""
+        found = super().hyper_shapes_learned
+        both = {e.conditional for e in self._ledger.held} == {False, True}
+        return None if both and not self._hnets else found
+
+    @property
+    def hyper_shapes_learned_ref(self) -> list[int] | None:
+        """For each of `hyper_shapes_learned`, its place in `param_shapes`."""
+        return None if self.hyper_shapes_learned is None else super().hyper_shapes_learned_ref
+
     def train(self, mode: bool = True) -> HContainer:
         """Set the mode, that of `internal_hnets` too."""
         train_members(self._hnets, mode)

@@ -103,9 +103,9 @@ class HPerturbWrapper(nn.Module, HyperNetInterface):
         if self._output_handler is not None:
             made = self._output_handler(made, **given)
         else:
-            size = None if uncond_input is None else tuple(uncond_input.shape)
-            text = f"uncond_input: got shape {size}; wanted {tuple(made.shape)}."
-            require(size == tuple(made.shape), text)
+            text = f"uncond_input: wanted a tensor of shape {tuple(made.shape)}, as the output."
+            require(uncond_input is not None and uncond_input.shape == made.shape, text)
+            assert uncond_input is not None
             made = made + self._sigma_noise * uncond_input
         return from_flat(made, self.target_shapes, ret_format)
 

@@ -92,8 +92,7 @@ class HMLP(nn.Module, HyperNetInterface):
         self._batchnorm_layers = nn.ModuleList(norms) if norms else None
         self._has_bias = use_bias
         self._has_fc_out = self._mask_fc_out = self._has_linear_out = True
-        # Not a module: its parameters are those held here.
-        self.__dict__["_generator"] = None
+        self._generators: dict[Slots | None, Generator] = {}
         if verbose:
             print(self)
 
@@ -132,11 +131,11 @@ class HMLP(nn.Module, HyperNetInterface):
         widths = self._widths
         if slots is not None:  # the embeddings are part of the unconditional input
             widths = (widths[0] - slots.width, widths[1])
-        if self.__dict__["_generator"] is None:
+        made = self._generators
+        if slots not in made:
             shapes = self.target_shapes if shapes is None else shapes
-            made = Generator(shapes, widths, self._options, self._dropout, slots)
-            self.__dict__["_generator"] = made
-        return self.__dict__["_generator"]
+            made[slots] = Generator(shapes, widths, self._options, self._dropout, slots)
+        return made[slots]
 
     def _numbers(self, uncond_weights: list[Tensor] | None, condition: int | None) -> Numbers:
         """Sort the shared parameters by what they are for."""
