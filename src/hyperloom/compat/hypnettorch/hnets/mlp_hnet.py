@@ -85,6 +85,9 @@ class HMLP(nn.Module, HyperNetInterface):
             entry([cond_in_size], "embedding", 0, no_cond_weights, conditional=True)
             for _ in range(num_cond_embs)
         ]
+        for each in entries:
+            if each.parameter is not None:
+                nn.init.normal_(each.parameter)
         entries += _norm_entries(norms)
         fans = [sum(self._widths), *layers, self.shapes_to_num_weights(target_shapes)]
         entries += _linear_entries(fans, use_bias, no_uncond_weights)
