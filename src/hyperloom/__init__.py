@@ -5,7 +5,7 @@ framework: specs, layouts, plans, initialisation, and the NumPy oracle. Importin
 neither torch nor jax.
 """
 
-from hyperloom._condition import Concat, Condition, Custom, Embedding, Noise, Vector
+from hyperloom._condition import Concat, Condition, Custom, Embedding, Ids, Noise, Vector
 from hyperloom._doctor import Finding, Report
 from hyperloom._errors import CheckpointError
 from hyperloom._execution import Execution
@@ -58,6 +58,7 @@ __all__ = [
     "Harmonic",
     "HyperfanIn",
     "HyperfanOut",
+    "Ids",
     "Init",
     "Layers",
     "Layout",

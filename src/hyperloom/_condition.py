@@ -72,6 +72,30 @@ class Embedding(Condition):
         return self.num * self.dim
 
 
+@dataclass(frozen=True, init=False, repr=False)
+class Ids(Embedding):
+    """Ids without vectors: what differs from id to id is looked up elsewhere.
+
+    For layouts that keep something for each id themselves: slot embeddings with
+    `per_condition=True`, or `PerCondition()`. The raw value is that of an `Embedding`.
+
+    Args:
+        num: Number of ids.
+
+    Raises:
+        ValueError: `num` below 1.
+    """
+
+    def __init__(self, num: int) -> None:
+        positive_int("Ids(num=)", num)
+        object.__setattr__(self, "num", num)
+        object.__setattr__(self, "dim", 0)
+        object.__setattr__(self, "std", 1.0)
+
+    def __repr__(self) -> str:
+        return f"Ids({self.num})"
+
+
 @dataclass(frozen=True, repr=False)
 class Vector(Condition):
     """A vector as given: a context, a coordinate, the output of another network.

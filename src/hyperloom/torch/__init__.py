@@ -16,6 +16,7 @@ from hyperloom import (
     Harmonic,
     HyperfanIn,
     HyperfanOut,
+    Ids,
     Layers,
     LowRank,
     Native,
@@ -38,6 +39,7 @@ from hyperloom import (
 from hyperloom.torch._hypernetwork import HyperNetwork
 from hyperloom.torch._io import load, save
 from hyperloom.torch._regularizers import OutputRegularizer
+from hyperloom.torch._shapes import Shapes
 from hyperloom.torch._spec import target_spec
 
 __all__ = [
@@ -57,6 +59,7 @@ __all__ = [
     "HyperNetwork",
     "HyperfanIn",
     "HyperfanOut",
+    "Ids",
     "Layers",
     "LowRank",
     "Native",
@@ -68,6 +71,7 @@ __all__ = [
     "RankOne",
     "Report",
     "Scale",
+    "Shapes",
     "Shared",
     "Shift",
     "Templates",

@@ -281,6 +281,8 @@ def _refuse_meta(value: Tensor, device: torch.device) -> None:
 
 def unit_rows(like: Tensor) -> Tensor:
     """Return normal draws of `like`'s shape whose last axis has root mean square 1 exactly."""
+    if like.is_meta:  # no numbers to draw; and torch loads its decompositions for the products
+        return like
     draw = torch.randn_like(like)
     return draw * draw.square().mean(-1, keepdim=True).rsqrt()
 

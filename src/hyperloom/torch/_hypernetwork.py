@@ -24,6 +24,7 @@ from hyperloom.torch._program import Program, find
 from hyperloom.torch._run import Call, apply_tensors, contracts, execute, explain
 from hyperloom.torch._skeleton import Skeleton
 from hyperloom.torch._spec import target_spec, uncompiled
+from hyperloom.torch._supplied import generate_with
 
 _USUAL = Execution()
 
@@ -205,16 +206,25 @@ class HyperNetwork(nn.Module):
 
         return examine(self, condition, inputs, in_dims, kwargs)
 
-    def generate(self, condition: Any) -> dict[str, Tensor]:
+    def generate(
+        self, condition: Any, *, parameters: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
         """Generate the target's parameters.
 
         Args:
             condition: Raw value of one condition, or of a batch.
+            parameters: Tensors to use in the place of the hypernetwork's own, by their names in
+                `named_parameters()` (or `named_buffers()`): all of them, or some. They may come
+                from another hypernetwork; gradients reach them. A table may have another number
+                of rows, which are then the ids that there are. With inputs, use
+                `torch.func.functional_call(hnet, parameters, inputs, {"condition": ...})`.
 
         Returns:
             `{name: tensor (*batch, *shape)}` for every generated tensor, differentiable; tied
             tensors once, under their first name. Raises as `forward` does.
         """
+        if parameters is not None:
+            return generate_with(self, condition, parameters)
         return self._generate(self._encode(condition))
 
     def run(
