@@ -23,6 +23,7 @@ from hyperloom._init import (
 from hyperloom._layout import (
     Chunked,
     Full,
+    Given,
     Grouped,
     Layers,
     Layout,
@@ -32,6 +33,7 @@ from hyperloom._layout import (
     Tiles,
 )
 from hyperloom._plan import Plan, compile_plan
+from hyperloom._recurrent import CustomRecurrent, Recurrent
 from hyperloom._spec import Role, TargetSpec, TensorSpec
 from hyperloom._trunk import MLP, CustomTrunk, Linear, Trunk
 
@@ -45,6 +47,7 @@ __all__ = [
     "Concat",
     "Condition",
     "Custom",
+    "CustomRecurrent",
     "CustomTrunk",
     "Delta",
     "Embedding",
@@ -52,6 +55,7 @@ __all__ = [
     "Explanation",
     "Form",
     "Full",
+    "Given",
     "Grouped",
     "Harmonic",
     "HyperfanIn",
@@ -67,6 +71,7 @@ __all__ = [
     "Plan",
     "Product",
     "RankOne",
+    "Recurrent",
     "Role",
     "Scale",
     "Shared",

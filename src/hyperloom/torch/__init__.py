@@ -11,6 +11,7 @@ from hyperloom import (
     Execution,
     Explanation,
     Full,
+    Given,
     Grouped,
     Harmonic,
     HyperfanIn,
@@ -23,6 +24,7 @@ from hyperloom import (
     Plan,
     Product,
     RankOne,
+    Recurrent,
     Scale,
     Shared,
     Shift,
@@ -33,6 +35,7 @@ from hyperloom import (
     Vector,
     Whole,
 )
+from hyperloom.torch._dynamic import unroll
 from hyperloom.torch._hypernetwork import HyperNetwork
 from hyperloom.torch._io import load, save
 from hyperloom.torch._regularizers import OutputRegularizer
@@ -49,6 +52,7 @@ __all__ = [
     "Execution",
     "Explanation",
     "Full",
+    "Given",
     "Grouped",
     "Harmonic",
     "HyperNetwork",
@@ -63,6 +67,7 @@ __all__ = [
     "Plan",
     "Product",
     "RankOne",
+    "Recurrent",
     "Scale",
     "Shared",
     "Shift",
@@ -75,4 +80,5 @@ __all__ = [
     "load",
     "save",
     "target_spec",
+    "unroll",
 ]

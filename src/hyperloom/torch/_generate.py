@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hyperloom._form import Whole
 from hyperloom._plan import Entry, Plan
 from hyperloom.torch._conditions import Encoded
-from hyperloom.torch._heads import LinearHead, SharedHead, TableHead
+from hyperloom.torch._heads import GivenHead, LinearHead, SharedHead, TableHead
 
 
 def raw_numbers(
@@ -25,6 +25,8 @@ def raw_numbers(
         if isinstance(module, LinearHead):
             numbers = module(features[i])
             made.append(numbers.flatten(-2) if head.embedding else numbers)
+        elif isinstance(module, GivenHead):
+            made.append(features[i])
         elif isinstance(module, TableHead):
             assert encoded.ids is not None
             made.append(module.table.look_up(encoded.ids))
