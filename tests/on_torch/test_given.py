@@ -44,7 +44,9 @@ def test_the_target_as_a_function_of_a_flat_vector() -> None:
         made = _reference.generate(hnet.plan, {}, flat[i].detach().numpy())
         assert all((made[n] == v.detach().numpy()).all() for n, v in cut(flat[i]).items())
     (ours,) = torch.autograd.grad(y.square().sum(), flat)
-    loss = sum(functional_call(target(), cut(f), (v,)).square().sum() for f, v in zip(flat, x))
+    loss = sum(
+        functional_call(target(), cut(f), (v,)).square().sum() for f, v in zip(flat, x, strict=True)
+    )
     (theirs,) = torch.autograd.grad(loss, flat)  # type: ignore[arg-type]
     torch.testing.assert_close(ours, theirs)
 
@@ -76,7 +78,7 @@ def test_beside_other_layouts_and_with_forms() -> None:
     x, c = torch.randn(3, 7, 2), torch.randn(3, 12)
     made = hnet.generate(c)
     scale, bias = c[:, :6], c[:, 6:]
-    weight, shift = pretrained[0].weight, pretrained[0].bias
+    weight, shift = pretrained.get_parameter("0.weight"), pretrained.get_parameter("0.bias")
     torch.testing.assert_close(made["0.weight"], weight * (1 + scale).unsqueeze(-1))
     torch.testing.assert_close(made["0.bias"], shift + bias)
     torch.testing.assert_close(hnet(x, condition=c), hnet.run(made, x))
