@@ -24,6 +24,7 @@ from hyperloom._init import (
 from hyperloom._layout import (
     Chunked,
     Full,
+    Given,
     Grouped,
     Layers,
     Layout,
@@ -33,6 +34,7 @@ from hyperloom._layout import (
     Tiles,
 )
 from hyperloom._plan import Plan, compile_plan
+from hyperloom._recurrent import CustomRecurrent, Recurrent
 from hyperloom._spec import Role, TargetSpec, TensorSpec
 from hyperloom._trunk import MLP, CustomTrunk, Linear, Trunk
 
@@ -46,6 +48,7 @@ __all__ = [
     "Concat",
     "Condition",
     "Custom",
+    "CustomRecurrent",
     "CustomTrunk",
     "Delta",
     "Embedding",
@@ -54,6 +57,7 @@ __all__ = [
     "Finding",
     "Form",
     "Full",
+    "Given",
     "Grouped",
     "Harmonic",
     "HyperfanIn",
@@ -70,6 +74,7 @@ __all__ = [
     "Plan",
     "Product",
     "RankOne",
+    "Recurrent",
     "Report",
     "Role",
     "Scale",

@@ -28,6 +28,11 @@ class Condition(Choice):
         return None
 
     @property
+    def has_state(self) -> bool:
+        """Whether a state goes from call to call (`Recurrent`)."""
+        return False
+
+    @property
     def num_parameters(self) -> int:
         """Learned numbers."""
         return 0
@@ -190,6 +195,10 @@ class Concat(Condition):
     def num_ids(self) -> int | None:
         known = [part.num_ids for part in self.parts if part.num_ids is not None]
         return known[0] if len(known) == 1 else None
+
+    @property
+    def has_state(self) -> bool:
+        return any(part.has_state for part in self.parts)
 
     @property
     def num_parameters(self) -> int:

@@ -63,6 +63,8 @@ def _draw_head(plan: Plan, head: Head) -> str:
         return f"{head.name}: {plan.num_ids} ids x {head.slot_size} learned numbers, no generator"
     if head.source is Source.SHARED:
         return f"{head.name}: {head.slot_size} learned numbers for all conditions"
+    if head.source is Source.GIVEN:
+        return f"{head.name}: the features are the numbers"
     run = f"Linear({plan.features(head)} -> {head.slot_size})"
     if head.num_slots == 1 and not head.embedding:
         return f"{head.name}: {run}"

@@ -119,7 +119,7 @@ class Plan:
     @cached_property
     def widths(self) -> tuple[int, ...]:
         """Widths of the slot embeddings in use; there is one trunk for each, in this order."""
-        found = {h.embedding for h in self.heads if h.source is Source.FEATURES}
+        found = {h.embedding for h in self.heads if h.needs_features}
         return tuple(sorted(found))
 
     def settled(self) -> Plan:
@@ -145,10 +145,9 @@ class Plan:
     @cached_property
     def trunk_heads(self) -> tuple[tuple[int, ...], ...]:
         """For each trunk the heads whose features it computes, in the order of their slots."""
-        sources = [(i, h.embedding, h.source) for i, h in enumerate(self.heads)]
+        heads = [(i, h.embedding, h.needs_features) for i, h in enumerate(self.heads)]
         return tuple(
-            tuple(i for i, own, source in sources if source is Source.FEATURES and own == width)
-            for width in self.widths
+            tuple(i for i, own, needed in heads if needed and own == width) for width in self.widths
         )
 
     @cached_property
@@ -249,6 +248,8 @@ def compile_plan(
             )
         )
     _refuse_empty_features(condition, heads)
+    trunk = trunk or Linear()
+    _refuse_other_width(heads, trunk.out_width(condition.width))
     banks, bank_of = _banks(spec, forms, parts, init or Native())
     entries = tuple(
         Entry(
@@ -259,7 +260,7 @@ def compile_plan(
         )
         for name in parts
     )
-    return Plan(spec, condition, trunk or Linear(), heads, entries, banks)
+    return Plan(spec, condition, trunk, heads, entries, banks)
 
 
 _WANTED = {
@@ -298,6 +299,20 @@ def _refuse_forms_without_layout(
                 "Add a pattern for it to layout, or narrow the form's pattern.",
             )
         )
+
+
+def _refuse_other_width(heads: Iterable[Head], width: int) -> None:
+    """Raise if numbers are to be given, and there are more or fewer of them."""
+    for head in heads:
+        if head.source is Source.GIVEN and head.slot_size != width:
+            raise ValueError(
+                message(
+                    "layout",
+                    f"Given() with features of width {width}",
+                    f"{head.slot_size} features, one for each number to generate",
+                    "Change the width of the trunk, or of the condition if there is no trunk.",
+                )
+            )
 
 
 def _parts(

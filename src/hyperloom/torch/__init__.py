@@ -12,6 +12,7 @@ from hyperloom import (
     Explanation,
     Finding,
     Full,
+    Given,
     Grouped,
     Harmonic,
     HyperfanIn,
@@ -25,6 +26,7 @@ from hyperloom import (
     Plan,
     Product,
     RankOne,
+    Recurrent,
     Report,
     Scale,
     Shared,
@@ -36,6 +38,7 @@ from hyperloom import (
     Vector,
     Whole,
 )
+from hyperloom.torch._dynamic import unroll
 from hyperloom.torch._hypernetwork import HyperNetwork
 from hyperloom.torch._io import load, save
 from hyperloom.torch._regularizers import OutputRegularizer
@@ -54,6 +57,7 @@ __all__ = [
     "Explanation",
     "Finding",
     "Full",
+    "Given",
     "Grouped",
     "Harmonic",
     "HyperNetwork",
@@ -69,6 +73,7 @@ __all__ = [
     "Plan",
     "Product",
     "RankOne",
+    "Recurrent",
     "Report",
     "Scale",
     "Shapes",
@@ -83,4 +88,5 @@ __all__ = [
     "load",
     "save",
     "target_spec",
+    "unroll",
 ]

@@ -27,6 +27,7 @@ from hyperloom.torch._conditions import (
 )
 from hyperloom.torch._generate import feature_moments
 from hyperloom.torch._heads import LinearHead, SharedHead, TableHead, build_head, uniform
+from hyperloom.torch._recurrent import RecurrentCondition
 from hyperloom.torch._tree import TensorTree
 from hyperloom.torch._trunks import build_trunk, neutral_trunk
 
@@ -186,6 +187,8 @@ def _sample(choice: Condition, module: nn.Module, num: int, draws: torch.Generat
     if isinstance(module, EmbeddingCondition):
         ids = torch.arange(num, device=module.table[0].device) % module.table.num
         return module(ids)
+    if isinstance(module, RecurrentCondition):
+        return Encoded(module.sample(num, draws))
     if isinstance(choice, Concat):
         assert isinstance(module, ConcatCondition)
         pairs = zip(choice.parts, module.parts, strict=True)

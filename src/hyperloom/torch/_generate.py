@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hyperloom._form import Whole
 from hyperloom._plan import Entry, Plan
 from hyperloom.torch._conditions import Encoded
-from hyperloom.torch._heads import LinearHead, SharedHead, TableHead
+from hyperloom.torch._heads import GivenHead, LinearHead, SharedHead, TableHead
 
 
 def raw_numbers(
@@ -38,6 +38,8 @@ def raw_numbers(
         module = modules[head.name]
         if isinstance(module, LinearHead):
             made.append(linear_numbers(plan, i, module, features[i], scales))
+        elif isinstance(module, GivenHead):
+            made.append(features[i])
         elif isinstance(module, TableHead):
             assert encoded.ids is not None
             made.append(module.table.look_up(encoded.ids))

@@ -99,12 +99,18 @@ class SharedHead(nn.Module):
                 view += _mean(part, native)
 
 
+class GivenHead(nn.Module):
+    """Nothing of its own: the features are the numbers."""
+
+
 def build_head(head: Head, features: Callable[[Head], int], num_ids: int | None) -> nn.Module:
     """Return the head as a module; its numbers are still to be filled."""
     if head.source is Source.TABLE:
         return TableHead(head, num_ids)
     if head.source is Source.SHARED:
         return SharedHead(head)
+    if head.source is Source.GIVEN:
+        return GivenHead()
     return LinearHead(head, features(head), num_ids)
 
 

@@ -19,6 +19,7 @@ from hyperloom._layout import Layout
 from hyperloom._plan import Plan
 from hyperloom.torch._build import Built, build, grow, modules_of, prepare
 from hyperloom.torch._conditions import Encoded
+from hyperloom.torch._dynamic import refuse_without_state
 from hyperloom.torch._generate import assemble, raw_numbers
 from hyperloom.torch._program import Program, find
 from hyperloom.torch._run import Call, apply_tensors, contracts, execute, explain
@@ -128,6 +129,7 @@ class HyperNetwork(nn.Module):
         self.__dict__["_warned"] = False
         self.__dict__["_known"] = {}
         self.__dict__["_programs"] = {}
+        self.__dict__["_has_state"] = built.plan.condition.has_state
 
     def forward(
         self, *inputs: Any, condition: Any, in_dims: int | tuple[Any, ...] | None = 0, **kwargs: Any
@@ -142,21 +144,23 @@ class HyperNetwork(nn.Module):
                 `torch.func.vmap`: an int or `None` (inputs shared by all conditions) for all
                 inputs, or a tuple with an entry for each positional input.
             **kwargs: The target's keyword arguments. Tensors in them pair at dimension 0, or as
-                `in_dims` says if that is an int or `None`.
+                `in_dims` says if that is an int or `None`. With a condition that carries a state
+                (`Recurrent`), `state` is not the target's: it is the state of the call before;
+                `None`, the default, is the start.
 
         Returns:
-            What the target returns; for a batch, with the batch's dimensions in front.
+            What the target returns; for a batch, with the batch's dimensions in front. With a
+            condition that carries a state, the pair of that and the next state.
 
         Raises:
             TypeError: A condition of the wrong type or dtype.
             ValueError: A condition of the wrong width, or inputs that do not pair with it.
             IndexError: A condition id out of range.
         """
-        encoded = self._encode(condition)
-        program = self._program(encoded, inputs, in_dims, kwargs)
-        if program is not None:
-            return program.run(self, encoded.vector, inputs[0])
-        return execute(self, encoded, Call(encoded.batch, inputs, in_dims, kwargs))
+        if not self.__dict__["_has_state"]:
+            return self._call(self._encode(condition), inputs, in_dims, kwargs)
+        encoded = self._encode(condition, kwargs.pop("state", None))
+        return self._call(encoded, inputs, in_dims, kwargs), encoded.state
 
     def explain(
         self, *inputs: Any, condition: Any, in_dims: int | tuple[Any, ...] | None = 0, **kwargs: Any
@@ -176,7 +180,8 @@ class HyperNetwork(nn.Module):
             An `Explanation`: the strategy, and for each use of a generated tensor the way that
             was taken with the estimated operations and bytes of the alternatives. Print it.
         """
-        encoded = self._encode(condition)
+        state = kwargs.pop("state", None) if self.__dict__["_has_state"] else None
+        encoded = self._encode(condition, state)
         program = self._program(encoded, inputs, in_dims, kwargs)
         return explain(self, encoded, Call(encoded.batch, inputs, in_dims, kwargs), program)
 
@@ -207,8 +212,12 @@ class HyperNetwork(nn.Module):
         return examine(self, condition, inputs, in_dims, kwargs)
 
     def generate(
-        self, condition: Any, *, parameters: Mapping[str, Tensor] | None = None
-    ) -> dict[str, Tensor]:
+        self,
+        condition: Any,
+        *,
+        parameters: Mapping[str, Tensor] | None = None,
+        state: Any = None,
+    ) -> Any:
         """Generate the target's parameters.
 
         Args:
@@ -218,14 +227,18 @@ class HyperNetwork(nn.Module):
                 from another hypernetwork; gradients reach them. A table may have another number
                 of rows, which are then the ids that there are. With inputs, use
                 `torch.func.functional_call(hnet, parameters, inputs, {"condition": ...})`.
+            state: For a condition that carries a state, that of the call before.
 
         Returns:
             `{name: tensor (*batch, *shape)}` for every generated tensor, differentiable; tied
-            tensors once, under their first name. Raises as `forward` does.
+            tensors once, under their first name. With a condition that carries a state, the pair
+            of that and the next state. Raises as `forward` does.
         """
         if parameters is not None:
             return generate_with(self, condition, parameters)
-        return self._generate(self._encode(condition))
+        encoded = self._encode(condition, state)
+        made = self._generate(encoded)
+        return (made, encoded.state) if self.__dict__["_has_state"] else made
 
     def run(
         self,
@@ -256,7 +269,7 @@ class HyperNetwork(nn.Module):
         kept = {name: value for name, value in params.items() if name in self.plan.kept}
         return apply_tensors(self, made, kept, call)
 
-    def instantiate(self, condition: Any) -> nn.Module:
+    def instantiate(self, condition: Any, *, state: Any = None) -> nn.Module:
         """Return a plain module of the target's class with the parameters of one condition in it.
 
         The module owns copies of the tensors and has nothing to do with the hypernetwork any
@@ -264,12 +277,13 @@ class HyperNetwork(nn.Module):
 
         Args:
             condition: Raw value of one condition.
+            state: For a condition that carries a state, that of the call before.
 
         Raises:
             ValueError: A batch of conditions. Otherwise as `forward`.
         """
         with torch.no_grad():
-            encoded = self._encode(condition)
+            encoded = self._encode(condition, state)
             if encoded.batch:
                 got = f"a batch of conditions {tuple(encoded.batch)}"
                 way_out = "Instantiate them one by one."
@@ -313,10 +327,26 @@ class HyperNetwork(nn.Module):
     def _skeleton(self) -> Skeleton:
         return self.__dict__["_skeleton"]
 
-    def _encode(self, condition: Any) -> Encoded:
+    def _encode(self, condition: Any, state: Any = None) -> Encoded:
         # Past nn.Module's look-up of attributes, here and below: it costs what a small layer does.
         encode: Any = self._modules["condition"]
-        return encode(condition)
+        if state is None:
+            return encode(condition)
+        refuse_without_state(self)
+        return encode(condition, state)
+
+    def _call(
+        self,
+        encoded: Encoded,
+        inputs: tuple[Any, ...],
+        in_dims: int | tuple[Any, ...] | None,
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """Generate and run."""
+        program = self._program(encoded, inputs, in_dims, kwargs)
+        if program is not None:
+            return program.run(self, encoded.vector, inputs[0])
+        return execute(self, encoded, Call(encoded.batch, inputs, in_dims, kwargs))
 
     def _program(
         self, encoded: Encoded, inputs: tuple[Any, ...], in_dims: Any, kwargs: Mapping[str, Any]

@@ -12,7 +12,7 @@ from torch import Tensor
 from hyperloom._condition import Concat, Condition, Noise
 from hyperloom._errors import did_you_mean, finite_float, message, positive_int
 from hyperloom._form import Delta, Whole
-from hyperloom._layout import Piece
+from hyperloom._layout import Piece, Source
 from hyperloom._plan import Plan
 from hyperloom.torch._conditions import Encoded
 from hyperloom.torch._generate import slot_features
@@ -129,7 +129,7 @@ class OutputRegularizer:
         features = slot_features(plan, hnet.trunks, hnet.heads, encoded)
         for i, head in enumerate(plan.heads):
             pieces = self._linear_pieces(hnet, i)
-            if i not in features or pieces is None:
+            if head.source is not Source.FEATURES or pieces is None:
                 continue
             rows = rows_that_count(head, pieces)
             if gram_is_cheaper(head, plan.features(head), num, len(rows)):

@@ -16,7 +16,7 @@ from hyperloom._layout import Piece, Source
 from hyperloom._plan import Entry, Plan
 from hyperloom.torch._conditions import Encoded
 from hyperloom.torch._generate import base_of, linear_numbers, slot_features
-from hyperloom.torch._heads import LinearHead, TableHead
+from hyperloom.torch._heads import GivenHead, LinearHead, TableHead
 from hyperloom.torch._structured import (
     Dense,
     LowRankWeight,
@@ -114,7 +114,8 @@ class Loom:
         return value if value.dtype == self.dtypes[name] else value.to(self.dtypes[name])
 
     def _in_one_slot(self, piece: Piece) -> bool:
-        return piece.head in self.features and in_one_slot(self.plan, piece)
+        made_by_rows = isinstance(self.heads[self.plan.heads[piece.head].name], LinearHead)
+        return made_by_rows and in_one_slot(self.plan, piece)
 
     def _rows(self, tensor: Tensor) -> Tensor:
         """Give each row the slice of its condition."""
@@ -189,6 +190,8 @@ class Loom:
         """Return a head's numbers `(B, num_slots * slot_size)`, scales and shifts in."""
         if isinstance(module, LinearHead):
             return linear_numbers(self.plan, index, module, self.features[index], self.scales)
+        if isinstance(module, GivenHead):
+            return self.features[index]
         if isinstance(module, TableHead):
             assert self.encoded.ids is not None
             return self._rows(module.table.look_up(self.encoded.ids))
