@@ -33,6 +33,7 @@ from hyperloom import (
     Whole,
 )
 from hyperloom.jax._hypernetwork import HyperNetwork
+from hyperloom.jax._io import load, save
 from hyperloom.jax._target import Linen, target_spec
 
 __all__ = [
@@ -68,5 +69,7 @@ __all__ = [
     "Unscaled",
     "Vector",
     "Whole",
+    "load",
+    "save",
     "target_spec",
 ]

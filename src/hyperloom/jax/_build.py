@@ -27,7 +27,7 @@ from hyperloom.jax._generate import feature_moments
 from hyperloom.jax._heads import LinearHead, Start, TableHead, build_head
 from hyperloom.jax._target import Read
 from hyperloom.jax._trunks import build_trunk
-from hyperloom.jax._variables import Fixed, walk
+from hyperloom.jax._variables import Fixed, Param, walk
 
 if TYPE_CHECKING:
     from hyperloom.jax._hypernetwork import HyperNetwork
@@ -41,13 +41,13 @@ class Built:
 
     plan: Plan
     condition: nnx.Module
-    trunks: nnx.List
-    heads: nnx.Dict
+    trunks: nnx.List[Any]
+    heads: nnx.Dict[Any]
     scales: Fixed | None
-    banks: nnx.List
-    bases: nnx.Dict
-    kept: nnx.Dict
-    native: nnx.Dict
+    banks: nnx.List[Any]
+    bases: nnx.Dict[Any]
+    kept: nnx.Dict[Any]
+    native: nnx.Dict[Any]
 
 
 def generator_dtype(spec: TargetSpec) -> Any:
@@ -68,7 +68,7 @@ def check_rngs(rngs: Any) -> nnx.Rngs:
     return rngs
 
 
-def build_trunks(plan: Plan, given: Any, rngs: nnx.Rngs) -> nnx.List:
+def build_trunks(plan: Plan, given: Any, rngs: nnx.Rngs) -> nnx.List[Any]:
     """Make one trunk for each width; a module of the user's own serves one width only."""
     widths = [plan.condition.width + w for w in plan.widths]
     if isinstance(plan.trunk, CustomTrunk) and len(widths) > 1:
@@ -80,14 +80,14 @@ def build_trunks(plan: Plan, given: Any, rngs: nnx.Rngs) -> nnx.List:
     return nnx.List([build_trunk(choice, width, rngs, dtype) for width in widths])
 
 
-def modules_of(plan: Plan, condition: Any, trunk: Any, rngs: nnx.Rngs) -> tuple[Any, nnx.List]:
+def modules_of(plan: Plan, condition: Any, trunk: Any, rngs: nnx.Rngs) -> tuple[Any, nnx.List[Any]]:
     """Return the modules of condition and trunks for a plan; modules given stand for `Custom`."""
     choice = plan.condition if condition is None else condition
     _, module = build_condition(choice, rngs, generator_dtype(plan.spec))
     return module, build_trunks(plan, trunk, rngs)
 
 
-def build(read: Read, plan: Plan, condition: Any, trunks: nnx.List, rngs: nnx.Rngs) -> Built:
+def build(read: Read, plan: Plan, condition: Any, trunks: nnx.List[Any], rngs: nnx.Rngs) -> Built:
     """Make the modules that execute a plan, and fill them with their start."""
     dtype, native = generator_dtype(plan.spec), read.values
     _refuse_lost_values(plan, native)
@@ -123,7 +123,9 @@ def _refuse_lost_values(plan: Plan, native: Mapping[str, Any]) -> None:
             raise ValueError(message("target", got, "values to keep or to start from", way_out))
 
 
-def _trees(plan: Plan, native: Mapping[str, Any]) -> tuple[nnx.Dict, nnx.Dict, nnx.Dict]:
+def _trees(
+    plan: Plan, native: Mapping[str, Any]
+) -> tuple[nnx.Dict[Any], nnx.Dict[Any], nnx.Dict[Any]]:
     """Take what is used of the target's values: bases, kept tensors, starts of later ids."""
     bases = {
         e.tensor: (nnx.Param if e.form.trains_base else Fixed)(jnp.array(native[e.tensor]))
@@ -179,7 +181,7 @@ def _sample(choice: Condition, module: Any, num: int, draws: nnx.Rngs) -> Encode
     return Encoded(draw * getattr(choice, "std", 1.0))
 
 
-def grow(hnet: HyperNetwork, num: int, rngs: nnx.Rngs) -> tuple[Plan, list[nnx.Param]]:
+def grow(hnet: HyperNetwork, num: int, rngs: nnx.Rngs) -> tuple[Plan, list[Param]]:
     """Add `num` ids to everything that is looked up by id; return the new plan and parameters."""
     positive_int("num", num)
     plan = hnet.plan

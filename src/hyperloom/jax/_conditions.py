@@ -14,7 +14,7 @@ from jax import Array
 
 from hyperloom._condition import Concat, Condition, Custom, Embedding, Noise, Vector
 from hyperloom._errors import call_it, message, positive_int
-from hyperloom.jax._variables import is_traced, walk
+from hyperloom.jax._variables import Param, is_traced, walk
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Table(nnx.Module):
         ones = (1,) * (rows.ndim - 1)
         return jnp.where(inside.reshape(*ids.shape, *ones), found, jnp.nan)
 
-    def grow(self, rows: Array) -> nnx.Param:
+    def grow(self, rows: Array) -> Param:
         """Append rows `(num, *shape)`; return the new parameter."""
         self.blocks.append(nnx.Param(rows))
         return self.blocks[-1]
@@ -102,7 +102,8 @@ class VectorCondition(nnx.Module):
         name, dim = type(self.choice).__name__, self.choice.dim
         if isinstance(self.choice, Noise) and (value is None or type(value) is int):
             shape = (*batch, dim) if value is None else (positive_int("condition", value), dim)
-            key = self.noise() if keys is None else keys.noise()
+            stream: Any = self.noise if keys is None else keys.noise
+            key = stream()
             return Encoded(jax.random.normal(key, shape, self.dtype) * self.choice.std)
         wanted = f"a floating array (*batch, {dim}) for {name}({dim})"
         if not isinstance(value, (Array, np.ndarray)):

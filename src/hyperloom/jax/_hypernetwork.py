@@ -11,15 +11,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from hyperloom._errors import did_you_mean, message
+from hyperloom._errors import message
 from hyperloom._execution import Execution
 from hyperloom._form import Form
 from hyperloom._init import Init
 from hyperloom._layout import Layout
 from hyperloom._plan import Plan, compile_plan
-from hyperloom._spec import TargetSpec
 from hyperloom._trunk import MLP
-from hyperloom.jax._batch import Call, Dims, is_array
+from hyperloom.jax._batch import Call, Dims
 from hyperloom.jax._build import (
     build,
     build_trunks,
@@ -28,11 +27,13 @@ from hyperloom.jax._build import (
     grow,
     modules_of,
 )
+from hyperloom.jax._checks import check_params, check_state
 from hyperloom.jax._conditions import Encoded, build_condition
 from hyperloom.jax._generate import assemble, raw_numbers
 from hyperloom.jax._run import Extras, apply_weights, as_rngs, execute, split_keys
 from hyperloom.jax._target import Adaptor, Box, Notes, Read, read_target
 from hyperloom.jax._trunks import neutral_trunk
+from hyperloom.jax._variables import Param
 
 
 @dataclass(frozen=True)
@@ -156,11 +157,6 @@ class HyperNetwork(nnx.Module):
         """The compiled plan."""
         return self._plan.held
 
-    @property
-    def target_spec(self) -> TargetSpec:
-        """The tensors that the target is run with."""
-        return self.plan.spec
-
     def __call__(
         self,
         *inputs: Any,
@@ -204,7 +200,7 @@ class HyperNetwork(nnx.Module):
         streams = as_rngs(rngs)
         encoded = self._encode(condition, streams)
         call = Call(encoded.batch, inputs, in_dims, kwargs)
-        own = self._check_state(state or {}, encoded.batch)
+        own = check_state(self, state or {}, encoded.batch)
         extras = Extras(self.target.keys(streams), self._trunk_key(streams), own, mutable)
         out, left = execute(self, encoded, call, extras)
         return (out, left) if mutable else out
@@ -252,12 +248,12 @@ class HyperNetwork(nnx.Module):
             TypeError: A value that is not an array, or of another dtype than the target's.
             ValueError: A missing or unknown name, or a wrong shape.
         """
-        batch = self._check_params(params)
+        batch = check_params(self.plan, params)
         call = Call(batch, inputs, in_dims, kwargs)
         made = {name: value for name, value in params.items() if name not in self.plan.kept}
         kept = {name: value for name, value in params.items() if name in self.plan.kept}
         keys = split_keys(self.target.keys(as_rngs(rngs)), batch)
-        extras = Extras(keys, None, self._check_state(state or {}, batch), mutable)
+        extras = Extras(keys, None, check_state(self, state or {}, batch), mutable)
         notes = Notes()
         shared = {**self._kept(), **kept}
         out, left = apply_weights(self, made, shared, call, extras, notes)
@@ -283,10 +279,10 @@ class HyperNetwork(nnx.Module):
             got, way_out = f"a batch of conditions {encoded.batch}", "Instantiate them one by one."
             raise ValueError(message("condition", got, "one condition", way_out))
         tensors = {**self._kept(), **self._generate(encoded, self._trunk_key(None))}
-        own = self._check_state(state or {}, ())
-        return self.target.build(self.target_spec, tensors, {**self.target.state(), **own})
+        own = check_state(self, state or {}, ())
+        return self.target.build(tensors, {**self.target.state(), **own})
 
-    def add_conditions(self, num: int, *, rngs: nnx.Rngs) -> list[nnx.Param]:
+    def add_conditions(self, num: int, *, rngs: nnx.Rngs) -> list[Param]:
         """Add ids at the end; the outputs of the old ids stay bitwise the same.
 
         New rows are new parameters; make the optimiser's state anew, or for these only.
@@ -351,63 +347,6 @@ class HyperNetwork(nnx.Module):
                 "kept. Call with mutable=True to get the state of each condition, or use eval().",
                 stacklevel=4,
             )
-
-    # ---- checks -----------------------------------------------------------------------------
-
-    def _check_state(self, state: Mapping[str, Array], batch: tuple[int, ...]) -> dict[str, Array]:
-        own = self.target.state()
-        for name, value in state.items():
-            if name not in own:
-                way_out = did_you_mean(name, own) if own else "The target has no state."
-                got = f"the name {name!r}"
-                raise ValueError(message("state", got, "names of the target's state", way_out))
-            wanted = (*batch, *own[name].shape)
-            if not is_array(value) or tuple(value.shape) != wanted:
-                got = f"shape {tuple(value.shape)}" if is_array(value) else repr(value)
-                raise ValueError(message(f"state[{name!r}]", got, f"an array of shape {wanted}"))
-        return dict(state)
-
-    def _check_params(self, params: Mapping[str, Any]) -> tuple[int, ...]:
-        """Check given tensors against the target; return their batch dimensions."""
-        if not isinstance(params, Mapping):
-            got = f"a {type(params).__name__}"
-            raise TypeError(message("params", got, "a dict from names to arrays"))
-        needed = {entry.tensor for entry in self.plan.entries}
-        known = needed | set(self.plan.kept)
-        unknown = [name for name in params if name not in known]
-        missing = sorted(needed - set(params))
-        if unknown:
-            way_out = did_you_mean(unknown[0], sorted(known))
-            raise ValueError(
-                message("params", f"the name {unknown[0]!r}", "names of the target", way_out)
-            )
-        if missing:
-            got = f"no array for {', '.join(map(repr, missing))}"
-            raise ValueError(message("params", got, "an array for every generated name"))
-        batch: tuple[int, ...] | None = None
-        for name, value in params.items():
-            batch = self._check_one(name, value, batch)
-        assert batch is not None
-        return batch
-
-    def _check_one(
-        self, name: str, value: Any, batch: tuple[int, ...] | None
-    ) -> tuple[int, ...] | None:
-        shape = self.plan.spec[name].shape
-        if not is_array(value):
-            raise TypeError(message(f"params[{name!r}]", value, "an array"))
-        dtype = self.plan.spec[name].dtype
-        if str(value.dtype) != dtype:
-            way_out = f"Convert it: .astype({dtype!r})."
-            raise TypeError(message(f"params[{name!r}]", f"{value.dtype}", dtype, way_out))
-        own = () if name in self.plan.kept else batch
-        lead = tuple(value.shape[: value.ndim - len(shape)])
-        if tuple(value.shape[len(lead) :]) != shape or (own is not None and lead != own):
-            sizes = (*(["*batch"] if own is None else own), *shape)
-            wanted = str(sizes).replace("'", "")
-            got = f"shape {tuple(value.shape)}"
-            raise ValueError(message(f"params[{name!r}]", got, f"shape {wanted}"))
-        return batch if name in self.plan.kept else lead
 
     def __repr__(self) -> str:
         return f"HyperNetwork of {self.plan}"

@@ -141,7 +141,7 @@ def apply_weights(
     notes: Notes,
 ) -> Result:
     """Run the target with weights of a batch of conditions, and `shared` for all of them."""
-    pure = hnet.target.pure(hnet.target_spec, notes)
+    pure = hnet.target.pure(notes)
     base = {n: v for n, v in hnet.target.state().items() if n not in extras.state}
     names = frozenset({*base, *extras.state})
 

@@ -20,7 +20,7 @@ from jax import Array
 from hyperloom._errors import message
 from hyperloom._spec import TargetSpec
 from hyperloom.jax._spec import tensor_spec
-from hyperloom.jax._variables import Fixed, Hole, become, is_random, walk
+from hyperloom.jax._variables import Fixed, Hole, Variable, become, is_random, natural, walk
 
 Pure = Callable[..., tuple[Any, dict[str, Any]]]
 
@@ -129,7 +129,7 @@ class Adaptor(nnx.Module):
         """Return the target's own state: all that is neither parameter nor random stream."""
         return {name: variable[...] for name, variable in self.state_variables()}
 
-    def state_variables(self) -> Iterator[tuple[str, nnx.Variable]]:
+    def state_variables(self) -> Iterator[tuple[str, Variable]]:
         """Yield the variables of the state by name."""
         raise TypeError(f"{type(self).__name__} does not define state_variables()")
 
@@ -140,14 +140,14 @@ class Adaptor(nnx.Module):
     def advance(self, used: set[str]) -> None:
         """Note that streams of the target's own were used, so that the next call differs."""
 
-    def pure(self, spec: TargetSpec, notes: Notes) -> Pure:
+    def pure(self, notes: Notes) -> Pure:
         """Return the target as `pure(tensors, state, keys, args, kwargs) -> (out, state)`.
 
         It closes over no array.
         """
         raise TypeError(f"{type(self).__name__} does not define pure()")
 
-    def build(self, spec: TargetSpec, tensors: Mapping[str, Any], state: Mapping[str, Any]) -> Any:
+    def build(self, tensors: Mapping[str, Any], state: Mapping[str, Any]) -> Any:
         """Return a plain module with the given tensors and state in it."""
         raise TypeError(f"{type(self).__name__} does not define build()")
 
@@ -170,7 +170,7 @@ class Notes:
 
 def _read_nnx(target: nnx.Module) -> Read:
     names: dict[int, list[str]] = {}
-    found: dict[int, nnx.Variable] = {}
+    found: dict[int, Variable] = {}
     for name, variable in walk(target):
         if isinstance(variable, nnx.Param):
             names.setdefault(id(variable), []).append(name)
@@ -188,7 +188,7 @@ def _read_nnx(target: nnx.Module) -> Read:
         tensors.append(tensor_spec(own, layers.get(path), beside[path], value))
         values[own[0]] = value
     spec = TargetSpec(type(target).__name__, tuple(tensors))
-    return Read(spec, values, NNXTarget(target))
+    return Read(spec, values, NNXTarget(target, spec))
 
 
 def _path(path: tuple[Any, ...]) -> str:
@@ -200,29 +200,26 @@ class NNXTarget(Adaptor):
 
     Args:
         target: The module; it is copied, and not changed.
+        spec: Its parameters.
     """
 
-    def __init__(self, target: nnx.Module) -> None:
+    def __init__(self, target: nnx.Module, spec: TargetSpec) -> None:
+        self.spec = Box(spec)
         template = nnx.clone(target)
-        kinds: dict[str, type[nnx.Variable]] = {}
+        kinds: dict[str, type[Variable]] = {}
         for name, variable in walk(template):
-            if isinstance(variable, nnx.Param):
+            if isinstance(variable, nnx.Param):  # once, at the first path of a shared one
                 kinds[name] = type(variable)
                 become(variable, Hole, None)
-            elif isinstance(variable, Hole):  # another path of a shared parameter
-                continue
         self.template = template
         self.kinds = Box(kinds)
         parameters = inspect.signature(type(target).__call__).parameters if callable(target) else {}
         self.takes_rngs = "rngs" in parameters
 
-    def state_variables(self) -> Iterator[tuple[str, nnx.Variable]]:
-        seen: set[int] = set()
-        for name, variable in walk(self.template):
-            if id(variable) not in seen and not isinstance(variable, Hole):
-                seen.add(id(variable))
-                if not is_random(variable):
-                    yield name, variable
+    def state_variables(self) -> Iterator[tuple[str, Variable]]:
+        for path, node in nnx.iter_graph(self.template):
+            if isinstance(node, nnx.Variable) and not isinstance(node, (Hole, nnx.RngState)):
+                yield _path(path), node
 
     def keys(self, rngs: nnx.Rngs | None) -> dict[str, Array]:
         found: dict[str, Array] = {}
@@ -245,10 +242,10 @@ class NNXTarget(Adaptor):
             if name in used:
                 stream.count[...] += 1
 
-    def pure(self, spec: TargetSpec, notes: Notes) -> Pure:
+    def pure(self, notes: Notes) -> Pure:
         graphdef, state = nnx.split(self.template)
         paths = [(path, _path(path), leaf) for path, leaf in nnx.to_flat_state(state)]
-        kinds, takes_rngs = self.kinds.held, self.takes_rngs
+        kinds, takes_rngs, spec = self.kinds.held, self.takes_rngs, self.spec.held
 
         def pure(tensors: Any, state: Any, keys: Any, args: Any, kwargs: Any) -> Any:
             given, before = [], {}
@@ -267,8 +264,8 @@ class NNXTarget(Adaptor):
 
         return pure
 
-    def build(self, spec: TargetSpec, tensors: Mapping[str, Any], state: Mapping[str, Any]) -> Any:
-        module = nnx.clone(self.template)
+    def build(self, tensors: Mapping[str, Any], state: Mapping[str, Any]) -> Any:
+        module, spec = nnx.clone(self.template), self.spec.held
         for name, variable in walk(module):
             if isinstance(variable, Hole):
                 become(variable, self.kinds.held[name], jnp.array(tensors[spec[name].name]))
@@ -330,7 +327,7 @@ def _read_linen(target: Linen) -> Read:
     ]
     spec = TargetSpec(type(target.module).__name__, tuple(tensors))
     values = {_path(path): value for path, value in flat.items()}
-    return Read(spec, values, LinenTarget(target, {_path(p): p for p in flat}))
+    return Read(spec, values, LinenTarget(target, spec, {_path(p): p for p in flat}))
 
 
 def _flat(tree: Any, above: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
@@ -338,7 +335,7 @@ def _flat(tree: Any, above: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
     if not isinstance(tree, Mapping):
         return {above: tree}
     made: dict[tuple[str, ...], Any] = {}
-    for key in sorted(tree):
+    for key in sorted(tree, key=natural):
         made.update(_flat(tree[key], (*above, key)))
     return made
 
@@ -358,10 +355,14 @@ class LinenTarget(Adaptor):
 
     Args:
         target: The choice object.
+        spec: Its parameters.
         paths: Path in `params` of each parameter, by name.
     """
 
-    def __init__(self, target: Linen, paths: Mapping[str, tuple[str, ...]]) -> None:
+    def __init__(
+        self, target: Linen, spec: TargetSpec, paths: Mapping[str, tuple[str, ...]]
+    ) -> None:
+        self.spec = Box(spec)
         rest = {k: v for k, v in target.variables.items() if k != "params"}
         others = _flat(rest)
         self.module = Box(target.module)
@@ -369,7 +370,7 @@ class LinenTarget(Adaptor):
         self.state_paths = Box({_path(path): path for path in others})
         self.buffers = nnx.Dict({_path(path): Fixed(value) for path, value in others.items()})
 
-    def state_variables(self) -> Iterator[tuple[str, nnx.Variable]]:
+    def state_variables(self) -> Iterator[tuple[str, Variable]]:
         yield from ((name, self.buffers[name]) for name in self.state_paths.held)
 
     def keys(self, rngs: nnx.Rngs | None) -> dict[str, Array]:
@@ -378,7 +379,7 @@ class LinenTarget(Adaptor):
         names = {"dropout" if tag == "default" else tag: stream for tag, stream in rngs.items()}
         return {name: stream() for name, stream in names.items()}
 
-    def pure(self, spec: TargetSpec, notes: Notes) -> Pure:
+    def pure(self, notes: Notes) -> Pure:
         module, state_paths = self.module.held, self.state_paths.held
         collections = sorted({path[0] for path in state_paths.values()})
 
@@ -398,6 +399,6 @@ class LinenTarget(Adaptor):
     def _params(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
         return _nested({path: tensors[name] for name, path in self.paths.held.items()})
 
-    def build(self, spec: TargetSpec, tensors: Mapping[str, Any], state: Mapping[str, Any]) -> Any:
+    def build(self, tensors: Mapping[str, Any], state: Mapping[str, Any]) -> Any:
         own = {self.state_paths.held[name]: value for name, value in state.items()}
         return self.module.held.bind({"params": self._params(tensors), **_nested(own)})
