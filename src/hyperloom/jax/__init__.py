@@ -32,8 +32,10 @@ from hyperloom import (
     Vector,
     Whole,
 )
+from hyperloom.jax._functional import Functional, functional
 from hyperloom.jax._hypernetwork import HyperNetwork
 from hyperloom.jax._io import load, save
+from hyperloom.jax._regularizers import OutputRegularizer
 from hyperloom.jax._target import Linen, target_spec
 
 __all__ = [
@@ -46,6 +48,7 @@ __all__ = [
     "Embedding",
     "Execution",
     "Full",
+    "Functional",
     "Grouped",
     "Harmonic",
     "HyperNetwork",
@@ -56,6 +59,7 @@ __all__ = [
     "LowRank",
     "Native",
     "Noise",
+    "OutputRegularizer",
     "PerCondition",
     "Plan",
     "Product",
@@ -69,6 +73,7 @@ __all__ = [
     "Unscaled",
     "Vector",
     "Whole",
+    "functional",
     "load",
     "save",
     "target_spec",

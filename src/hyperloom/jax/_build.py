@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from hyperloom._condition import Concat, Condition, Embedding
@@ -24,7 +25,8 @@ from hyperloom.jax._conditions import (
     build_condition,
 )
 from hyperloom.jax._generate import feature_moments
-from hyperloom.jax._heads import LinearHead, Start, TableHead, build_head
+from hyperloom.jax._heads import LinearHead, TableHead, build_head
+from hyperloom.jax._start import Start
 from hyperloom.jax._target import Read
 from hyperloom.jax._trunks import build_trunk
 from hyperloom.jax._variables import Fixed, Param, walk
@@ -68,7 +70,7 @@ def check_rngs(rngs: Any) -> nnx.Rngs:
     return rngs
 
 
-def build_trunks(plan: Plan, given: Any, rngs: nnx.Rngs) -> nnx.List[Any]:
+def build_trunks(plan: Plan, given: Any, start: Start) -> nnx.List[Any]:
     """Make one trunk for each width; a module of the user's own serves one width only."""
     widths = [plan.condition.width + w for w in plan.widths]
     if isinstance(plan.trunk, CustomTrunk) and len(widths) > 1:
@@ -76,22 +78,20 @@ def build_trunks(plan: Plan, given: Any, rngs: nnx.Rngs) -> nnx.List[Any]:
         got = f"one module for inputs of widths {widths}"
         raise ValueError(message("trunk", got, "heads that agree on the input's width", way_out))
     choice = given if isinstance(given, nnx.Module) else plan.trunk
-    dtype = generator_dtype(plan.spec)
-    return nnx.List([build_trunk(choice, width, rngs, dtype) for width in widths])
+    return nnx.List([build_trunk(choice, width, start) for width in widths])
 
 
-def modules_of(plan: Plan, condition: Any, trunk: Any, rngs: nnx.Rngs) -> tuple[Any, nnx.List[Any]]:
+def modules_of(plan: Plan, condition: Any, trunk: Any, start: Start) -> tuple[Any, nnx.List[Any]]:
     """Return the modules of condition and trunks for a plan; modules given stand for `Custom`."""
     choice = plan.condition if condition is None else condition
-    _, module = build_condition(choice, rngs, generator_dtype(plan.spec))
-    return module, build_trunks(plan, trunk, rngs)
+    _, module = build_condition(choice, start)
+    return module, build_trunks(plan, trunk, start)
 
 
-def build(read: Read, plan: Plan, condition: Any, trunks: nnx.List[Any], rngs: nnx.Rngs) -> Built:
+def build(read: Read, plan: Plan, condition: Any, trunks: nnx.List[Any], start: Start) -> Built:
     """Make the modules that execute a plan, and fill them with their start."""
-    dtype, native = generator_dtype(plan.spec), read.values
+    native = read.values
     _refuse_lost_values(plan, native)
-    start = Start(rngs, dtype, native)
     heads = nnx.Dict(
         {
             head.name: build_head(
@@ -104,8 +104,10 @@ def build(read: Read, plan: Plan, condition: Any, trunks: nnx.List[Any], rngs: n
         }
     )
     pairs = [[p.scale, p.shift] for p in plan.pieces]
-    scales = Fixed(jnp.asarray(pairs, dtype)) if plan.has_scales else None
-    banks = nnx.List([nnx.Param(start.uniform(bank.shape, bank.std)) for bank in plan.banks])
+    scales = Fixed(start.array(pairs)) if plan.has_scales else None
+    banks = nnx.List(
+        [nnx.Param(start.array(start.uniform(bank.shape, bank.std))) for bank in plan.banks]
+    )
     bases, kept, later = _trees(plan, native)
     built = Built(plan, condition, trunks, heads, scales, banks, bases, kept, later)
     _fill(built, start)
@@ -128,24 +130,22 @@ def _trees(
 ) -> tuple[nnx.Dict[Any], nnx.Dict[Any], nnx.Dict[Any]]:
     """Take what is used of the target's values: bases, kept tensors, starts of later ids."""
     bases = {
-        e.tensor: (nnx.Param if e.form.trains_base else Fixed)(jnp.array(native[e.tensor]))
+        e.tensor: (nnx.Param if e.form.trains_base else Fixed)(jnp.asarray(native[e.tensor]))
         for e in plan.entries
         if e.form.has_base
     }
-    kept = {name: Fixed(jnp.array(native[name])) for name in plan.kept}
+    kept = {name: Fixed(jnp.asarray(native[name])) for name in plan.kept}
     tables = [head for head in plan.heads if head.source is Source.TABLE]
     names = [s.native for head in tables for s in head.segments if s.native]
-    later = {name: Fixed(jnp.array(native[name])) for name in names}
+    later = {name: Fixed(jnp.asarray(native[name])) for name in names}
     return nnx.Dict(bases), nnx.Dict(kept), nnx.Dict(later)
 
 
 def _fill(built: Built, start: Start) -> None:
     """Give every linear head its start; measure the trunk's features first."""
     samples = sample_conditions(built.plan.condition, built.condition)
-    measured = nnx.clone(built.trunks)
-    measured.eval()
     try:
-        moments = feature_moments(built.plan, measured, built.heads, samples)
+        moments = feature_moments(built.plan, built.trunks, built.heads, samples)
     except (TypeError, ValueError) as error:
         if not isinstance(built.plan.trunk, CustomTrunk):
             raise
@@ -162,12 +162,12 @@ def _fill(built: Built, start: Start) -> None:
 def sample_conditions(choice: Condition, module: Any) -> Encoded:
     """Return conditions to measure features on: the ids there are, or draws of the given std."""
     num = min(choice.num_ids or _MOST_SAMPLES, _MOST_SAMPLES)
-    return _sample(choice, module, num, nnx.Rngs(0))
+    return _sample(choice, module, num, np.random.RandomState(0))
 
 
-def _sample(choice: Condition, module: Any, num: int, draws: nnx.Rngs) -> Encoded:
+def _sample(choice: Condition, module: Any, num: int, draws: np.random.RandomState) -> Encoded:
     if isinstance(module, EmbeddingCondition):
-        return module(jnp.arange(num) % module.table.num)
+        return module(np.arange(num) % module.table.num)
     if isinstance(choice, Concat):
         assert isinstance(module, ConcatCondition)
         pairs = zip(choice.parts, module.parts, strict=True)
@@ -177,8 +177,8 @@ def _sample(choice: Condition, module: Any, num: int, draws: nnx.Rngs) -> Encode
         return Encoded(wide, ids[0] if ids else None)
     held = [v.dtype for _, v in walk(module) if jnp.issubdtype(v.dtype, jnp.floating)]
     dtype = getattr(module, "dtype", held[0] if held else jnp.float32)
-    draw = jax.random.normal(draws(), (num, choice.width), dtype)
-    return Encoded(draw * getattr(choice, "std", 1.0))
+    draw = draws.standard_normal((num, choice.width)) * getattr(choice, "std", 1.0)
+    return Encoded(jnp.asarray(draw.astype(dtype)))
 
 
 def grow(hnet: HyperNetwork, num: int, rngs: nnx.Rngs) -> tuple[Plan, list[Param]]:
@@ -193,12 +193,12 @@ def grow(hnet: HyperNetwork, num: int, rngs: nnx.Rngs) -> tuple[Plan, list[Param
     dtype = generator_dtype(plan.spec)
     start = Start(rngs, dtype, {name: hnet.native[name][...] for name in hnet.native})
     table = embeddings[0].table
-    added = [table.grow(embeddings[0].new_rows(num, start.key(), table.blocks[0].dtype))]
+    added = [table.grow(embeddings[0].new_rows(num, start))]
     for head in plan.heads:
         module = hnet.heads[head.name]
         if isinstance(module, LinearHead) and isinstance(module.slots, Table):
             shape = (num, *module.slots.blocks[0].shape[1:])
-            added.append(module.slots.grow(module.new_ids(start.key(), shape, dtype)))
+            added.append(module.slots.grow(start.unit_rows(shape)))
         elif isinstance(module, TableHead):
             added.append(module.table.grow(module.new_rows(head, num, start)))
     return replace(plan, condition=_with_more_ids(plan.condition, num)), added

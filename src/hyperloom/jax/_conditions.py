@@ -14,6 +14,7 @@ from jax import Array
 
 from hyperloom._condition import Concat, Condition, Custom, Embedding, Noise, Vector
 from hyperloom._errors import call_it, message, positive_int
+from hyperloom.jax._start import Start
 from hyperloom.jax._variables import Param, is_traced, walk
 
 
@@ -75,13 +76,13 @@ class Table(nnx.Module):
 class EmbeddingCondition(nnx.Module):
     """`Embedding`, built."""
 
-    def __init__(self, choice: Embedding, rngs: nnx.Rngs, dtype: Any) -> None:
+    def __init__(self, choice: Embedding, start: Start) -> None:
         self.choice = choice
-        self.table = Table(self.new_rows(choice.num, rngs.params(), dtype))
+        self.table = Table(self.new_rows(choice.num, start))
 
-    def new_rows(self, num: int, key: Array, dtype: Any) -> Array:
+    def new_rows(self, num: int, start: Start) -> Array:
         """Return normal draws of root mean square `std`, each row exactly."""
-        return self.choice.std * unit_rows(key, (num, self.choice.dim), dtype)
+        return start.unit_rows((num, self.choice.dim), self.choice.std)
 
     def __call__(self, value: Any, keys: Any = None) -> Encoded:
         ids = as_ids(value, self.table.num)
@@ -91,10 +92,10 @@ class EmbeddingCondition(nnx.Module):
 class VectorCondition(nnx.Module):
     """`Vector` and `Noise`, built."""
 
-    def __init__(self, choice: Vector, rngs: nnx.Rngs, dtype: Any) -> None:
+    def __init__(self, choice: Vector, start: Start) -> None:
         self.choice = choice
-        self.dtype = jnp.dtype(dtype)
-        self.noise = rngs.noise.fork() if isinstance(choice, Noise) else nnx.data(None)
+        self.dtype = start.dtype
+        self.noise = start.rngs.noise.fork() if isinstance(choice, Noise) else nnx.data(None)
 
     def __call__(
         self, value: Any, keys: nnx.Rngs | None = None, batch: Sequence[int] = ()
@@ -175,20 +176,20 @@ def _common_batch(made: list[Encoded]) -> tuple[int, ...]:
     return batches.pop() if batches else ()
 
 
-def build_condition(choice: Any, rngs: nnx.Rngs, dtype: Any) -> tuple[Condition, nnx.Module]:
+def build_condition(choice: Any, start: Start) -> tuple[Condition, nnx.Module]:
     """Return the neutral object and the module for a condition object or a module.
 
     Raises:
         TypeError: Neither of the two, or a module whose output width cannot be told.
     """
     if isinstance(choice, Concat):
-        built = [build_condition(part, rngs, dtype) for part in choice.parts]
+        built = [build_condition(part, start) for part in choice.parts]
         neutral = Concat(*(n for n, _ in built))
         return neutral, ConcatCondition([m for _, m in built], neutral.num_ids is not None)
     if isinstance(choice, Embedding):
-        return choice, EmbeddingCondition(choice, rngs, dtype)
+        return choice, EmbeddingCondition(choice, start)
     if isinstance(choice, Vector):
-        return choice, VectorCondition(choice, rngs, dtype)
+        return choice, VectorCondition(choice, start)
     if isinstance(choice, nnx.Module):
         dim = output_width("condition", choice)
         return Custom(dim, type(choice).__name__, num_learned(choice)), CustomCondition(choice, dim)
@@ -263,12 +264,6 @@ def _array(value: Any) -> Any:
 
 def _traced(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and any(isinstance(v, Array) for v in value)
-
-
-def unit_rows(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
-    """Return normal draws of `shape` whose last axis has root mean square 1 exactly."""
-    draw = jax.random.normal(key, shape, dtype)
-    return draw * jax.lax.rsqrt(jnp.mean(jnp.square(draw), -1, keepdims=True))
 
 
 def _shown(value: Any) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax import Array
 
 from hyperloom._form import Whole
@@ -125,9 +127,17 @@ def feature_moments(plan: Plan, trunks: Any, heads: Any, encoded: Encoded) -> di
     """Measure the mean square of each head's features on sample conditions.
 
     Initialisation divides by it, so that generated tensors have the plan's variance whatever
-    the trunk is. The trunks are to be in their evaluation mode.
+    the trunk is.
     """
-    features = slot_features(plan, trunks, heads, encoded)
-    moments = {i: float(np.square(np.asarray(f, np.float64)).mean()) for i, f in features.items()}
+    graphdef, state = nnx.split((trunks, heads))
+
+    @jax.jit  # one compilation, rather than one for every operation
+    def features(state: Any, vector: Array, ids: Array | None) -> dict[int, Array]:
+        trunks, heads = nnx.merge(graphdef, state)
+        trunks.eval()
+        return slot_features(plan, trunks, heads, Encoded(vector, ids))
+
+    made = features(state, encoded.vector, encoded.ids)
+    moments = {i: float(np.square(np.asarray(f, np.float64)).mean()) for i, f in made.items()}
     # A trunk that gives only zeros (a zero-initialised last layer) sets no scale.
     return {i: m if 0 < m < float("inf") else 1.0 for i, m in moments.items()}

@@ -3,39 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 
-from hyperloom._layout import Head, Segment, Source, slot_signs
-from hyperloom.jax._conditions import Table, unit_rows
+from hyperloom._layout import Head, Source, slot_signs
+from hyperloom.jax._conditions import Table
+from hyperloom.jax._start import Start
 
 
 class LinearHead(nnx.Module):
     """Maps features `(*batch, C, F)` to numbers `(*batch, C, S)`; owns the slot embeddings."""
 
     def __init__(self, head: Head, features: int, num_ids: int | None, start: Start) -> None:
-        self.weight = nnx.Param(jnp.zeros((head.slot_size, features), start.dtype))
-        self.bias = nnx.Param(jnp.zeros(head.slot_size, start.dtype))
+        self.weight = nnx.Param(start.zeros((head.slot_size, features)))
+        self.bias = nnx.Param(start.zeros((head.slot_size,)))
         self.sign_shape = (head.num_slots, features) if head.signs else None
         slots: Any = None
         if head.embedding:
             shape = (head.num_slots, head.embedding)
             if head.per_condition:
                 assert num_ids is not None
-                slots = Table(self.new_ids(start.key(), (num_ids, *shape), start.dtype))
+                slots = Table(start.unit_rows((num_ids, *shape)))
             else:
-                slots = nnx.Param(self.new_ids(start.key(), shape, start.dtype))
+                slots = nnx.Param(start.unit_rows(shape))
         self.slots = nnx.data(slots)
-
-    @staticmethod
-    def new_ids(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
-        """Return slot embeddings: draws of root mean square 1."""
-        return unit_rows(key, shape, dtype)
 
     def slot_embeddings(self, ids: Array | None) -> Array:
         """Return `(C, w)`, or `(*batch, C, w)` where each id has its own."""
@@ -63,11 +58,10 @@ class LinearHead(nnx.Module):
         rows, biases = [], []
         for part in head.segments:
             num = part.stop - part.start
-            std = part.std / math.sqrt(width * moment)
-            rows.append(start.uniform((num, width), std))
-            biases.append(jnp.broadcast_to(start.mean(part), (num,)))
-        self.weight[...] = jnp.concatenate(rows)
-        self.bias[...] = jnp.concatenate(biases)
+            rows.append(start.uniform((num, width), part.std / math.sqrt(width * moment)))
+            biases.append(np.broadcast_to(start.mean(part), (num,)))
+        self.weight.set_value(start.array(np.concatenate(rows)))
+        self.bias.set_value(start.array(np.concatenate(biases)))
 
 
 class TableHead(nnx.Module):
@@ -84,44 +78,14 @@ class TableHead(nnx.Module):
         for part in head.segments:
             shape = (num, part.stop - part.start)
             made.append(start.uniform(shape, 0.0 if part.native else part.std) + start.mean(part))
-        return jnp.concatenate(made, axis=-1)
+        return start.array(np.concatenate(made, axis=-1))
 
 
 class SharedHead(nnx.Module):
     """One learned row of numbers for all conditions."""
 
     def __init__(self, head: Head, start: Start) -> None:
-        self.row = nnx.Param(TableHead.new_rows(head, 1, start)[0])
-
-
-class Start:
-    """What heads are filled with: draws, and the target's own values.
-
-    Args:
-        rngs: Where keys come from; the stream `params` is used.
-        dtype: Dtype of the learned numbers.
-        native: The target's own values by name.
-    """
-
-    def __init__(self, rngs: nnx.Rngs, dtype: Any, native: Mapping[str, Array]) -> None:
-        self.rngs, self.dtype, self.native = rngs, dtype, native
-
-    def key(self) -> Array:
-        """Return a new key."""
-        return self.rngs.params()
-
-    def uniform(self, shape: tuple[int, ...], std: float) -> Array:
-        """Return uniform draws of mean 0 and standard deviation `std`."""
-        bound = math.sqrt(3) * std
-        if not bound:
-            return jnp.zeros(shape, self.dtype)
-        return jax.random.uniform(self.key(), shape, self.dtype, -bound, bound)
-
-    def mean(self, part: Segment) -> Array:
-        """Return what the rows of a segment start around."""
-        if part.native is None:
-            return jnp.asarray(part.mean, self.dtype)
-        return jnp.asarray(self.native[part.native], self.dtype).reshape(-1)
+        self.row = nnx.Param(TableHead.new_rows(head, 1, start).reshape(-1))
 
 
 def build_head(head: Head, features: int, num_ids: int | None, start: Start) -> nnx.Module:

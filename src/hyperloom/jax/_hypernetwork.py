@@ -31,6 +31,7 @@ from hyperloom.jax._checks import check_params, check_state
 from hyperloom.jax._conditions import Encoded, build_condition
 from hyperloom.jax._generate import assemble, raw_numbers
 from hyperloom.jax._run import Extras, apply_weights, as_rngs, execute, split_keys
+from hyperloom.jax._start import Start
 from hyperloom.jax._target import Adaptor, Box, Notes, Read, read_target
 from hyperloom.jax._trunks import neutral_trunk
 from hyperloom.jax._variables import Param
@@ -100,9 +101,10 @@ class HyperNetwork(nnx.Module):
             self._take(target, rngs)
             return
         read = read_target(target)
-        neutral, module = build_condition(condition, rngs, generator_dtype(read.spec))
+        start = Start(rngs, generator_dtype(read.spec), read.values)
+        neutral, module = build_condition(condition, start)
         plan = compile_plan(read.spec, neutral, neutral_trunk(trunk), layout, form, init)
-        self._take(_Planned(read, plan, module, build_trunks(plan, trunk, rngs)), rngs)
+        self._take(_Planned(read, plan, module, build_trunks(plan, trunk, start)), rngs)
 
     @classmethod
     def from_plan(
@@ -132,12 +134,14 @@ class HyperNetwork(nnx.Module):
             wanted = f"the tensors of {plan.spec.name}"
             raise ValueError(message("target", "; ".join(found[:3]), wanted))
         rngs = check_rngs(nnx.Rngs(0) if rngs is None else rngs)
-        planned = _Planned(read, plan, *modules_of(plan, condition, trunk, rngs))
+        start = Start(rngs, generator_dtype(read.spec), read.values)
+        planned = _Planned(read, plan, *modules_of(plan, condition, trunk, start))
         return cls(planned, condition=None, rngs=rngs)
 
     def _take(self, given: _Planned, rngs: nnx.Rngs) -> None:
         read, plan = given.read, given.plan
-        built = build(read, plan, given.condition, given.trunks, rngs)
+        start = Start(rngs, generator_dtype(read.spec), read.values)
+        built = build(read, plan, given.condition, given.trunks, start)
         self._plan = Box(plan.settled())
         self._notices = Box(set[str]())
         self.condition = built.condition

@@ -15,6 +15,7 @@ from jax import Array
 from hyperloom._errors import call_it, message
 from hyperloom._trunk import MLP, CustomTrunk, Linear, Trunk
 from hyperloom.jax._conditions import num_learned, output_width
+from hyperloom.jax._start import Start
 
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
@@ -52,19 +53,19 @@ class LinearTrunk(nnx.Module):
 class Layer(nnx.Module):
     """One layer of an `MLP`: linear, norm, activation, dropout."""
 
-    def __init__(self, choice: MLP, fan_in: int, fan_out: int, rngs: nnx.Rngs, dtype: Any) -> None:
+    def __init__(self, choice: MLP, fan_in: int, fan_out: int, start: Start) -> None:
         self.choice = choice
-        bound = math.sqrt(3 * choice.gain / fan_in)
-        self.weight = nnx.Param(_uniform(rngs, (fan_out, fan_in), bound, dtype))
-        self.bias = nnx.Param(_uniform(rngs, (fan_out,), 1 / math.sqrt(fan_in), dtype))
+        weight = start.uniform((fan_out, fan_in), math.sqrt(choice.gain / fan_in))
+        self.weight = nnx.Param(start.array(weight))
+        self.bias = nnx.Param(start.array(start.uniform((fan_out,), 1 / math.sqrt(3 * fan_in))))
         self.deterministic = False
         if choice.norm in ("layer", "batch"):
-            self.norm_weight = nnx.Param(jnp.ones(fan_out, dtype))
-            self.norm_bias = nnx.Param(jnp.zeros(fan_out, dtype))
+            self.norm_weight = nnx.Param(start.ones((fan_out,)))
+            self.norm_bias = nnx.Param(start.zeros((fan_out,)))
         if choice.norm == "batch":
             self.use_running_average = False
-            self.norm_mean = nnx.BatchStat(jnp.zeros(fan_out, dtype))
-            self.norm_var = nnx.BatchStat(jnp.ones(fan_out, dtype))
+            self.norm_mean = nnx.BatchStat(start.zeros((fan_out,)))
+            self.norm_var = nnx.BatchStat(start.ones((fan_out,)))
 
     def __call__(self, x: Array, key: Array | None) -> Array:
         return self.finish(x @ self.weight[...].T + self.bias[...], key)
@@ -106,16 +107,12 @@ def _standard(x: Array, mean: Array, var: Array) -> Array:
     return (x - mean) * jax.lax.rsqrt(var + 1e-5)
 
 
-def _uniform(rngs: nnx.Rngs, shape: tuple[int, ...], bound: float, dtype: Any) -> Array:
-    return jax.random.uniform(rngs.params(), shape, dtype, -bound, bound)
-
-
 class MLPTrunk(nnx.Module):
     """`MLP`, built."""
 
-    def __init__(self, choice: MLP, in_width: int, rngs: nnx.Rngs, dtype: Any) -> None:
+    def __init__(self, choice: MLP, in_width: int, start: Start) -> None:
         fans = pairwise([in_width, *choice.widths])
-        self.layers = nnx.List([Layer(choice, a, b, rngs, dtype) for a, b in fans])
+        self.layers = nnx.List([Layer(choice, a, b, start) for a, b in fans])
         self.choice = choice
 
     def __call__(self, vector: Array, slots: Array | None, key: Array | None = None) -> Array:
@@ -165,10 +162,10 @@ def neutral_trunk(choice: Any) -> Trunk:
     raise TypeError(message("trunk", got, wanted, call_it(choice)))
 
 
-def build_trunk(choice: Any, in_width: int, rngs: nnx.Rngs, dtype: Any) -> nnx.Module:
+def build_trunk(choice: Any, in_width: int, start: Start) -> nnx.Module:
     """Return the trunk as a module, for inputs of `in_width`."""
     if isinstance(choice, MLP):
-        return MLPTrunk(choice, in_width, rngs, dtype)
+        return MLPTrunk(choice, in_width, start)
     if isinstance(choice, nnx.Module):
         return CustomTrunkModule(choice, output_width("trunk", choice))
     return LinearTrunk()
