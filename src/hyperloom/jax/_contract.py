@@ -18,7 +18,8 @@ from hyperloom.jax._structured import StructuredWeight, Term, combination, inner
 Record = Callable[[str, str, str, Layer | None], None]
 
 
-def _here() -> str:
+def device_class() -> str:
+    """Return the cost model's name for the device that JAX runs on."""
     return {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
 
 
@@ -35,7 +36,7 @@ class Context:
 
     num_conditions: int
     repeats: Mapping[str, int] = field(default_factory=dict[str, int])
-    device: str = field(default_factory=_here)
+    device: str = field(default_factory=device_class)
     record: Record | None = None
 
     def note(self, weight: StructuredWeight, op: str, way: str, layer: Layer | None = None) -> None:

@@ -8,7 +8,7 @@ a pytree: `in_axes` says which of its arrays have an axis of conditions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -223,56 +223,72 @@ def combined(
         shape: Its shape.
         dtype: Its dtype.
         coefficients: `(B, R)`.
-        templates: `(R, *shape)`, shared by all conditions.
+        templates: `(*shape, R)`, shared by all conditions.
         base: `(*shape)`, shared, or `None`.
     """
     axes = tuple(range(len(shape)))
-    term = (Factor(coefficients, (-1,), True), Factor(templates, (-1, *axes), False))
+    term = (Factor(coefficients, (-1,), True), Factor(templates, (*axes, -1), False))
     return _weight(name, shape, dtype, term, base)
 
 
 def factored(
-    name: str, shape: Sequence[int], dtype: Any, u: Any, v: Any, base: Any = None
+    name: str,
+    shape: Sequence[int],
+    dtype: Any,
+    u: Any,
+    v: Any,
+    split: int = 1,
+    base: Any = None,
 ) -> StructuredWeight:
-    """Return `base + U V`, the first axis by all others.
+    """Return `base + U V`, the first `split` axes by all others.
 
     Args:
         name: Name of the tensor.
         shape: Its shape.
         dtype: Its dtype.
-        u: `(B, shape[0], rank)`.
-        v: `(B, rank, prod(shape[1:]))`.
+        u: `(B, prod(shape[:split]), rank)`.
+        v: `(B, rank, prod(shape[split:]))`.
+        split: How many axes are the rows.
         base: `(*shape)`, shared, or `None`.
     """
-    v = v.reshape(*v.shape[:-1], *shape[1:])
-    term = (Factor(u, (0, -1), True), Factor(v, (-1, *range(1, len(shape))), True))
+    axes = tuple(range(len(shape)))
+    u = u.reshape(len(u), *shape[:split], -1)
+    v = v.reshape(*v.shape[:-1], *shape[split:])
+    term = (Factor(u, (*axes[:split], -1), True), Factor(v, (-1, *axes[split:]), True))
     return _weight(name, shape, dtype, term, base)
 
 
-def scaled(name: str, base: Any, dtype: Any, factors: Mapping[int, Any]) -> StructuredWeight:
-    """Return `base` times a vector `(B, shape[axis])` along each of some axes.
+def scaled(name: str, base: Any, dtype: Any, factors: Sequence[Any]) -> StructuredWeight:
+    """Return `base` times arrays that are constant along some axes.
 
     Args:
         name: Name of the tensor.
         base: `(*shape)`, shared by all conditions.
         dtype: Dtype of the tensor.
-        factors: A vector for each condition, `(B, shape[axis])`, by axis.
+        factors: Arrays `(B, *sizes)` with 1 or the tensor's size along each axis.
     """
-    whole = Factor(base, tuple(range(base.ndim)), False)
-    term = (whole, *(Factor(value, (axis,), True) for axis, value in factors.items()))
-    return StructuredWeight((term,), name, whole.labels, tuple(base.shape), np.dtype(dtype))
+    axes = tuple(range(base.ndim))
+    term = (Factor(base, axes, False), *(_narrow(factor) for factor in factors))
+    return StructuredWeight((term,), name, axes, tuple(base.shape), np.dtype(dtype))
 
 
-def shifted(name: str, base: Any, dtype: Any, axis: int, shift: Any) -> StructuredWeight:
-    """Return `base + s`, `s` of shape `(B, shape[axis])` the same along all other axes."""
-    return _weight(name, base.shape, dtype, (Factor(shift, (axis,), True),), base)
+def shifted(name: str, base: Any, dtype: Any, shift: Any) -> StructuredWeight:
+    """Return `base + s`; arguments as of `scaled`, with one array."""
+    return _weight(name, base.shape, dtype, (_narrow(shift),), base)
 
 
-def formed(name: str, value: Any, dtype: Any = None) -> StructuredWeight:
-    """Return a weight that is there as an array `(B, *shape)`."""
-    shape = tuple(value.shape[1:])
+def formed(name: str, value: Any, lead: int = 1) -> StructuredWeight:
+    """Return a weight that is there as an array, with `lead` axes of conditions in front."""
+    shape = tuple(value.shape[lead:])
     term = (Factor(value, tuple(range(len(shape))), True),)
-    return _weight(name, shape, value.dtype if dtype is None else dtype, term, None)
+    return _weight(name, shape, value.dtype, term, None)
+
+
+def _narrow(value: Any) -> Factor:
+    """Return an array `(B, *sizes)` as a factor without its axes of length 1."""
+    sizes = value.shape[1:]
+    axes = tuple(axis for axis, size in enumerate(sizes) if size != 1)
+    return Factor(value.reshape(len(value), *(sizes[axis] for axis in axes)), axes, True)
 
 
 def _weight(name: str, shape: Sequence[int], dtype: Any, term: Term, base: Any) -> StructuredWeight:
