@@ -22,6 +22,7 @@ from torch import Tensor
 from hyperloom._cost import Layer
 from hyperloom._form import Whole
 from hyperloom._layout import Source
+from hyperloom._layout import Source
 from hyperloom._plan import Plan
 from hyperloom._trunk import Linear
 from hyperloom.torch._choice import choose
@@ -137,7 +138,14 @@ def _sizes(plan: Plan) -> tuple[int, ...] | None:
     head, at, sizes = plan.heads[0], 0, []
     if head.source is not Source.FEATURES:
         return None
-    if head.embedding or head.scaled or plan.kept or len(plan.widths) != 1 or plan.widths[0]:
+    if (
+        head.source is not Source.FEATURES
+        or head.embedding
+        or head.scaled
+        or plan.kept
+        or len(plan.widths) != 1
+        or plan.widths[0]
+    ):
         return None
     for entry in plan.entries:
         piece = entry.pieces[0]
