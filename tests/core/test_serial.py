@@ -63,6 +63,7 @@ EXAMPLES = [
     hl.Vector(3, std=2.0),
     hl.Noise(3),
     hl.Custom(3, "Encoder", 17),
+    hl.Ids(3),
     hl.Recurrent(3, 4, cell="lstm"),
     hl.CustomRecurrent(3, "Encoder", 17),
     hl.Given(),

@@ -304,5 +304,6 @@ def test_an_activation_that_is_almost_right_is_seen(monkeypatch: pytest.MonkeyPa
     conditions = torch.randn(2, 3)
     check(hnet, conditions, 2, torch.float32)
     monkeypatch.setitem(_trunks._ACTIVATIONS, "gelu", lambda x: F.gelu(x, approximate="tanh"))
+    hnet = hl.HyperNetwork(mlp(), condition=hl.Vector(3), trunk=hl.MLP(5, activation="gelu"))
     with pytest.raises(AssertionError, match="Not equal to tolerance"):
         check(hnet, conditions, 2, torch.float32)
