@@ -147,7 +147,7 @@ class Running(nn.Module):
     dim = DIM
     has_state = True
 
-    def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+    def forward(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
         total, count = (torch.zeros_like(x), 0) if state is None else state
         total, count = total + x, count + 1
         return total / count, (total, count)
@@ -266,6 +266,6 @@ def test_bad_states_and_values() -> None:
     with pytest.raises(TypeError, match=r"state: got .*wanted a tuple of 2 states"):
         both(x, condition=(draws(2, 2), c), state=c)
     broken = Running()
-    broken.forward = lambda x, state=None: x  # type: ignore[method-assign]
+    broken.forward = lambda x, state: x  # type: ignore[method-assign]
     with pytest.raises(ValueError, match=r"condition module Running: .*wanted a pair"):
         make(condition=broken)(x, condition=c)

@@ -113,9 +113,9 @@ class CustomCondition(nn.Module):
         self.dim = dim
         self.has_state = bool(getattr(module, "has_state", False))
 
-    def forward(self, value: Any, *state: Any) -> Encoded:
+    def forward(self, value: Any, state: Any = None) -> Encoded:
         values = value if isinstance(value, tuple) else (value,)
-        made = self.module(*values, *state)
+        made = self.module(*values, state) if self.has_state else self.module(*values)
         name = type(self.module).__name__
         wanted = f"a tensor (*batch, {self.dim}), as its width says"
         vector, new = made, None
