@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hyperloom._condition import Concat, Custom
 from hyperloom._errors import CheckpointError, message
 from hyperloom._plan import Plan
 from hyperloom._serial import from_json, to_json
+from hyperloom._trunk import CustomTrunk
 
 FORMAT = 1
 
@@ -121,3 +123,43 @@ _COPY = "Copy it again from where it was saved."
 
 def _bad(path: str | os.PathLike[str], got: str, wanted: str, way_out: str = "") -> CheckpointError:
     return CheckpointError(message(f"checkpoint {path}", got, wanted, way_out))
+
+
+def other_target(path: Any, found: list[str]) -> CheckpointError:
+    """Return the error about a checkpoint whose target differs as `found` says."""
+    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    got = f"the parameters of another target: {'; '.join(found[:3])}{more}"
+    way_out = "Build the target as it was when the checkpoint was saved."
+    return CheckpointError(message(f"checkpoint {path}", got, "the target's own", way_out))
+
+
+def given_part(path: Any, argument: str, recorded: Any, module: Any) -> Any:
+    """Return what to build a part from: the record, or the module that stands for it."""
+    if _is_custom(recorded):
+        if module is None:
+            got = f"a hypernetwork with a {argument} module of its own, {recorded}"
+            way_out = f"Pass one built the same way: load(path, target, {argument}=module)."
+            raise CheckpointError(message(f"checkpoint {path}", got, "that module", way_out))
+        return module
+    if module is not None:
+        got = f"{recorded} as its {argument}"
+        raise CheckpointError(message(f"checkpoint {path}", got, f"a {argument} module"))
+    return recorded
+
+
+def _is_custom(recorded: Any) -> bool:
+    if isinstance(recorded, Concat):
+        return any(_is_custom(part) for part in recorded.parts)
+    return isinstance(recorded, (Custom, CustomTrunk))
+
+
+def essence(plan: Plan) -> tuple[Any, ...]:
+    """Return what must agree for one plan's tensors to fit another: all but measured scales."""
+    pieces = [
+        (e.tensor, e.form, [(p.head, p.start, p.grid) for p in e.pieces]) for e in plan.entries
+    ]
+    heads = [
+        (h.name, h.source, h.num_slots, h.slot_size, h.embedding, h.scaled, h.signs)
+        for h in plan.heads
+    ]
+    return plan.condition, plan.trunk, heads, pieces

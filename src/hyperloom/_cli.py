@@ -2,6 +2,8 @@
 
 import re
 import sys
+from enum import StrEnum
+from importlib import import_module
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -15,6 +17,14 @@ from hyperloom._plan import Plan
 if TYPE_CHECKING:
     import typer
     from rich.table import Table
+
+
+class Backend(StrEnum):
+    """What computes."""
+
+    TORCH = "torch"
+    JAX = "jax"
+
 
 _NEEDS = (
     'the command line needs packages that are not installed ({}): pip install "hyperloom[demo]"'
@@ -70,9 +80,10 @@ def build_app() -> "typer.Typer":
         ),
         seed: Annotated[int, typer.Option(min=0, help="Of initial values and batches.")] = 0,
         steps: Annotated[int, typer.Option(min=1, help="Training steps for each task.")] = 400,
+        backend: Annotated[Backend, typer.Option(help="What computes.")] = Backend.TORCH,
     ) -> None:
         """Learn five tasks in a row with a hypernetwork, and with what one would do without."""
-        _demo(out, seed, steps)
+        _demo(out, seed, steps, backend)
 
     @app.command()
     def inspect(
@@ -84,17 +95,19 @@ def build_app() -> "typer.Typer":
     return app
 
 
-def _demo(out: Path, seed: int, steps: int) -> None:
+def _demo(out: Path, seed: int, steps: int, backend: Backend) -> None:
     """Run the demo; exit with 1 if it cannot, or if the checkpoint does not do what was saved."""
     from rich.console import Console
 
     try:
         from hyperloom.recipes.continual import Training
         from hyperloom.recipes.continual._demo import run_demo
+
+        import_module(f"hyperloom.recipes.continual.{backend}")
     except ImportError as error:
         _fail(_NEEDS.format(error.name))
     try:
-        same = run_demo(out, Training(steps=steps, seed=seed), Console())
+        same = run_demo(out, Training(steps=steps, seed=seed), Console(), str(backend))
     except OSError as error:
         way_out = "Name another folder: hyperloom demo --out DIR."
         _fail(

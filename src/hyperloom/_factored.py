@@ -12,23 +12,27 @@ from typing import Any
 
 from hyperloom._errors import finite_float, message, positive_int
 from hyperloom._form import Bank, Form, OnBase, Part, Start
-from hyperloom._spec import TensorSpec
+from hyperloom._spec import Role, TensorSpec
 
 _ZERO = Start(mean=0.0, std=0.0, exact=True)
 
 
 def _part(tensor: TensorSpec, factor: str, shape: tuple[int, ...], start: Start) -> Part:
     label = f"{tensor.layer_relative_name}.{factor}"
-    return Part(tensor.name, tensor.layer, label, tensor.role, shape, start, whole=False)
+    same = len(shape) == len(tensor.shape)
+    extent = tuple(shape[i] for i in tensor.kernel_axes) if same else shape[2:]
+    return Part(tensor.name, tensor.layer, label, tensor.role, shape, start, False, extent)
 
 
 @dataclass(frozen=True, repr=False)
 class LowRank(OnBase):
     """`base + alpha / rank * U V`: LoRA, with factors of its own for each condition.
 
-    For a tensor `(d0, d1, ...)`, `U` is `(d0, rank)` and `V` is `(rank, d1 * ...)`; for a linear
-    layer these are LoRA's B and A. `U` starts at zero, so every condition starts as the target;
-    `V` with variance `1 / (3 fan_in)`, LoRA's own. Hu et al., "LoRA", ICLR 2022.
+    For a tensor `(d0, d1, ...)` with its outputs first, as PyTorch has them, `U` is `(d0, rank)`
+    and `V` is `(rank, d1 * ...)`: for a linear layer LoRA's B and A. With its outputs last, as JAX
+    has them, `U` is `(... * d1, rank)` and `V` is `(rank, d0)`: LoRA's A and B. The factor at the
+    outputs starts at zero, so every condition starts as the target; the one at the inputs with
+    variance `1 / (3 fan_in)`, LoRA's own. Hu et al., "LoRA", ICLR 2022.
 
     Args:
         rank: Rank of the product.
@@ -54,9 +58,11 @@ class LowRank(OnBase):
 
     def parts(self, tensor: TensorSpec, start: Start) -> tuple[Part, ...]:
         rows, columns = _matrix(self, tensor)
-        right = Start(0.0, 1 / math.sqrt(3 * tensor.fan_in))
+        random = Start(0.0, 1 / math.sqrt(3 * tensor.fan_in))
+        inputs_first = tensor.outputs_last and tensor.role is Role.WEIGHT
+        left, right = (random, _ZERO) if inputs_first else (_ZERO, random)
         return (
-            _part(tensor, "u", (rows, self.rank), _ZERO),
+            _part(tensor, "u", (rows, self.rank), left),
             _part(tensor, "v", (self.rank, columns), right),
         )
 
@@ -101,7 +107,7 @@ class Product(Form):
 
 
 def _matrix(form: Form, tensor: TensorSpec) -> tuple[int, int]:
-    """Return the tensor's sizes as a matrix, the first axis by all others."""
+    """Return the tensor's sizes as a matrix."""
     if len(tensor.shape) < 2:
         raise ValueError(
             message(
@@ -111,7 +117,8 @@ def _matrix(form: Form, tensor: TensorSpec) -> tuple[int, int]:
                 "Name weights only, e.g. form={'*.weight': ...}.",
             )
         )
-    return tensor.shape[0], math.prod(tensor.shape[1:])
+    split = tensor.matrix_split
+    return math.prod(tensor.shape[:split]), math.prod(tensor.shape[split:])
 
 
 def _refuse_mean(form: Form, tensor: TensorSpec, start: Start) -> None:
@@ -122,11 +129,11 @@ def _refuse_mean(form: Form, tensor: TensorSpec, start: Start) -> None:
         raise ValueError(message("form", got, "tensors that start around zero", way_out))
 
 
-def _along(tensor: TensorSpec, axis: int | None) -> tuple[int, ...] | None:
-    """Return the tensor's shape with 1 on every axis but `axis`; `None` without such an axis."""
-    if axis is None:
+def _along(tensor: TensorSpec, axes: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Return the tensor's shape with 1 on every axis but `axes`; `None` where there are none."""
+    if not axes:
         return None
-    return tuple(n if i == axis else 1 for i, n in enumerate(tensor.shape))
+    return tuple(n if i in axes else 1 for i, n in enumerate(tensor.shape))
 
 
 @dataclass(frozen=True, repr=False)
@@ -148,7 +155,7 @@ class Scale(OnBase):
     inputs: bool = False
 
     def parts(self, tensor: TensorSpec, start: Start) -> tuple[Part, ...]:
-        shape = _along(tensor, tensor.in_axis if self.inputs else tensor.out_axis)
+        shape = _along(tensor, tensor.in_axes if self.inputs else tensor.out_axes)
         if shape is None:
             got = f"{self} for {tensor.name!r} of shape {tensor.shape}"
             raise ValueError(message("form", got, "a tensor with such an axis"))
@@ -169,7 +176,7 @@ class Shift(OnBase):
     """
 
     def parts(self, tensor: TensorSpec, start: Start) -> tuple[Part, ...]:
-        shape = _along(tensor, tensor.out_axis)
+        shape = _along(tensor, tensor.out_axes)
         return (_part(tensor, "s", tensor.shape if shape is None else shape, _ZERO),)
 
     def assemble(self, parts: tuple[Any, ...], base: Any, shape: tuple[int, ...]) -> Any:
@@ -188,7 +195,7 @@ class RankOne(OnBase):
     """
 
     def parts(self, tensor: TensorSpec, start: Start) -> tuple[Part, ...]:
-        out, into = _along(tensor, tensor.out_axis), _along(tensor, tensor.in_axis)
+        out, into = _along(tensor, tensor.out_axes), _along(tensor, tensor.in_axes)
         parts = (_part(tensor, "r", tensor.shape if out is None else out, _ZERO),)
         return parts if into is None else (*parts, _part(tensor, "s", into, _ZERO))
 

@@ -46,6 +46,7 @@ class Part:
         shape: Shape of the part.
         start: How it starts out.
         whole: Whether it has the tensor's own numbers, rather than those of a factor.
+        extent: Its sizes along the axes of a convolution's kernel.
     """
 
     tensor: str
@@ -55,6 +56,7 @@ class Part:
     shape: tuple[int, ...]
     start: Start
     whole: bool = True
+    extent: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,8 @@ class Form(Choice):
     def parts(self, tensor: TensorSpec, start: Start) -> tuple[Part, ...]:
         """Return the parts of `tensor`; `start` is how the whole tensor should start out."""
         label = tensor.layer_relative_name
-        return (Part(tensor.name, tensor.layer, label, tensor.role, tensor.shape, start),)
+        shape, extent = tensor.shape, tuple(tensor.shape[i] for i in tensor.kernel_axes)
+        return (Part(tensor.name, tensor.layer, label, tensor.role, shape, start, True, extent),)
 
     def bank(self, tensor: TensorSpec, start: Start) -> Bank | None:
         """Return the bank that `tensor` is combined from; tensors of equal shape share one."""

@@ -36,8 +36,9 @@ class TensorSpec:
         mean: Mean of the tensor's own initialisation, 0 when it is centred.
         std: Standard deviation of the tensor's own initialisation; 0 when it starts constant.
         dtype: Name of its dtype, e.g. `"float32"`.
-        out_axis: Axis of the outputs, `None` for a tensor without one.
-        in_axis: Axis of the inputs, `None` for a tensor without one.
+        out_axis: Axis of the outputs, `None` for a tensor without one; a tuple where several axes
+            together are the outputs (heads and features of an attention kernel in JAX).
+        in_axis: Axis or axes of the inputs, likewise.
         aliases: Other paths at which the target holds the same storage (ties).
     """
 
@@ -50,8 +51,8 @@ class TensorSpec:
     mean: float = 0.0
     std: float = 1.0
     dtype: str = "float32"
-    out_axis: int | None = None
-    in_axis: int | None = None
+    out_axis: int | tuple[int, ...] | None = None
+    in_axis: int | tuple[int, ...] | None = None
     aliases: tuple[str, ...] = ()
 
     @property
@@ -65,9 +66,49 @@ class TensorSpec:
         return (self.name, *self.aliases)
 
     @property
+    def out_axes(self) -> tuple[int, ...]:
+        """The axes of the outputs; empty for none."""
+        return _axes(self.out_axis)
+
+    @property
+    def in_axes(self) -> tuple[int, ...]:
+        """The axes of the inputs; empty for none."""
+        return _axes(self.in_axis)
+
+    @property
+    def kernel_axes(self) -> tuple[int, ...]:
+        """The axes that are neither: the extent of a convolution's kernel."""
+        if self.out_axis is None or self.in_axis is None:
+            return tuple(range(2, len(self.shape)))
+        return tuple(sorted(set(range(len(self.shape))) - {*self.out_axes, *self.in_axes}))
+
+    @property
+    def matrix_split(self) -> int:
+        """How many leading axes are the rows, when the tensor is read as a matrix.
+
+        Outputs by all others where the outputs come first (PyTorch), all others by outputs where
+        they come last (JAX), the first axis by all others elsewhere.
+        """
+        if self.outputs_last:
+            return len(self.shape) - len(self.out_axes)
+        return len(self.out_axes) if 0 in self.out_axes else 1
+
+    @property
+    def outputs_last(self) -> bool:
+        """Whether the outputs are the last axes, behind others: `(in, out)`, as JAX has them."""
+        out, num = self.out_axes, len(self.shape)
+        return bool(out) and 0 not in out and out == tuple(range(num - len(out), num))
+
+    @property
     def layer_relative_name(self) -> str:
         """The name below its layer, e.g. `"weight"` for `"fc.weight"`."""
         return self.name[len(self.layer) + 1 :] if self.layer else self.name
+
+
+def _axes(axis: int | tuple[int, ...] | None) -> tuple[int, ...]:
+    if axis is None:
+        return ()
+    return (axis,) if isinstance(axis, int) else axis
 
 
 @dataclass(frozen=True)
@@ -145,3 +186,27 @@ class TargetSpec:
         if not found and list(mine) != list(theirs):
             found.append("the tensors come in another order")
         return found
+
+
+def measured_start(mean: float, std: float, numel: int) -> tuple[float, float]:
+    """Return mean and standard deviation of an initialisation, told from one draw of `numel`.
+
+    A centred draw has a mean of about std / sqrt(numel), and of a few numbers often more; only a
+    clear offset is kept (about one centred draw in a thousand looks like one). Any other mean is
+    taken for a draw's noise, and belongs to the deviation from 0.
+    """
+    if std <= 1e-6 * abs(mean):
+        return mean, 0.0
+    clear = (4 + 600 * 6.0 ** (2 - numel)) * std / math.sqrt(numel)
+    if abs(mean) > 0.5 * std and abs(mean) > clear:
+        return mean, std
+    return 0.0, math.hypot(mean, std)
+
+
+def usual_start(role: Role, fan_in: int) -> tuple[float, float]:
+    """Return mean and standard deviation of a tensor that has no values to measure."""
+    if role is Role.NORM_SCALE:
+        return 1.0, 0.0
+    if role is Role.NORM_SHIFT:
+        return 0.0, 0.0
+    return 0.0, 1.0 if role is Role.EMBEDDING else 1 / math.sqrt(3 * fan_in)

@@ -1,25 +1,25 @@
-"""The table of cases: target x layout x form x condition x trunk.
-
-Every layout is run on every target; the other choices are spread over those rows so that every
-pair of choices that can go together occurs at least once. The choice of rows is computed, always
-the same, and checked by `test_transforms.py`.
-"""
+"""The table of cases on PyTorch: its targets, and hypernetworks of them."""
 
 from __future__ import annotations
 
-import itertools
-import random
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import hyperloom.torch as hl
-
-NUM_IDS = 5
-DIM = 3
+from tests.cases import CONDITIONS as CONDITIONS
+from tests.cases import DIM as DIM
+from tests.cases import FORMS as FORMS
+from tests.cases import HAS_IDS as HAS_IDS
+from tests.cases import LAYOUTS as LAYOUTS
+from tests.cases import NEEDS_IDS as NEEDS_IDS
+from tests.cases import NUM_IDS as NUM_IDS
+from tests.cases import ROWS, Row, Target
+from tests.cases import TRUNKS as TRUNKS
+from tests.cases import pick as pick
 
 # ---- targets ------------------------------------------------------------------------------------
 
@@ -71,17 +71,6 @@ class Attention(nn.Module):
         mixed = (query @ key.mT / 2**0.5).softmax(-1) @ value
         x = x + self.out(mixed.transpose(-2, -3).flatten(-2))
         return x + self.mlp(self.norm2(x))
-
-
-@dataclass(frozen=True)
-class Target:
-    """A target, what it is fed, and names for mixes by pattern."""
-
-    make: Callable[[], nn.Module]
-    inputs: Callable[..., Tensor]
-    matrices: tuple[str, ...]
-    mixed_layout: Mapping[str, Any]
-    mixed_form: Mapping[str, Any]
 
 
 def _floats(*shape: int) -> Callable[..., Tensor]:
@@ -143,35 +132,7 @@ TARGETS = {
     ),
 }
 
-# ---- the four choices ---------------------------------------------------------------------------
-
-LAYOUTS: dict[str, Callable[[Target], Any]] = {
-    "full": lambda t: hl.Full(),
-    "chunked": lambda t: hl.Chunked(7, embedding=2),  # 7 divides none of the targets
-    "chunked-per-condition": lambda t: hl.Chunked(9, embedding=2, per_condition=True),
-    "grouped-tensors": lambda t: hl.Grouped(embedding=2),
-    "grouped-layers": lambda t: hl.Grouped(embedding=3, unit=hl.Layers()),
-    "grouped-tiles": lambda t: hl.Grouped(embedding=2, unit=hl.Tiles(smallest=2)),
-    "grouped-per-condition": lambda t: hl.Grouped(embedding=2, per_condition=True),
-    "per-condition": lambda t: hl.PerCondition(),
-    "shared": lambda t: hl.Shared(),
-    "mixed": lambda t: t.mixed_layout,
-}
-NEEDS_IDS = {"chunked-per-condition", "grouped-per-condition", "per-condition", "mixed"}
-
-FORMS: dict[str, Callable[[Target], Any]] = {
-    "whole": lambda t: hl.Whole(),
-    "delta": lambda t: hl.Delta(),
-    "delta-trained": lambda t: hl.Delta(trained=True),
-    "mixed-forms": lambda t: t.mixed_form,
-    # What the patterns do not name is generated whole.
-    "low-rank": lambda t: dict.fromkeys(t.matrices, hl.LowRank(2, alpha=3.0)),
-    "product": lambda t: dict.fromkeys(t.matrices, hl.Product(2)),
-    "scale": lambda t: dict.fromkeys(t.matrices, hl.Scale()) | {"*.bias": hl.Shift()},
-    "scale-inputs": lambda t: dict.fromkeys(t.matrices, hl.Scale(trained=True, inputs=True)),
-    "rank-one": lambda t: dict.fromkeys(t.matrices, hl.RankOne(trained=True)),
-    "templates": lambda t: dict.fromkeys(t.matrices, hl.Templates(3)),
-}
+# ---- choices of the backend's own ---------------------------------------------------------------
 
 
 class Encoder(nn.Module):
@@ -199,23 +160,19 @@ class Trunk(nn.Module):
         return self.last(torch.sin(self.first(rows)))
 
 
-CONDITIONS: dict[str, Callable[[], Any]] = {
-    "embedding": lambda: hl.Embedding(NUM_IDS, 4),
-    "vector": lambda: hl.Vector(DIM),
-    "embedding+vector": lambda: hl.Concat(hl.Embedding(NUM_IDS, 4), hl.Vector(DIM)),
-    "embedding+noise": lambda: hl.Concat(hl.Embedding(NUM_IDS, 2), hl.Noise(DIM)),
-    "module": Encoder,
-}
-HAS_IDS = {"embedding", "embedding+vector", "embedding+noise"}
+def condition_of(name: str) -> Any:
+    """Return the condition of a row."""
+    return Encoder() if name == "module" else CONDITIONS[name]()
 
-# The slots of one hypernetwork share a trunk of the user's own only if they are equally wide.
-TRUNKS: dict[str, Callable[[Any, Any], Any]] = {
-    "none": lambda condition, layout: None,
-    "mlp-rms": lambda condition, layout: hl.MLP(6, 5),
-    "mlp-layer": lambda condition, layout: hl.MLP(6, 5, activation="gelu", norm="layer"),
-    "mlp-plain": lambda condition, layout: hl.MLP(5, activation="tanh", norm=None),
-    "module": lambda condition, layout: Trunk(_width(condition) + getattr(layout, "embedding", 0)),
-}
+
+def trunk_of(name: str, condition: Any, layout: Any) -> Any:
+    """Return the trunk of a row.
+
+    The slots of one hypernetwork share a trunk of the user's own only if they are equally wide.
+    """
+    if name == "module":
+        return Trunk(_width(condition) + getattr(layout, "embedding", 0))
+    return TRUNKS[name]
 
 
 def _width(condition: Any) -> int:
@@ -226,33 +183,8 @@ def _width(condition: Any) -> int:
 
 
 @dataclass(frozen=True)
-class Case:
-    """One row of the table: the names of its five choices."""
-
-    target: str
-    layout: str
-    form: str
-    condition: str
-    trunk: str
-
-    @property
-    def possible(self) -> bool:
-        """Whether the choices go together."""
-        ids = self.layout not in NEEDS_IDS or self.condition in HAS_IDS
-        mixed = "mixed" in self.layout
-        # A mix of layouts leaves tensors out that these forms name.
-        forms = self.form not in ("mixed-forms", "scale") or not mixed
-        # A module as trunk serves one width of slot embeddings.
-        return ids and forms and not (self.trunk == "module" and mixed)
-
-    @property
-    def pairs(self) -> set[tuple[str, str, str, str]]:
-        """All pairs of choices in this row."""
-        choices = [(k, getattr(self, k)) for k in self.__dataclass_fields__]
-        return {(*a, *b) for a, b in itertools.combinations(choices, 2)}
-
-    def __str__(self) -> str:
-        return "/".join((self.target, self.layout, self.form, self.condition, self.trunk))
+class Case(Row):
+    """One row of the table."""
 
     def build(self, dtype: torch.dtype = torch.float64, seed: int = 0) -> hl.HyperNetwork:
         """Make the hypernetwork; move every learned tensor away from its start.
@@ -261,11 +193,11 @@ class Case:
         """
         torch.manual_seed(seed)
         target = TARGETS[self.target]
-        layout, condition = LAYOUTS[self.layout](target), CONDITIONS[self.condition]()
+        layout, condition = LAYOUTS[self.layout](target), condition_of(self.condition)
         hnet = hl.HyperNetwork(
             target.make().to(dtype),
             condition=condition,
-            trunk=TRUNKS[self.trunk](condition, layout),
+            trunk=trunk_of(self.trunk, condition, layout),
             layout=layout,
             form=FORMS[self.form](target),
         )
@@ -292,34 +224,4 @@ def shaken(hnet: hl.HyperNetwork, by: float = 0.1) -> hl.HyperNetwork:
     return hnet
 
 
-def pick(conditions: Any, index: Any) -> Any:
-    """Return one condition of a batch."""
-    if isinstance(conditions, tuple):
-        return tuple(part[index] for part in conditions)
-    return conditions[index]
-
-
-def _choose_rows() -> Iterator[Case]:
-    """Yield a row for every target and layout, then rows until every possible pair has occurred.
-
-    Greedy: each row is, of all that the target and layout allow, the one with most new pairs.
-    """
-    product = itertools.product(TARGETS, LAYOUTS, FORMS, CONDITIONS, TRUNKS)
-    pairs = {case: case.pairs for choices in product if (case := Case(*choices)).possible}
-    possible = list(pairs)
-    # Of rows with equally many new pairs, not always the first.
-    random.Random(0).shuffle(possible)
-    missing = set().union(*pairs.values())
-
-    def best(rows: list[Case]) -> Case:
-        row = max(rows, key=lambda case: len(pairs[case] & missing))
-        missing.difference_update(pairs[row])
-        return row
-
-    for target, layout in itertools.product(TARGETS, LAYOUTS):
-        yield best([c for c in possible if (c.target, c.layout) == (target, layout)])
-    while missing:
-        yield best(possible)
-
-
-CASES = list(_choose_rows())
+CASES = [Case(*astuple(row)) for row in ROWS]

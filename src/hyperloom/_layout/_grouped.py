@@ -69,7 +69,8 @@ class Tiles(Unit):
 
     The block's shape is the greatest common divisor of the members' shapes, axis by axis. A
     tensor joins a group while the block keeps at least `smallest` numbers; members have the same
-    role and number of axes, and the same size along all axes but the first two (kernels).
+    role and number of axes, and the same size along all axes but those of inputs and outputs
+    (kernels).
 
     Args:
         smallest: Numbers that a block must keep. Default 64.
@@ -86,7 +87,7 @@ class Tiles(Unit):
     def compile(self, parts: Sequence[Part], first_head: int, layout: Grouped) -> list[Placement]:
         groups: list[tuple[object, tuple[int, ...], list[Part]]] = []
         for part in parts:
-            key = (len(part.shape), part.shape[2:], part.role, part.start.exact)
+            key = (len(part.shape), part.extent, part.role, part.start.exact)
             for i, (other, tile, members) in enumerate(groups):
                 joint = tuple(math.gcd(a, b) for a, b in zip(tile, part.shape, strict=False))
                 if key == other and (part.shape == tile or math.prod(joint) >= self.smallest):

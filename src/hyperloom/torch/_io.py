@@ -12,11 +12,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from hyperloom._checkpoint import Description, digest, metadata, read_description
-from hyperloom._condition import Concat, Condition, Custom
+from hyperloom._checkpoint import (
+    Description,
+    digest,
+    essence,
+    given_part,
+    metadata,
+    other_target,
+    read_description,
+)
 from hyperloom._errors import CheckpointError, message
 from hyperloom._plan import Plan
-from hyperloom._trunk import CustomTrunk
 from hyperloom.torch._conditions import Table
 from hyperloom.torch._spec import target_spec
 
@@ -109,8 +115,8 @@ def load(
     hnet = HyperNetwork.from_plan(
         target,
         plan,
-        condition=_given(path, "condition", plan.condition, condition),
-        trunk=_given(path, "trunk", plan.trunk, trunk),
+        condition=given_part(path, "condition", plan.condition, condition),
+        trunk=given_part(path, "trunk", plan.trunk, trunk),
     )
     # As it was saved: after .double(), .half() ... its dtypes are no more those of the target.
     dtypes = {value.dtype for value in tensors.values() if value.is_floating_point()}
@@ -127,8 +133,8 @@ def load_into(hnet: HyperNetwork, path: str | os.PathLike[str]) -> None:
     tensors = _read(path, described)
     found = hnet.plan.spec.differences(described.plan.spec)
     if found:
-        raise _other_target(path, found)
-    if _essence(described.plan) != _essence(hnet.plan):
+        raise other_target(path, found)
+    if essence(described.plan) != essence(hnet.plan):
         wanted = "the plan of this hypernetwork"
         way_out = "Use hyperloom.torch.load(path, target), which builds the plan in the file."
         raise CheckpointError(message(f"checkpoint {path}", "another plan", wanted, way_out))
@@ -216,43 +222,4 @@ def _bytes(value: Tensor) -> bytes | memoryview:
 def _same_target(path: Any, plan: Plan, target: nn.Module) -> None:
     found = target_spec(target).differences(plan.spec)
     if found:
-        raise _other_target(path, found)
-
-
-def _other_target(path: Any, found: list[str]) -> CheckpointError:
-    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-    got = f"the parameters of another target: {'; '.join(found[:3])}{more}"
-    way_out = "Build the target as it was when the checkpoint was saved."
-    return CheckpointError(message(f"checkpoint {path}", got, "the target's own", way_out))
-
-
-def _given(path: Any, argument: str, recorded: Any, module: Any) -> Any:
-    """Return what to build a part from: the record, or the module that stands for it."""
-    if _is_custom(recorded):
-        if module is None:
-            got = f"a hypernetwork with a {argument} module of its own, {recorded}"
-            way_out = f"Pass one built the same way: load(path, target, {argument}=module)."
-            raise CheckpointError(message(f"checkpoint {path}", got, "that module", way_out))
-        return module
-    if module is not None:
-        got = f"{recorded} as its {argument}"
-        raise CheckpointError(message(f"checkpoint {path}", got, f"a {argument} module"))
-    return recorded
-
-
-def _is_custom(recorded: Condition | Any) -> bool:
-    if isinstance(recorded, Concat):
-        return any(_is_custom(part) for part in recorded.parts)
-    return isinstance(recorded, (Custom, CustomTrunk))
-
-
-def _essence(plan: Plan) -> tuple[Any, ...]:
-    """Return what must agree for one plan's tensors to fit another: all but measured scales."""
-    pieces = [
-        (e.tensor, e.form, [(p.head, p.start, p.grid) for p in e.pieces]) for e in plan.entries
-    ]
-    heads = [
-        (h.name, h.source, h.num_slots, h.slot_size, h.embedding, h.scaled, h.signs)
-        for h in plan.heads
-    ]
-    return plan.condition, plan.trunk, heads, pieces
+        raise other_target(path, found)

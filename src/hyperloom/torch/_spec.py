@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from hyperloom._errors import message
-from hyperloom._spec import Role, TargetSpec, TensorSpec
+from hyperloom._spec import Role, TargetSpec, TensorSpec, measured_start, usual_start
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
@@ -175,21 +175,10 @@ def _layer_fans(module: nn.Module, key: str, role: Role, shape: tuple[int, ...])
 def _statistics(parameter: nn.Parameter, role: Role, fan_in: int) -> tuple[float, float]:
     """Mean and standard deviation at the start; a mean within its own noise counts as 0."""
     if parameter.device.type == "meta" or not parameter.dtype.is_floating_point:
-        by_role = {Role.NORM_SCALE: (1.0, 0.0), Role.NORM_SHIFT: (0.0, 0.0)}
-        default = 1.0 if role is Role.EMBEDDING else 1 / math.sqrt(3 * fan_in)
-        return by_role.get(role, (0.0, default))
+        return usual_start(role, fan_in)
     if parameter.numel() == 0:  # refused by TargetSpec, by name
         return 0.0, 0.0
     values = parameter.detach()
     values = values.float() if values.itemsize < 4 else values
     variance, center = torch.var_mean(values, correction=0)
-    mean, std = float(center), math.sqrt(float(variance))
-    if std <= 1e-6 * abs(mean):
-        return mean, 0.0
-    # A centred draw has a mean of about std / sqrt(numel), and of a few numbers often more; only
-    # a clear offset is kept (about one centred draw in a thousand looks like one).
-    numel = parameter.numel()
-    clear = (4 + 600 * 6.0 ** (2 - numel)) * std / math.sqrt(numel)
-    if abs(mean) > 0.5 * std and abs(mean) > clear:
-        return mean, std
-    return 0.0, math.hypot(mean, std)
+    return measured_start(float(center), math.sqrt(float(variance)), parameter.numel())

@@ -1,7 +1,8 @@
 """Continual learning: tasks one after the other, each without the data of those before it.
 
 This package holds what needs no framework: the data, the protocol of a learner, and the loop that
-measures it. `hyperloom.recipes.continual.torch` has the learners for PyTorch.
+measures it. `hyperloom.recipes.continual.torch` has the learners for PyTorch,
+`hyperloom.recipes.continual.jax` those for JAX.
 
     from hyperloom.recipes.continual import learn_in_sequence, split_digits
     from hyperloom.recipes.continual.torch import digits_learners

@@ -6,6 +6,7 @@ import platform
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -18,7 +19,6 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from hyperloom import __version__
 from hyperloom.recipes.continual import _plots as plots
 from hyperloom.recipes.continual import _setup
-from hyperloom.recipes.continual import torch as backend
 from hyperloom.recipes.continual._data import Task, split_digits
 from hyperloom.recipes.continual._report import as_json, dumps, table
 from hyperloom.recipes.continual._sequence import Learner, Record, Training, learn_in_sequence
@@ -38,36 +38,40 @@ _INTRODUCTION = (
 )
 
 
-def run_demo(out: Path, training: Training, console: Console) -> bool:
+def run_demo(out: Path, training: Training, console: Console, backend: str = "torch") -> bool:
     """Run the demo; return whether the checkpoint, read back, does what was saved.
 
     Args:
         out: Folder for what it writes; made if it is not there.
         training: Of every learner.
         console: Where to print.
+        backend: `"torch"` or `"jax"`.
 
     Raises:
+        ImportError: The backend's framework is not installed.
         OSError: The folder or a file in it cannot be written.
     """
+    recipe: Any = import_module(f"hyperloom.recipes.continual.{backend}")
     start = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
     console.print(_INTRODUCTION, highlight=False)
     tasks = split_digits()
-    with backend.one_thread():
-        learners = backend.digits_learners(training)
+    with recipe.one_thread():
+        learners = recipe.digits_learners(training)
         records = _learn_all(learners, tasks, console)
-        learner = learners["hypernetwork"]
-        assert isinstance(learner, backend.ContinualLearner)
+        learner: Any = learners["hypernetwork"]
+        layers = [learner.layers(i) for i in range(len(tasks))]
         plots.plot_accuracy(records, out / "accuracy.png")
-        plots.plot_weights(tasks, _layers(learner, tasks), out / "weights.png")
+        plots.plot_weights(tasks, layers, out / "weights.png")
         across = _across(learner, tasks)
         plots.plot_conditions(tasks, learner.embeddings(), across, out / "conditions.png")
-        same = _proof(learner, tasks, out / CHECKPOINT)
+        same = _proof(recipe, learner, tasks, out / CHECKPOINT)
     seconds = time.perf_counter() - start
     numbers = _numbers(training, records, same, seconds)
+    numbers["versions"] |= recipe.versions()
     (out / NUMBERS).write_text(dumps(numbers), "utf-8")
     console.print(table(records))
-    _conclude(console, out, records, same, seconds)
+    _conclude(console, out, records, same, seconds, backend)
     return same
 
 
@@ -103,12 +107,6 @@ def _learn_all(
     return records
 
 
-def _layers(learner: backend.ContinualLearner, tasks: tuple[Task, ...]) -> list[plots.Layers]:
-    """Return the generated weight and bias of each layer, for each task."""
-    made = [list(learner.weights(i).values()) for i in range(len(tasks))]
-    return [list(zip(values[::2], values[1::2], strict=True)) for values in made]
-
-
 def _across(learner: Learner, tasks: tuple[Task, ...]) -> np.ndarray:
     """Return the accuracy of each task's network (rows) on each task's images, in percent."""
     return np.array(
@@ -119,10 +117,10 @@ def _across(learner: Learner, tasks: tuple[Task, ...]) -> np.ndarray:
     )
 
 
-def _proof(learner: backend.ContinualLearner, tasks: tuple[Task, ...], path: Path) -> bool:
+def _proof(recipe: Any, learner: Any, tasks: tuple[Task, ...], path: Path) -> bool:
     """Save, load, and compare what both say of every test image."""
-    backend.save(learner, path)
-    again = backend.load_digits_learner(path)
+    recipe.save(learner, path)
+    again = recipe.load_digits_learner(path)
     return all(
         np.array_equal(learner.predict(t.test.inputs, i), again.predict(t.test.inputs, i))
         for i, t in enumerate(tasks)
@@ -147,14 +145,18 @@ def _numbers(
             "python": platform.python_version(),
             "numpy": np.__version__,
             "scikit-learn": sklearn.__version__,
-            **backend.versions(),
         },
         "seconds": round(seconds, 1),
     }
 
 
 def _conclude(
-    console: Console, out: Path, records: Mapping[str, Record], same: bool, seconds: float
+    console: Console,
+    out: Path,
+    records: Mapping[str, Record],
+    same: bool,
+    seconds: float,
+    backend: str,
 ) -> None:
     """Say what came out, where it is, and what to do next."""
     ours, separate = records["hypernetwork"], records["separate networks"]
@@ -182,8 +184,8 @@ def _conclude(
         "Next:",
         f"  hyperloom inspect {out / CHECKPOINT}",
         "or, in Python:",
-        "  import hyperloom.torch as hl",
-        "  from hyperloom.recipes.continual.torch import digits_network",
+        f"  import hyperloom.{backend} as hl",
+        f"  from hyperloom.recipes.continual.{backend} import digits_network",
         "",
         f'  hnet = hl.load("{(out / CHECKPOINT).as_posix()}", digits_network())',
         "  net = hnet.instantiate(3)  # a plain module that tells 6 from 7",

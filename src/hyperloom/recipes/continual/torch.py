@@ -129,6 +129,11 @@ class ContinualLearner:
             made = self.hnet.generate(task)
         return {name: value.cpu().numpy() for name, value in made.items()}
 
+    def layers(self, task: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return the generated weight `(out, in)` and bias of each layer, in order."""
+        made = list(self.weights(task).values())
+        return list(zip(made[::2], made[1::2], strict=True))
+
     def embeddings(self) -> np.ndarray:
         """Return the condition vectors of the tasks learned so far, `(num_tasks, dim)`."""
         with torch.no_grad():

@@ -1,0 +1,211 @@
+"""From choices to a plan and the modules that execute it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from hyperloom._condition import Concat, Condition, Embedding
+from hyperloom._errors import message, positive_int
+from hyperloom._layout import Source
+from hyperloom._plan import Plan
+from hyperloom._spec import TargetSpec
+from hyperloom._trunk import CustomTrunk
+from hyperloom.jax._conditions import (
+    ConcatCondition,
+    EmbeddingCondition,
+    Encoded,
+    Table,
+    build_condition,
+)
+from hyperloom.jax._generate import feature_moments
+from hyperloom.jax._heads import LinearHead, TableHead, build_head
+from hyperloom.jax._start import Start
+from hyperloom.jax._target import Read
+from hyperloom.jax._trunks import build_trunk
+from hyperloom.jax._variables import Fixed, Param, walk
+
+if TYPE_CHECKING:
+    from hyperloom.jax._hypernetwork import HyperNetwork
+
+_MOST_SAMPLES = 256
+
+
+@dataclass
+class Built:
+    """The parts of a hypernetwork, made and filled."""
+
+    plan: Plan
+    condition: nnx.Module
+    trunks: nnx.List[Any]
+    heads: nnx.Dict[Any]
+    scales: Fixed | None
+    banks: nnx.List[Any]
+    bases: nnx.Dict[Any]
+    kept: nnx.Dict[Any]
+    native: nnx.Dict[Any]
+
+
+def generator_dtype(spec: TargetSpec) -> Any:
+    """Return the dtype of what is learned: float64 if the target is float64, else float32."""
+    floats = [t.dtype for t in spec if t.dtype.startswith(("float", "bfloat"))]
+    double = bool(floats) and all(d == "float64" for d in floats)
+    return jnp.dtype("float64" if double else "float32")
+
+
+def check_rngs(rngs: Any) -> nnx.Rngs:
+    """Return `rngs` if it can give keys for parameters; raise otherwise."""
+    if not isinstance(rngs, nnx.Rngs) or not ("params" in rngs or "default" in rngs):
+        got = "Rngs without a stream for params" if isinstance(rngs, nnx.Rngs) else repr(rngs)
+        way_out = "Make one from a seed: rngs=nnx.Rngs(0)."
+        raise TypeError(
+            message("rngs", got, "an nnx.Rngs with a params or default stream", way_out)
+        )
+    return rngs
+
+
+def build_trunks(plan: Plan, given: Any, start: Start) -> nnx.List[Any]:
+    """Make one trunk for each width; a module of the user's own serves one width only."""
+    widths = [plan.condition.width + w for w in plan.widths]
+    if isinstance(plan.trunk, CustomTrunk) and len(widths) > 1:
+        way_out = "Give the layouts one embedding width, or use MLP, which is built for each."
+        got = f"one module for inputs of widths {widths}"
+        raise ValueError(message("trunk", got, "heads that agree on the input's width", way_out))
+    choice = given if isinstance(given, nnx.Module) else plan.trunk
+    return nnx.List([build_trunk(choice, width, start) for width in widths])
+
+
+def modules_of(plan: Plan, condition: Any, trunk: Any, start: Start) -> tuple[Any, nnx.List[Any]]:
+    """Return the modules of condition and trunks for a plan; modules given stand for `Custom`."""
+    choice = plan.condition if condition is None else condition
+    _, module = build_condition(choice, start)
+    return module, build_trunks(plan, trunk, start)
+
+
+def build(read: Read, plan: Plan, condition: Any, trunks: nnx.List[Any], start: Start) -> Built:
+    """Make the modules that execute a plan, and fill them with their start."""
+    native = read.values
+    _refuse_lost_values(plan, native)
+    heads = nnx.Dict(
+        {
+            head.name: build_head(
+                head,
+                plan.features(head) if head.source is Source.FEATURES else 0,
+                plan.num_ids,
+                start,
+            )
+            for head in plan.heads
+        }
+    )
+    pairs = [[p.scale, p.shift] for p in plan.pieces]
+    scales = Fixed(start.array(pairs)) if plan.has_scales else None
+    banks = nnx.List(
+        [nnx.Param(start.array(start.uniform(bank.shape, bank.std))) for bank in plan.banks]
+    )
+    bases, kept, later = _trees(plan, native)
+    built = Built(plan, condition, trunks, heads, scales, banks, bases, kept, later)
+    _fill(built, start)
+    return built
+
+
+def _refuse_lost_values(plan: Plan, native: Mapping[str, Any]) -> None:
+    """Raise if values are used of a target that has only shapes."""
+    used = [e.tensor for e in plan.entries if e.form.has_base] + list(plan.kept)
+    used += [s.native for h in plan.heads for s in h.segments if s.native]
+    for name in used:
+        if isinstance(native[name], jax.ShapeDtypeStruct):
+            got = f"{name!r} of a target that has only shapes"
+            way_out = "Give the target its values, or generate this tensor."
+            raise ValueError(message("target", got, "values to keep or to start from", way_out))
+
+
+def _trees(
+    plan: Plan, native: Mapping[str, Any]
+) -> tuple[nnx.Dict[Any], nnx.Dict[Any], nnx.Dict[Any]]:
+    """Take what is used of the target's values: bases, kept tensors, starts of later ids."""
+    bases = {
+        e.tensor: (nnx.Param if e.form.trains_base else Fixed)(jnp.asarray(native[e.tensor]))
+        for e in plan.entries
+        if e.form.has_base
+    }
+    kept = {name: Fixed(jnp.asarray(native[name])) for name in plan.kept}
+    tables = [head for head in plan.heads if head.source is Source.TABLE]
+    names = [s.native for head in tables for s in head.segments if s.native]
+    later = {name: Fixed(jnp.asarray(native[name])) for name in names}
+    return nnx.Dict(bases), nnx.Dict(kept), nnx.Dict(later)
+
+
+def _fill(built: Built, start: Start) -> None:
+    """Give every linear head its start; measure the trunk's features first."""
+    samples = sample_conditions(built.plan.condition, built.condition)
+    try:
+        moments = feature_moments(built.plan, built.trunks, built.heads, samples)
+    except (TypeError, ValueError) as error:
+        if not isinstance(built.plan.trunk, CustomTrunk):
+            raise
+        width = built.plan.condition.width + built.plan.widths[0]
+        got = f"a {built.plan.trunk.name} that fails on {len(samples.vector)} rows ({error})"
+        wanted = f"a module (rows, {width}) -> (rows, {built.plan.trunk.width})"
+        raise ValueError(message("trunk", got, wanted)) from error
+    for i, head in enumerate(built.plan.heads):
+        module = built.heads[head.name]
+        if isinstance(module, LinearHead):
+            module.fill(head, moments[i], start)
+
+
+def sample_conditions(choice: Condition, module: Any) -> Encoded:
+    """Return conditions to measure features on: the ids there are, or draws of the given std."""
+    num = min(choice.num_ids or _MOST_SAMPLES, _MOST_SAMPLES)
+    return _sample(choice, module, num, np.random.RandomState(0))
+
+
+def _sample(choice: Condition, module: Any, num: int, draws: np.random.RandomState) -> Encoded:
+    if isinstance(module, EmbeddingCondition):
+        return module(np.arange(num) % module.table.num)
+    if isinstance(choice, Concat):
+        assert isinstance(module, ConcatCondition)
+        pairs = zip(choice.parts, module.parts, strict=True)
+        made = [_sample(part, built, num, draws) for part, built in pairs]
+        ids = [m.ids for m in made if m.ids is not None]
+        wide = jnp.concatenate([m.vector for m in made], axis=-1)
+        return Encoded(wide, ids[0] if ids else None)
+    held = [v.dtype for _, v in walk(module) if jnp.issubdtype(v.dtype, jnp.floating)]
+    dtype = getattr(module, "dtype", held[0] if held else jnp.float32)
+    draw = draws.standard_normal((num, choice.width)) * getattr(choice, "std", 1.0)
+    return Encoded(jnp.asarray(draw.astype(dtype)))
+
+
+def grow(hnet: HyperNetwork, num: int, rngs: nnx.Rngs) -> tuple[Plan, list[Param]]:
+    """Add `num` ids to everything that is looked up by id; return the new plan and parameters."""
+    positive_int("num", num)
+    plan = hnet.plan
+    modules = [m for _, m in nnx.iter_modules(hnet.condition)]
+    embeddings = [m for m in modules if isinstance(m, EmbeddingCondition)]
+    if plan.num_ids is None or len(embeddings) != 1:
+        wanted = "a condition with one Embedding to grow"
+        raise ValueError(message("add_conditions", plan.condition, wanted))
+    dtype = generator_dtype(plan.spec)
+    start = Start(rngs, dtype, {name: hnet.native[name][...] for name in hnet.native})
+    table = embeddings[0].table
+    added = [table.grow(embeddings[0].new_rows(num, start))]
+    for head in plan.heads:
+        module = hnet.heads[head.name]
+        if isinstance(module, LinearHead) and isinstance(module.slots, Table):
+            shape = (num, *module.slots.blocks[0].shape[1:])
+            added.append(module.slots.grow(start.unit_rows(shape)))
+        elif isinstance(module, TableHead):
+            added.append(module.table.grow(module.new_rows(head, num, start)))
+    return replace(plan, condition=_with_more_ids(plan.condition, num)), added
+
+
+def _with_more_ids(choice: Condition, num: int) -> Condition:
+    if isinstance(choice, Embedding):
+        return replace(choice, num=choice.num + num)
+    assert isinstance(choice, Concat)
+    return Concat(*(_with_more_ids(p, num) if p.num_ids is not None else p for p in choice.parts))

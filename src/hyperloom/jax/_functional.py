@@ -1,0 +1,110 @@
+"""A hypernetwork as pure functions of its parameters, for `jax.jit` and the other transforms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flax import nnx
+from jax import Array
+
+from hyperloom._errors import did_you_mean, message
+from hyperloom._plan import Plan
+from hyperloom.jax._hypernetwork import HyperNetwork
+
+Params = dict[str, Array]
+
+
+class Functional:
+    """A hypernetwork without its parameters. Calling it is a pure function of them.
+
+    Made by `functional`. What is not learned (scales, frozen bases, kept tensors, the target's
+    state, random streams) is as it was then: nothing that a call does is kept.
+    """
+
+    def __init__(self, hnet: HyperNetwork) -> None:
+        self._graphdef, params, self._rest = nnx.split(hnet, nnx.Param, ...)
+        flat = nnx.to_flat_state(params)
+        self._paths = {".".join(map(str, path)): path for path, _ in flat}
+        self._start: Params = {
+            name: variable.get_value()
+            for name, (_, variable) in zip(self._paths, flat, strict=True)
+        }
+        self._plan = hnet.plan
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of the hypernetwork."""
+        return self._plan
+
+    def __call__(self, params: Mapping[str, Array], *inputs: Any, **options: Any) -> Any:
+        """Generate the target's parameters and run it with them.
+
+        Args:
+            params: The learned arrays by name, as `functional` returned them first.
+            *inputs: The target's inputs.
+            **options: `condition`, `in_dims`, `rngs`, `state`, `mutable`, and the target's keyword
+                arguments, all as in a call of `HyperNetwork`. Randomness needs `rngs`, a key or a
+                dict of keys: without, every call draws the same.
+
+        Raises:
+            ValueError: Missing or unknown names in `params`. Otherwise as `HyperNetwork`.
+        """
+        return self.merge(params)(*inputs, **options)
+
+    def generate(self, params: Mapping[str, Array], condition: Any, *, rngs: Any = None) -> Params:
+        """Generate the target's parameters; arguments as in a call, returns as `HyperNetwork`."""
+        return self.merge(params).generate(condition, rngs=rngs)
+
+    def merge(self, params: Mapping[str, Array]) -> HyperNetwork:
+        """Return a hypernetwork with `params` in it; the one it came from stays as it is.
+
+        Raises:
+            ValueError: Missing or unknown names.
+        """
+        self._check(params)
+        state = nnx.from_flat_state([(path, params[name]) for name, path in self._paths.items()])
+        return nnx.merge(self._graphdef, state, self._rest, copy=True)
+
+    def update(self, hnet: HyperNetwork, params: Mapping[str, Array]) -> None:
+        """Put `params` into `hnet`, in place.
+
+        Raises:
+            ValueError: Missing or unknown names.
+        """
+        self._check(params)
+        flat = [(path, params[name]) for name, path in self._paths.items()]
+        nnx.update(hnet, nnx.from_flat_state(flat))
+
+    def _check(self, params: Mapping[str, Array]) -> None:
+        unknown = [name for name in params if name not in self._paths]
+        missing = [name for name in self._paths if name not in params]
+        if unknown:
+            way_out = did_you_mean(unknown[0], self._paths)
+            got = f"the name {unknown[0]!r}"
+            raise ValueError(message("params", got, "names of the hypernetwork", way_out))
+        if missing:
+            got = f"no array for {', '.join(map(repr, missing[:3]))}"
+            raise ValueError(message("params", got, "an array for every learned name"))
+
+
+def functional(hnet: HyperNetwork) -> tuple[Functional, Params]:
+    """Split a hypernetwork into a pure function and its parameters.
+
+    A call under `jax.jit` then costs what any jitted function of a dict of arrays costs, where
+    `nnx.jit` walks the module in Python each time.
+
+    Args:
+        hnet: The hypernetwork; it stays as it is.
+
+    Returns:
+        `net` and `params`: `net(params, *inputs, condition=...)` is `hnet(*inputs, condition=...)`.
+        The parameters are a dict from names to arrays, a tree that optax and `jax.grad` take.
+
+    Example:
+        >>> net, params = hl.functional(hnet)
+        >>> loss = lambda params, x, y, task: jnp.mean((net(params, x, condition=task) - y) ** 2)
+        >>> step = jax.jit(jax.value_and_grad(loss))
+    """
+    made = Functional(hnet)
+    return made, dict(made._start)

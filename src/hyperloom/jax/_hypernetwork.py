@@ -1,0 +1,359 @@
+"""`HyperNetwork`: a module whose output is the weights of another, and that runs it with them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from hyperloom._errors import message
+from hyperloom._execution import Execution
+from hyperloom._form import Form
+from hyperloom._init import Init
+from hyperloom._layout import Layout
+from hyperloom._plan import Plan, compile_plan
+from hyperloom._trunk import MLP
+from hyperloom.jax._batch import Call, Dims
+from hyperloom.jax._build import (
+    build,
+    build_trunks,
+    check_rngs,
+    generator_dtype,
+    grow,
+    modules_of,
+)
+from hyperloom.jax._checks import check_params, check_state
+from hyperloom.jax._conditions import Encoded, build_condition
+from hyperloom.jax._generate import assemble, raw_numbers
+from hyperloom.jax._run import Extras, apply_weights, as_rngs, execute, split_keys
+from hyperloom.jax._start import Start
+from hyperloom.jax._target import Adaptor, Box, Notes, Read, read_target
+from hyperloom.jax._trunks import neutral_trunk
+from hyperloom.jax._variables import Param
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """A target with its plan and the modules of condition and trunks, in the target's place."""
+
+    read: Read
+    plan: Plan
+    condition: Any
+    trunks: Any
+
+
+class HyperNetwork(nnx.Module):
+    """Generates the parameters of a target network from a condition, and runs it with them.
+
+    The target is a template: its shapes and its forward are used, its values only where nothing
+    is generated. It is never trained and never changed; the hypernetwork keeps a copy of what it
+    needs. What is learned are `nnx.Param`s, everything else are variables of other kinds.
+
+    Args:
+        target: Any NNX module with parameters, or `Linen(module, *inputs)`; unmodified.
+        condition: What the weights depend on: `Embedding`, `Vector`, `Noise`, `Concat`, or an NNX
+            module that returns a vector `(*batch, dim)` and says its width (an int attribute
+            `dim`, or a last `nnx.Linear`).
+        trunk: How features are computed from it: `None` (the heads are linear in the condition),
+            `MLP(*widths)`, or a module `(rows, in) -> (rows, features)` that says its width
+            likewise.
+        layout: Which numbers become which weights: `Full()` (default), `Chunked(size)`,
+            `Grouped()`, `PerCondition()`, `Shared()`, or a dict from name patterns to layouts,
+            in order, first match wins. What no pattern names keeps the target's own tensor.
+        form: What is generated for each tensor: `Whole()` (default) or `Delta()`, or a dict from
+            name patterns to forms.
+        init: How the generated networks start out; by default as the target's own
+            initialisation would (`Native()`).
+        execution: How batches are run. Default `Execution()`: all conditions at once.
+        rngs: Where the start of the parameters is drawn from (stream `params`), and from then on
+            noise conditions (`noise`) and dropout in the trunk (`dropout`), unless a call brings
+            its own.
+
+    Attributes:
+        plan: The compiled `Plan`: what is generated, by what, how large it is.
+
+    Raises:
+        TypeError: An argument of another class, or a complex or integer parameter to generate.
+        ValueError: A target without parameters, a pattern that names nothing, two choices for
+            one tensor, a layout that needs ids with a condition that has none.
+    """
+
+    def __init__(
+        self,
+        target: Any,
+        *,
+        condition: Any,
+        trunk: Any = None,
+        layout: Layout | Mapping[str, Layout] | None = None,
+        form: Form | Mapping[str, Form] | None = None,
+        init: Init | None = None,
+        execution: Execution | None = None,
+        rngs: nnx.Rngs,
+    ) -> None:
+        rngs = check_rngs(rngs)
+        self.execution = Execution() if execution is None else execution
+        if isinstance(target, _Planned):
+            self._take(target, rngs)
+            return
+        read = read_target(target)
+        start = Start(rngs, generator_dtype(read.spec), read.values)
+        neutral, module = build_condition(condition, start)
+        plan = compile_plan(read.spec, neutral, neutral_trunk(trunk), layout, form, init)
+        self._take(_Planned(read, plan, module, build_trunks(plan, trunk, start)), rngs)
+
+    @classmethod
+    def from_plan(
+        cls,
+        target: Any,
+        plan: Plan,
+        *,
+        condition: Any = None,
+        trunk: Any = None,
+        rngs: nnx.Rngs | None = None,
+    ) -> HyperNetwork:
+        """Make a hypernetwork that executes a given plan, e.g. one read from a checkpoint.
+
+        Args:
+            target: A target with the tensors of `plan.spec`.
+            plan: The plan.
+            condition: The condition, if the plan says `Custom`; in a `Concat`, all of it.
+            trunk: The trunk module, if the plan says `CustomTrunk`.
+            rngs: As for the class; default `nnx.Rngs(0)`.
+
+        Raises:
+            ValueError: The target's tensors are not those of the plan.
+        """
+        read = read_target(target)
+        found = plan.spec.differences(read.spec)
+        if found:
+            wanted = f"the tensors of {plan.spec.name}"
+            raise ValueError(message("target", "; ".join(found[:3]), wanted))
+        rngs = check_rngs(nnx.Rngs(0) if rngs is None else rngs)
+        start = Start(rngs, generator_dtype(read.spec), read.values)
+        planned = _Planned(read, plan, *modules_of(plan, condition, trunk, start))
+        return cls(planned, condition=None, rngs=rngs)
+
+    def _take(self, given: _Planned, rngs: nnx.Rngs) -> None:
+        read, plan = given.read, given.plan
+        start = Start(rngs, generator_dtype(read.spec), read.values)
+        built = build(read, plan, given.condition, given.trunks, start)
+        self._plan = Box(plan.settled())
+        self._notices = Box(set[str]())
+        self.condition = built.condition
+        self.trunks = built.trunks
+        self.heads = built.heads
+        self.scales = nnx.data(built.scales)
+        self.bases = built.bases
+        self.banks = built.banks
+        self.kept = built.kept
+        self.native = built.native
+        self.target: Adaptor = read.adaptor
+        drops = isinstance(plan.trunk, MLP) and plan.trunk.dropout > 0
+        self.dropout = rngs.dropout.fork() if drops else nnx.data(None)
+
+    @property
+    def plan(self) -> Plan:
+        """The compiled plan."""
+        return self._plan.held
+
+    def __call__(
+        self,
+        *inputs: Any,
+        condition: Any,
+        in_dims: Dims = 0,
+        rngs: Any = None,
+        state: Mapping[str, Array] | None = None,
+        mutable: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Generate the target's parameters and run it with them.
+
+        Args:
+            *inputs: The target's inputs. For a batch of conditions `(B,)` every array has a
+                leading `B`, one slice for each condition, unless `in_dims` says otherwise.
+            condition: Raw value of one condition, or of a batch with leading dimensions.
+            in_dims: Which dimension of the inputs pairs with the conditions, as `in_axes` of
+                `jax.vmap`: an int or `None` (inputs shared by all conditions) for all inputs, or
+                a tuple with an entry for each positional input.
+            rngs: Random streams for this call: an `nnx.Rngs`, a key, or a dict of keys. Dropout
+                and the like in the target draw from it, anew for each condition, and so do noise
+                conditions (`noise`) and dropout in the trunk (`dropout`). By default from the
+                target's and the hypernetwork's own streams.
+            state: State of the target, `{name: array (*batch, *shape)}`, as a call with `mutable`
+                returns it: running statistics of each condition. What it does not name is the
+                target's own.
+            mutable: Return the target's state after the call too.
+            **kwargs: The target's keyword arguments. Arrays in them pair at dimension 0, or as
+                `in_dims` says if that is an int or `None`.
+
+        Returns:
+            What the target returns; for a batch, with the batch's dimensions in front. With
+            `mutable`, that and the state, `{name: array (*batch, *shape)}`.
+
+        Raises:
+            TypeError: A condition of the wrong type or dtype.
+            ValueError: A condition of the wrong width, or inputs or state that do not pair with
+                it.
+            IndexError: A condition id out of range.
+        """
+        streams = as_rngs(rngs)
+        encoded = self._encode(condition, streams)
+        call = Call(encoded.batch, inputs, in_dims, kwargs)
+        own = check_state(self, state or {}, encoded.batch)
+        extras = Extras(self.target.keys(streams), self._trunk_key(streams), own, mutable)
+        out, left = execute(self, encoded, call, extras)
+        return (out, left) if mutable else out
+
+    def generate(self, condition: Any, *, rngs: Any = None) -> dict[str, Array]:
+        """Generate the target's parameters.
+
+        Args:
+            condition: Raw value of one condition, or of a batch.
+            rngs: As in a call.
+
+        Returns:
+            `{name: array (*batch, *shape)}` for every generated tensor, differentiable; tied
+            tensors once, under their first name. Raises as a call does.
+        """
+        streams = as_rngs(rngs)
+        return self._generate(self._encode(condition, streams), self._trunk_key(streams))
+
+    def run(
+        self,
+        params: Mapping[str, Array],
+        *inputs: Any,
+        in_dims: Dims = 0,
+        rngs: Any = None,
+        state: Mapping[str, Array] | None = None,
+        mutable: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Run the target with given parameters.
+
+        Args:
+            params: What `generate` returns, or arrays of the same names and shapes, with common
+                leading batch dimensions. Tensors that the hypernetwork keeps may be given too.
+            *inputs: As in a call.
+            in_dims: As in a call.
+            rngs: As in a call.
+            state: As in a call.
+            mutable: As in a call.
+            **kwargs: As in a call.
+
+        Returns:
+            What the target returns, and with `mutable` its state.
+
+        Raises:
+            TypeError: A value that is not an array, or of another dtype than the target's.
+            ValueError: A missing or unknown name, or a wrong shape.
+        """
+        batch = check_params(self.plan, params)
+        call = Call(batch, inputs, in_dims, kwargs)
+        made = {name: value for name, value in params.items() if name not in self.plan.kept}
+        kept = {name: value for name, value in params.items() if name in self.plan.kept}
+        keys = split_keys(self.target.keys(as_rngs(rngs)), batch)
+        extras = Extras(keys, None, check_state(self, state or {}, batch), mutable)
+        notes = Notes()
+        shared = {**self._kept(), **kept}
+        out, left = apply_weights(self, made, shared, call, extras, notes)
+        self._after(notes, extras)
+        return (out, left) if mutable else out
+
+    def instantiate(self, condition: Any, *, state: Mapping[str, Array] | None = None) -> Any:
+        """Return a plain module of the target's class with the parameters of one condition in it.
+
+        An NNX target gives a module that owns copies of the arrays and has nothing to do with the
+        hypernetwork any more; a Linen target gives the module bound to its variables. Ties are
+        kept; modes follow the hypernetwork's.
+
+        Args:
+            condition: Raw value of one condition.
+            state: State of the target for this condition, as in a call.
+
+        Raises:
+            ValueError: A batch of conditions. Otherwise as a call.
+        """
+        encoded = self._encode(condition, None)
+        if encoded.batch:
+            got, way_out = f"a batch of conditions {encoded.batch}", "Instantiate them one by one."
+            raise ValueError(message("condition", got, "one condition", way_out))
+        tensors = {**self._kept(), **self._generate(encoded, self._trunk_key(None))}
+        own = check_state(self, state or {}, ())
+        return self.target.build(tensors, {**self.target.state(), **own})
+
+    def add_conditions(self, num: int, *, rngs: nnx.Rngs) -> list[Param]:
+        """Add ids at the end; the outputs of the old ids stay bitwise the same.
+
+        New rows are new parameters; make the optimiser's state anew, or for these only.
+
+        Args:
+            num: How many ids to add.
+            rngs: Where their start is drawn from.
+
+        Returns:
+            The new parameters.
+
+        Raises:
+            ValueError: `num` below 1, or a condition without ids of its own to grow.
+        """
+        plan, added = grow(self, num, check_rngs(rngs))
+        self._plan = Box(plan.settled())
+        return added
+
+    def load(self, path: Any) -> None:
+        """Fill this hypernetwork from a checkpoint of the same plan. See `hyperloom.jax.load`.
+
+        Raises:
+            CheckpointError: The file is cut, altered, too new, or of another plan or target;
+                the hypernetwork is as it was.
+        """
+        from hyperloom.jax._io import load_into
+
+        load_into(self, path)
+
+    # ---- one call, step by step -------------------------------------------------------------
+
+    def _encode(self, condition: Any, rngs: nnx.Rngs | None) -> Encoded:
+        encode: Any = self.condition
+        return encode(condition, rngs)
+
+    def _generate(self, encoded: Encoded, key: Array | None = None) -> dict[str, Array]:
+        raw = raw_numbers(self.plan, self.trunks, self.heads, encoded, key)
+        bases = {name: self.bases[name][...] for name in self.bases}
+        banks = [bank[...] for bank in self.banks]
+        scales = None if self.scales is None else self.scales[...]
+        return assemble(self.plan, raw, scales, bases, banks, self._dtypes())
+
+    def _dtypes(self) -> dict[str, Any]:
+        return {t.name: jnp.dtype(t.dtype) for t in self.plan.spec}
+
+    def _kept(self) -> dict[str, Array]:
+        return {name: self.kept[name][...] for name in self.kept}
+
+    def _trunk_key(self, rngs: nnx.Rngs | None) -> Array | None:
+        """Return a key for dropout in the trunk, where there is any and it is on."""
+        if self.dropout is None or all(la.deterministic for t in self.trunks for la in t.layers):
+            return None
+        return self.dropout() if rngs is None else rngs.dropout()
+
+    def _after(self, notes: Notes, extras: Extras) -> None:
+        """Let streams that were used go on; say once that state of the target is not kept."""
+        self.target.advance(notes.used)
+        if notes.written and not extras.mutable and "lost" not in self._notices.held:
+            self._notices.held.add("lost")
+            warnings.warn(
+                f"target: it updates its state, {sorted(notes.written)[0]!r} first, which is not "
+                "kept. Call with mutable=True to get the state of each condition, or use eval().",
+                stacklevel=4,
+            )
+
+    def __repr__(self) -> str:
+        return f"HyperNetwork of {self.plan}"
+
+    def __str__(self) -> str:
+        return repr(self)

@@ -1,0 +1,227 @@
+"""Save and load: one safetensors file with the plan in its header, the same for every backend."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from hyperloom._checkpoint import (
+    Description,
+    digest,
+    essence,
+    given_part,
+    metadata,
+    other_target,
+    read_description,
+)
+from hyperloom._errors import CheckpointError, message
+from hyperloom._plan import Plan
+from hyperloom.jax._hypernetwork import HyperNetwork
+from hyperloom.jax._target import target_spec
+from hyperloom.jax._variables import Hole, Variable, is_random, walk
+
+_NAMES = {
+    "float64": "F64",
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "int64": "I64",
+    "int32": "I32",
+    "int16": "I16",
+    "int8": "I8",
+    "uint8": "U8",
+    "bool": "BOOL",
+    "complex64": "C64",
+    "uint16": "U16",
+    "uint32": "U32",
+    "uint64": "U64",
+}
+
+
+def save(hnet: HyperNetwork, path: str | os.PathLike[str]) -> None:
+    """Write a hypernetwork to one safetensors file, which the PyTorch backend can read too.
+
+    The file holds all learned arrays, the target's own tensors that are kept, its state, and the
+    plan with condition, trunk and layout as JSON. Random streams are not saved. It appears whole
+    or not at all.
+
+    Args:
+        hnet: The hypernetwork.
+        path: Where to; a file that is there is replaced.
+
+    Raises:
+        OSError: The file cannot be written.
+        TypeError: An array of a dtype that the file cannot hold (complex128, float8).
+    """
+    import hyperloom
+
+    path = Path(path)
+    tensors = neutral_tensors(hnet)
+    for key, value in tensors.items():
+        if str(value.dtype) not in _NAMES:
+            wanted = "one of " + ", ".join(_NAMES)
+            raise TypeError(message("hnet", f"{key!r} of dtype {value.dtype}", wanted))
+    data = metadata(hnet.plan, hyperloom.__version__, _digest(hnet.plan, tensors))
+    name = f"{path}.{secrets.token_hex(4)}.part"
+    open(name, "xb").close()
+    mode = os.stat(name).st_mode
+    try:
+        save_file(tensors, name, metadata=data)
+        os.chmod(name, mode)  # safetensors makes files that only their owner may read
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def load(
+    path: str | os.PathLike[str],
+    target: Any,
+    *,
+    condition: Any = None,
+    trunk: Any = None,
+    rngs: nnx.Rngs | None = None,
+) -> HyperNetwork:
+    """Read a hypernetwork from a file that `save` wrote, here or in the PyTorch backend.
+
+    Args:
+        path: The file.
+        target: A target of the same class and shapes; its values do not matter.
+        condition: The condition module, if the hypernetwork was made with one of the user's own
+            (built the same way; its parameters are loaded). In a `Concat`, the whole `Concat`.
+        trunk: The trunk module, likewise.
+        rngs: Random streams of the hypernetwork, which are not in the file.
+
+    Returns:
+        The hypernetwork, in training mode.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        CheckpointError: The file is cut, altered, of a newer format, holds values that are not
+            finite, or was made for another target; the message says which.
+    """
+    described = read_description(path)
+    tensors = _read(path, described)
+    plan = described.plan
+    found = target_spec(target).differences(plan.spec)
+    if found:
+        raise other_target(path, found)
+    hnet = HyperNetwork.from_plan(
+        target,
+        plan,
+        condition=given_part(path, "condition", plan.condition, condition),
+        trunk=given_part(path, "trunk", plan.trunk, trunk),
+        rngs=rngs,
+    )
+    _fill(hnet, tensors, path)
+    return hnet
+
+
+def load_into(hnet: HyperNetwork, path: str | os.PathLike[str]) -> None:
+    """Fill `hnet` from a checkpoint of the same plan; see `HyperNetwork.load`."""
+    described = read_description(path)
+    tensors = _read(path, described)
+    found = hnet.plan.spec.differences(described.plan.spec)
+    if found:
+        raise other_target(path, found)
+    if essence(described.plan) != essence(hnet.plan):
+        wanted = "the plan of this hypernetwork"
+        way_out = "Use hyperloom.jax.load(path, target), which builds the plan in the file."
+        raise CheckpointError(message(f"checkpoint {path}", "another plan", wanted, way_out))
+    _fill(hnet, tensors, path)
+
+
+def neutral_variables(hnet: HyperNetwork) -> dict[str, list[Variable]]:
+    """Return all variables under the names of the file; what was grown in blocks is one table."""
+    found: dict[str, list[Variable]] = {}
+    seen: set[int] = set()
+    for part in ("condition", "trunks", "heads", "scales", "bases", "banks", "kept", "native"):
+        for name, variable in walk(getattr(hnet, part)):
+            if id(variable) in seen or is_random(variable) or isinstance(variable, Hole):
+                continue
+            seen.add(id(variable))
+            full = f"{part}.{name}" if name else part
+            full = re.sub(r"\.blocks\.\d+$", "", full)
+            full = re.sub(r"^(trunks\.\d+)\.layers\.", r"\1.", full)
+            found.setdefault(full, []).append(variable)
+    for name, variable in hnet.target.state_variables():
+        found[f"target_buffers.{name}"] = [variable]
+    return found
+
+
+def neutral_tensors(hnet: HyperNetwork) -> dict[str, np.ndarray]:
+    """Return all tensors under the names of the file."""
+    made: dict[str, np.ndarray] = {}
+    for name, variables in neutral_variables(hnet).items():
+        blocks = [np.asarray(variable.get_value()) for variable in variables]
+        whole = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+        made[name] = np.ascontiguousarray(whole).reshape(whole.shape)
+    return made
+
+
+def fill(hnet: HyperNetwork, tensors: dict[str, Any]) -> None:
+    """Put tensors, by the names of the file, in place."""
+    for name, variables in neutral_variables(hnet).items():
+        ends = np.cumsum([v.shape[0] for v in variables])[:-1] if len(variables) > 1 else []
+        for variable, block in zip(variables, np.split(tensors[name], ends), strict=True):
+            variable.set_value(jnp.asarray(block))
+
+
+def _fill(hnet: HyperNetwork, tensors: dict[str, Any], path: Any) -> None:
+    """Copy tensors in, after all names, shapes and dtypes are checked."""
+    own = neutral_tensors(hnet)
+    wrong = sorted(set(own) ^ set(tensors))
+    wrong += [n for n in own if n in tensors and own[n].shape != tensors[n].shape]
+    if wrong:
+        got = f"tensors that differ in name or shape: {', '.join(wrong[:5])}"
+        raise CheckpointError(message(f"checkpoint {path}", got, "those of the plan"))
+    for name, value in own.items():
+        if value.dtype != tensors[name].dtype:
+            got = f"{name!r} of dtype {tensors[name].dtype}"
+            way_out = "float64 in JAX needs jax.config.update('jax_enable_x64', True)."
+            raise CheckpointError(message(f"checkpoint {path}", got, str(value.dtype), way_out))
+    fill(hnet, tensors)
+
+
+def _read(path: Any, described: Description) -> dict[str, np.ndarray]:
+    """Read and check the tensors of a checkpoint."""
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, ValueError) as error:
+        got = f"a file that safetensors refuses ({error})"
+        raise CheckpointError(message(f"checkpoint {path}", got, "a whole file")) from error
+    if _digest(described.plan, tensors) != described.digest:
+        wanted = "the file as save() wrote it"
+        way_out = "Copy it again from where it was saved."
+        got = "altered numbers or an altered plan (the checksum differs)"
+        raise CheckpointError(message(f"checkpoint {path}", got, wanted, way_out))
+    for name, value in tensors.items():
+        # What is the target's own may hold infinities on purpose: masks.
+        own = name.startswith(("kept.", "target_buffers."))
+        if not jnp.issubdtype(value.dtype, jnp.inexact):
+            continue
+        num = int((jnp.isnan(value) if own else ~jnp.isfinite(value)).sum())
+        if num:
+            got = f"{num} NaN or infinite values in {name!r}"
+            way_out = "The hypernetwork had diverged when it was saved."
+            raise CheckpointError(message(f"checkpoint {path}", got, "finite values", way_out))
+    return tensors
+
+
+def _digest(plan: Plan, tensors: dict[str, np.ndarray]) -> str:
+    return digest(
+        plan,
+        (
+            (name, _NAMES[str(v.dtype)], tuple(v.shape), np.ascontiguousarray(v).tobytes())
+            for name, v in tensors.items()
+        ),
+    )

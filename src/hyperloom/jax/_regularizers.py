@@ -1,0 +1,178 @@
+"""The output regulariser of continual learning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+
+from hyperloom._condition import Concat, Condition, Embedding, Noise
+from hyperloom._errors import did_you_mean, finite_float, message, positive_int
+from hyperloom.jax._conditions import Encoded
+from hyperloom.jax._hypernetwork import HyperNetwork
+from hyperloom.jax._run import as_rngs
+from hyperloom.jax._target import Box
+from hyperloom.jax._variables import Fixed
+
+
+class OutputRegularizer(nnx.Module):
+    """Keeps what the hypernetwork generates for old conditions while it learns new ones.
+
+    `remember` stores the tensors generated now; calling the object returns
+
+        strength / T * sum over the T old conditions of || h(now) - h(remembered) ||^2
+
+    with all old conditions generated in one batched pass. Von Oswald et al., "Continual learning
+    with hypernetworks", ICLR 2020, equation 2, without the lookahead step.
+
+    It is an NNX module whose variables are what it remembers: pass it to a jitted step as an
+    argument, as any module, so that the step sees what is remembered later.
+
+    Args:
+        strength: Factor on the mean over old conditions (the paper's beta).
+        subset: Regularise this many old conditions a call, drawn anew at each call without
+            replacement, from the key that the call is given; the mean is over those drawn.
+            `None` (default) takes all.
+        weights: Importance of tensors: a dict from name patterns to a number or to an array that
+            broadcasts to the tensor's shape (a mask, a Fisher diagonal), first match wins; what
+            no pattern names counts 1.
+
+    Raises:
+        ValueError: A negative `strength`, or a `subset` below 1.
+
+    Example:
+        >>> reg = OutputRegularizer(strength=0.01)
+        >>> # before learning task t:  reg.remember(hnet, range(t))
+        >>> # at each step:            loss = task_loss + reg(hnet)
+    """
+
+    def __init__(
+        self,
+        strength: float,
+        *,
+        subset: int | None = None,
+        weights: Mapping[str, float | Array] | None = None,
+    ) -> None:
+        self.strength = finite_float("strength", strength, least=0.0)
+        self.subset = None if subset is None else positive_int("subset", subset)
+        self.weights = Box(dict(weights or {}))
+        self.num_conditions = 0
+        self.conditions = nnx.data(Fixed(None))
+        self.targets = nnx.Dict({})
+
+    def remember(self, hnet: HyperNetwork, conditions: Any) -> None:
+        """Store what `hnet` generates for a batch of conditions now, in place of what was stored.
+
+        Args:
+            hnet: The hypernetwork.
+            conditions: Raw value of a batch of conditions, e.g. `range(t)` or ids `(T,)`. An
+                empty range or list forgets everything: the regulariser is then zero.
+
+        Raises:
+            ValueError: One condition instead of a batch, noise that is drawn anew at each call, a
+                weight's pattern that names no generated tensor, or a weight whose shape does not
+                broadcast to that of a tensor it is for.
+        """
+        if isinstance(conditions, (range, list, tuple)) and len(conditions) == 0:
+            self.conditions = nnx.data(Fixed(None))
+            self.targets, self.num_conditions = nnx.Dict({}), 0
+            return
+        self._check_weights(hnet)
+        if _is_drawn(hnet.plan.condition, conditions):
+            wanted = "conditions that are the same at each call"
+            way_out = "Give the noise itself, as an array."
+            raise ValueError(message("conditions", "noise to be drawn anew", wanted, way_out))
+        raw = _as_arrays(hnet.plan.condition, conditions)
+        encoded = hnet._encode(raw, None)
+        if len(encoded.batch) != 1:
+            got = f"conditions with dimensions {encoded.batch}"
+            raise ValueError(message("conditions", got, "a batch (T,)", "For one: [id]."))
+        made = hnet._generate(encoded, hnet._trunk_key(None))
+        self.conditions = nnx.data(Fixed(raw))
+        self.targets = nnx.Dict({n: Fixed(jax.lax.stop_gradient(v)) for n, v in made.items()})
+        self.num_conditions = encoded.batch[0]
+
+    def __call__(self, hnet: HyperNetwork, *, rngs: Any = None) -> Array:
+        """Return the penalty, a scalar; zero while nothing is remembered.
+
+        Args:
+            hnet: The hypernetwork.
+            rngs: With `subset` what to draw it from: a key or an `nnx.Rngs`.
+
+        Raises:
+            ValueError: `subset` without `rngs`.
+        """
+        if not self.num_conditions:
+            return jnp.zeros(())
+        encoded, index = self._chosen(hnet._encode(self.conditions.get_value(), None), rngs)
+        made = hnet._generate(encoded, hnet._trunk_key(None))
+        total = jnp.zeros(())
+        for name in self.targets:
+            old = self.targets[name][...]
+            change = made[name] - (old if index is None else old[index])
+            total += jnp.sum(jnp.square(change) * self._weight(name))
+        return self.strength / encoded.batch[0] * total
+
+    def _chosen(self, encoded: Encoded, rngs: Any) -> tuple[Encoded, Array | None]:
+        """Return the conditions of this call, and which of all they are."""
+        if self.subset is None or self.subset >= self.num_conditions:
+            return encoded, None
+        streams = as_rngs(rngs)
+        if streams is None:
+            got = f"none, with subset={self.subset}"
+            way_out = "Pass a new key at each call: reg(hnet, rngs=key)."
+            raise ValueError(message("rngs", got, "what to draw the subset from", way_out))
+        key = streams.subset()
+        index = jax.random.choice(key, self.num_conditions, (self.subset,), replace=False)
+        ids = None if encoded.ids is None else encoded.ids[index]
+        return Encoded(encoded.vector[index], ids), index
+
+    def _weight(self, name: str) -> Any:
+        """Return the importance of a tensor."""
+        matching = (w for pattern, w in self.weights.held.items() if fnmatchcase(name, pattern))
+        return next(matching, 1.0)
+
+    def _check_weights(self, hnet: HyperNetwork) -> None:
+        """Raise for a weight that is for nothing, or does not fit what it is for."""
+        shapes = {e.tensor: hnet.plan.spec[e.tensor].shape for e in hnet.plan.entries}
+        for pattern, weight in self.weights.held.items():
+            named = [name for name in shapes if fnmatchcase(name, pattern)]
+            if not named:
+                got = f"the pattern {pattern!r}, which names no generated tensor"
+                way_out = did_you_mean(pattern, shapes)
+                raise ValueError(message("weights", got, "patterns that do", way_out))
+            size = np.shape(weight)
+            for name in named:
+                if not _broadcasts(size, shapes[name]):
+                    got = f"an array of shape {size} for {name!r}"
+                    wanted = f"a number, or a shape that broadcasts to {shapes[name]}"
+                    raise ValueError(message(f"weights[{pattern!r}]", got, wanted))
+
+
+def _as_arrays(choice: Condition, value: Any) -> Any:
+    """Return a raw value whose lists of ids are arrays."""
+    if isinstance(choice, Concat) and isinstance(value, (tuple, list)):
+        return tuple(_as_arrays(p, v) for p, v in zip(choice.parts, value, strict=True))
+    if isinstance(choice, Embedding) and isinstance(value, (range, list, tuple)):
+        return jnp.asarray(np.asarray(list(value)))
+    return value
+
+
+def _broadcasts(small: tuple[int, ...], large: tuple[int, ...]) -> bool:
+    """Whether `small` broadcasts to exactly `large`."""
+    tails = zip(reversed(small), reversed(large), strict=False)
+    return len(small) <= len(large) and all(a in (1, b) for a, b in tails)
+
+
+def _is_drawn(choice: Condition, value: Any) -> bool:
+    """Whether a raw value asks for noise that differs from call to call."""
+    if isinstance(choice, Concat) and isinstance(value, (tuple, list)):
+        pairs = zip(choice.parts, value, strict=False)
+        return any(_is_drawn(part, v) for part, v in pairs)
+    return isinstance(choice, Noise) and not isinstance(value, (Array, np.ndarray))

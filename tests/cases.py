@@ -1,0 +1,145 @@
+"""The table of cases: target x layout x form x condition x trunk, for every backend.
+
+Every layout is run on every target; the other choices are spread over those rows so that every
+pair of choices that can go together occurs at least once. The choice of rows is computed, always
+the same, and checked by `on_torch/test_transforms.py`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import hyperloom as hl
+
+NUM_IDS = 5
+DIM = 3
+
+
+@dataclass(frozen=True)
+class Target:
+    """A target of a backend, what it is fed, and its names for mixes by pattern."""
+
+    make: Callable[[], Any]
+    inputs: Callable[..., Any]
+    matrices: tuple[str, ...]
+    mixed_layout: Mapping[str, Any]
+    mixed_form: Mapping[str, Any]
+
+
+# ---- the five choices ---------------------------------------------------------------------------
+
+TARGETS = ("mlp", "cnn", "tied", "attention")
+
+LAYOUTS: dict[str, Callable[[Target], Any]] = {
+    "full": lambda t: hl.Full(),
+    "chunked": lambda t: hl.Chunked(7, embedding=2),  # 7 divides none of the targets
+    "chunked-per-condition": lambda t: hl.Chunked(9, embedding=2, per_condition=True),
+    "grouped-tensors": lambda t: hl.Grouped(embedding=2),
+    "grouped-layers": lambda t: hl.Grouped(embedding=3, unit=hl.Layers()),
+    "grouped-tiles": lambda t: hl.Grouped(embedding=2, unit=hl.Tiles(smallest=2)),
+    "grouped-per-condition": lambda t: hl.Grouped(embedding=2, per_condition=True),
+    "per-condition": lambda t: hl.PerCondition(),
+    "shared": lambda t: hl.Shared(),
+    "mixed": lambda t: t.mixed_layout,
+}
+NEEDS_IDS = {"chunked-per-condition", "grouped-per-condition", "per-condition", "mixed"}
+
+FORMS: dict[str, Callable[[Target], Any]] = {
+    "whole": lambda t: hl.Whole(),
+    "delta": lambda t: hl.Delta(),
+    "delta-trained": lambda t: hl.Delta(trained=True),
+    "mixed-forms": lambda t: t.mixed_form,
+    # What the patterns do not name is generated whole.
+    "low-rank": lambda t: dict.fromkeys(t.matrices, hl.LowRank(2, alpha=3.0)),
+    "product": lambda t: dict.fromkeys(t.matrices, hl.Product(2)),
+    "scale": lambda t: dict.fromkeys(t.matrices, hl.Scale()) | {"*.bias": hl.Shift()},
+    "scale-inputs": lambda t: dict.fromkeys(t.matrices, hl.Scale(trained=True, inputs=True)),
+    "rank-one": lambda t: dict.fromkeys(t.matrices, hl.RankOne(trained=True)),
+    "templates": lambda t: dict.fromkeys(t.matrices, hl.Templates(3)),
+}
+
+CONDITIONS: dict[str, Callable[[], Any]] = {
+    "embedding": lambda: hl.Embedding(NUM_IDS, 4),
+    "vector": lambda: hl.Vector(DIM),
+    "embedding+vector": lambda: hl.Concat(hl.Embedding(NUM_IDS, 4), hl.Vector(DIM)),
+    "embedding+noise": lambda: hl.Concat(hl.Embedding(NUM_IDS, 2), hl.Noise(DIM)),
+    "module": lambda: None,  # the backend's own
+}
+HAS_IDS = {"embedding", "embedding+vector", "embedding+noise"}
+
+TRUNKS: dict[str, Any] = {
+    "none": None,
+    "mlp-rms": hl.MLP(6, 5),
+    "mlp-layer": hl.MLP(6, 5, activation="gelu", norm="layer"),
+    "mlp-plain": hl.MLP(5, activation="tanh", norm=None),
+    "module": None,  # the backend's own
+}
+
+# ---- cases --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table: the names of its five choices."""
+
+    target: str
+    layout: str
+    form: str
+    condition: str
+    trunk: str
+
+    @property
+    def possible(self) -> bool:
+        """Whether the choices go together."""
+        ids = self.layout not in NEEDS_IDS or self.condition in HAS_IDS
+        mixed = "mixed" in self.layout
+        # A mix of layouts leaves tensors out that these forms name.
+        forms = self.form not in ("mixed-forms", "scale") or not mixed
+        # A module as trunk serves one width of slot embeddings.
+        return ids and forms and not (self.trunk == "module" and mixed)
+
+    @property
+    def pairs(self) -> set[tuple[str, str, str, str]]:
+        """All pairs of choices in this row."""
+        choices = [(k, getattr(self, k)) for k in self.__dataclass_fields__]
+        return {(*a, *b) for a, b in itertools.combinations(choices, 2)}
+
+    def __str__(self) -> str:
+        return "/".join((self.target, self.layout, self.form, self.condition, self.trunk))
+
+
+def pick(conditions: Any, index: Any) -> Any:
+    """Return one condition of a batch."""
+    if isinstance(conditions, tuple):
+        return tuple(part[index] for part in conditions)
+    return conditions[index]
+
+
+def _choose_rows() -> Iterator[Row]:
+    """Yield a row for every target and layout, then rows until every possible pair has occurred.
+
+    Greedy: each row is, of all that the target and layout allow, the one with most new pairs.
+    """
+    product = itertools.product(TARGETS, LAYOUTS, FORMS, CONDITIONS, TRUNKS)
+    pairs = {case: case.pairs for choices in product if (case := Row(*choices)).possible}
+    possible = list(pairs)
+    # Of rows with equally many new pairs, not always the first.
+    random.Random(0).shuffle(possible)
+    missing = set().union(*pairs.values())
+
+    def best(rows: list[Row]) -> Row:
+        row = max(rows, key=lambda case: len(pairs[case] & missing))
+        missing.difference_update(pairs[row])
+        return row
+
+    for target, layout in itertools.product(TARGETS, LAYOUTS):
+        yield best([c for c in possible if (c.target, c.layout) == (target, layout)])
+    while missing:
+        yield best(possible)
+
+
+ROWS = list(_choose_rows())

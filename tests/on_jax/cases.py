@@ -1,0 +1,270 @@
+"""The table of cases on JAX: its targets, and hypernetworks of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import astuple, dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+
+import hyperloom.jax as hl
+from tests.cases import CONDITIONS, DIM, FORMS, HAS_IDS, LAYOUTS, NUM_IDS, ROWS, TRUNKS, Row, Target
+
+# ---- targets ------------------------------------------------------------------------------------
+
+
+def mlp(dtype: Any = jnp.float32, seed: int = 0) -> nnx.Module:
+    """Layers of equal and of unequal shape; smooth, so that finite differences hold."""
+    rngs = nnx.Rngs(seed)
+    sizes = [(4, 4), (4, 4), (4, 2)]
+    layers = [biased(nnx.Linear(a, b, param_dtype=dtype, rngs=rngs), rngs) for a, b in sizes]
+    return nnx.Sequential(layers[0], jnp.tanh, layers[1], jnp.tanh, layers[2])
+
+
+def biased(layer: Any, rngs: nnx.Rngs) -> Any:
+    """Give a layer random biases: Flax starts them at zero, where a lost one would not show."""
+    layer.bias[...] = 0.3 * jax.random.normal(rngs.params(), layer.bias.shape, layer.bias.dtype)
+    return layer
+
+
+def cnn(dtype: Any = jnp.float32) -> nnx.Module:
+    rngs = nnx.Rngs(0)
+    return nnx.Sequential(
+        nnx.Conv(2, 4, (3, 3), padding=1, param_dtype=dtype, rngs=rngs),
+        nnx.GroupNorm(4, num_groups=2, param_dtype=dtype, rngs=rngs),
+        jax.nn.silu,
+        nnx.Conv(4, 4, (3, 3), padding=0, feature_group_count=2, param_dtype=dtype, rngs=rngs),
+        lambda x: x.reshape(*x.shape[:-3], -1),
+        nnx.Linear(16, 2, param_dtype=dtype, rngs=rngs),
+    )
+
+
+class Head(nnx.Module):
+    """An output layer whose weight may be another layer's."""
+
+    def __init__(self, weight: nnx.Param, dtype: Any) -> None:
+        self.weight = weight
+        self.bias = nnx.Param(jnp.ones(weight.shape[0], dtype))
+
+    def __call__(self, x: Array) -> Array:
+        return x @ self.weight[...].T + self.bias[...]
+
+
+class Tied(nnx.Module):
+    """Embedding and output layer share their weight, as in a language model."""
+
+    def __init__(self, dtype: Any = jnp.float32) -> None:
+        rngs = nnx.Rngs(0)
+        self.embedding = nnx.Embed(6, 4, param_dtype=dtype, rngs=rngs)
+        self.norm = nnx.LayerNorm(4, param_dtype=dtype, rngs=rngs)
+        self.head = Head(self.embedding.embedding, dtype)
+
+    def __call__(self, x: Array) -> Array:
+        return self.head(jnp.tanh(self.norm(self.embedding(x))))
+
+
+class Attention(nnx.Module):
+    """One pre-norm block with two heads, written out."""
+
+    def __init__(self, dtype: Any = jnp.float32) -> None:
+        rngs = nnx.Rngs(0)
+        self.norm1 = nnx.LayerNorm(4, param_dtype=dtype, rngs=rngs)
+        self.query_key_value = nnx.Linear(4, 12, use_bias=False, param_dtype=dtype, rngs=rngs)
+        self.out = nnx.Linear(4, 4, param_dtype=dtype, rngs=rngs)
+        self.norm2 = nnx.LayerNorm(4, param_dtype=dtype, rngs=rngs)
+        self.mlp = nnx.Sequential(
+            nnx.Linear(4, 8, param_dtype=dtype, rngs=rngs),
+            jax.nn.gelu,
+            nnx.Linear(8, 4, param_dtype=dtype, rngs=rngs),
+        )
+
+    def __call__(self, x: Array) -> Array:
+        heads = self.query_key_value(self.norm1(x)).reshape(*x.shape[:-1], 3, 2, 2)
+        query, key, value = (jnp.moveaxis(heads[..., i, :, :], -3, -2) for i in range(3))
+        mixed = jax.nn.softmax(query @ jnp.swapaxes(key, -1, -2) / 2**0.5) @ value
+        x = x + self.out(jnp.moveaxis(mixed, -3, -2).reshape(x.shape))
+        return x + self.mlp(self.norm2(x))
+
+
+class LinenMLP(nn.Module):
+    """The MLP of the table, in Linen."""
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        options = {"param_dtype": self.dtype, "bias_init": nn.initializers.normal(0.3)}
+        x = jnp.tanh(nn.Dense(4, **options)(x))
+        x = jnp.tanh(nn.Dense(4, **options)(x))
+        return nn.Dense(2, **options)(x)
+
+
+def linen_mlp(dtype: Any = jnp.float32) -> hl.Linen:
+    return hl.Linen(LinenMLP(dtype), jnp.ones((1, 4), dtype))
+
+
+def _floats(*shape: int) -> Callable[..., Array]:
+    return lambda *lead, dtype: jnp.asarray(np.random.randn(*lead, *shape), dtype)
+
+
+def _tokens(*lead: int, dtype: Any) -> Array:
+    return jnp.asarray(np.random.randint(0, 6, (*lead, 5)))
+
+
+def _mixed_mlp(names: tuple[str, str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    first, _, last = names
+    layouts = {
+        f"{last}.*": hl.PerCondition(),
+        f"{first}.kernel": hl.Chunked(5, embedding=2),
+        "*.kernel": hl.Grouped(embedding=3),
+        f"{first}.bias": hl.Shared(),
+    }
+    return layouts, {"*.kernel": hl.Delta(), f"{last}.bias": hl.Delta(trained=True)}
+
+
+TARGETS = {
+    "mlp": Target(
+        mlp,
+        _floats(3, 4),
+        ("*.kernel",),
+        *_mixed_mlp(("layers.0", "layers.2", "layers.4")),
+    ),
+    "cnn": Target(
+        cnn,
+        _floats(3, 4, 4, 2),
+        ("layers.[035].kernel",),
+        {
+            "layers.1.*": hl.PerCondition(),
+            "layers.3.kernel": hl.Grouped(2, hl.Tiles(4)),
+            "*.kernel": hl.Chunked(30, 2),
+            "layers.5.bias": hl.Full(),
+        },
+        {"*.kernel": hl.Delta(trained=True), "layers.1.bias": hl.Delta()},
+    ),
+    "tied": Target(
+        Tied,
+        _tokens,
+        ("head.weight",),
+        {
+            "head.weight": hl.Chunked(7, embedding=2),
+            "norm.*": hl.Shared(),
+            "head.bias": hl.Full(),
+        },
+        {"head.*": hl.Delta(trained=True)},
+    ),
+    "attention": Target(
+        Attention,
+        _floats(3, 4),
+        ("query*", "out.kernel", "mlp.*.kernel"),
+        {
+            "norm*": hl.PerCondition(),
+            "query*": hl.Chunked(10, 2, per_condition=True),
+            "mlp.*": hl.Grouped(embedding=2, unit=hl.Tiles(4)),
+            "out.kernel": hl.Full(),
+        },
+        {"*.kernel": hl.Delta(), "mlp.*.bias": hl.Delta(trained=True)},
+    ),
+    "linen": Target(
+        linen_mlp,
+        _floats(3, 4),
+        ("*.kernel",),
+        *_mixed_mlp(("Dense_0", "Dense_1", "Dense_2")),
+    ),
+}
+
+# ---- choices of the backend's own ---------------------------------------------------------------
+
+
+class Encoder(nnx.Module):
+    """A condition of the user's own: a small network over a raw vector."""
+
+    def __init__(self, dtype: Any) -> None:
+        rngs = nnx.Rngs(1)
+        self.first = nnx.Linear(DIM, 5, param_dtype=dtype, rngs=rngs)
+        self.last = nnx.Linear(5, 4, param_dtype=dtype, rngs=rngs)
+        self.dim = 4
+
+    def __call__(self, value: Array) -> Array:
+        return self.last(jnp.tanh(self.first(value)))
+
+
+class Trunk(nnx.Module):
+    """A trunk of the user's own, for any width of its input; it says the width of its output."""
+
+    dim = 5
+
+    def __init__(self, width: int, dtype: Any) -> None:
+        rngs = nnx.Rngs(2)
+        self.first = nnx.Linear(width, 6, param_dtype=dtype, rngs=rngs)
+        self.last = nnx.Linear(6, self.dim, param_dtype=dtype, rngs=rngs)
+
+    def __call__(self, rows: Array) -> Array:
+        return self.last(jnp.sin(self.first(rows)))
+
+
+def condition_of(name: str, dtype: Any) -> Any:
+    """Return the condition of a row."""
+    return Encoder(dtype) if name == "module" else CONDITIONS[name]()
+
+
+def trunk_of(name: str, condition: Any, layout: Any, dtype: Any) -> Any:
+    """Return the trunk of a row."""
+    if name == "module":
+        width = 4 if isinstance(condition, nnx.Module) else condition.width
+        return Trunk(width + getattr(layout, "embedding", 0), dtype)
+    return TRUNKS[name]
+
+
+@dataclass(frozen=True)
+class Case(Row):
+    """One row of the table."""
+
+    def build(self, dtype: Any = jnp.float64, seed: int = 0) -> hl.HyperNetwork:
+        """Make the hypernetwork; move every learned array away from its start.
+
+        A change starts at zero, a bias at its constant: gradients that are lost would not show.
+        """
+        target = TARGETS[self.target]
+        layout, condition = LAYOUTS[self.layout](target), condition_of(self.condition, dtype)
+        hnet = hl.HyperNetwork(
+            target.make(dtype),
+            condition=condition,
+            trunk=trunk_of(self.trunk, condition, layout, dtype),
+            layout=layout,
+            form=FORMS[self.form](target),
+            rngs=nnx.Rngs(seed),
+        )
+        return shaken(hnet)
+
+    def inputs(self, *lead: int, dtype: Any = jnp.float64) -> Array:
+        """Return inputs for one call, with leading dimensions `lead`."""
+        return TARGETS[self.target].inputs(*lead, dtype=dtype)
+
+    def conditions(self, num: int, dtype: Any = jnp.float64) -> Any:
+        """Return the raw value of `num` conditions; ids repeat."""
+        ids = jnp.arange(num) * 2 % NUM_IDS
+        vectors = jnp.asarray(np.random.randn(num, DIM), dtype)
+        if self.condition == "embedding":
+            return ids
+        return (ids, vectors) if self.condition in HAS_IDS else vectors
+
+
+def shaken(hnet: hl.HyperNetwork, by: float = 0.1) -> hl.HyperNetwork:
+    """Return `hnet` with noise added to every learned array."""
+    for _, variable in nnx.iter_graph(hnet):
+        if isinstance(variable, nnx.Param):
+            value = np.asarray(variable.get_value())
+            noise = by * np.random.randn(*value.shape)
+            variable.set_value(jnp.asarray(value + noise.astype(value.dtype)))
+    return hnet
+
+
+CASES = [Case(*astuple(row)) for row in ROWS]
+# Linen in place of NNX in the rows of the MLP.
+LINEN = [Case("linen", *astuple(row)[1:]) for row in ROWS if row.target == "mlp"]
