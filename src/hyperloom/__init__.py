@@ -5,7 +5,8 @@ framework: specs, layouts, plans, initialisation, and the NumPy oracle. Importin
 neither torch nor jax.
 """
 
-from hyperloom._condition import Concat, Condition, Custom, Embedding, Noise, Vector
+from hyperloom._condition import Concat, Condition, Custom, Embedding, Ids, Noise, Vector
+from hyperloom._doctor import Finding, Report
 from hyperloom._errors import CheckpointError
 from hyperloom._execution import Execution
 from hyperloom._explain import Explanation
@@ -53,6 +54,7 @@ __all__ = [
     "Embedding",
     "Execution",
     "Explanation",
+    "Finding",
     "Form",
     "Full",
     "Given",
@@ -60,6 +62,7 @@ __all__ = [
     "Harmonic",
     "HyperfanIn",
     "HyperfanOut",
+    "Ids",
     "Init",
     "Layers",
     "Layout",
@@ -72,6 +75,7 @@ __all__ = [
     "Product",
     "RankOne",
     "Recurrent",
+    "Report",
     "Role",
     "Scale",
     "Shared",

@@ -247,6 +247,7 @@ def compile_plan(
                 "Use Embedding(num, dim) as the condition, or as one part of Concat.",
             )
         )
+    _refuse_empty_features(condition, heads)
     trunk = trunk or Linear()
     _refuse_other_width(heads, trunk.out_width(condition.width))
     banks, bank_of = _banks(spec, forms, parts, init or Native())
@@ -267,6 +268,21 @@ _WANTED = {
     "trunk": "a trunk object (MLP(*widths)) or None",
     "init": "an init object (Native, HyperfanIn, HyperfanOut, Harmonic, BiasHyperInit, Unscaled)",
 }
+
+
+def _refuse_empty_features(condition: Condition, heads: tuple[Head, ...]) -> None:
+    """Raise if a head would be run on a condition without a vector, and without embeddings."""
+    bare = [h.name for h in heads if h.source is Source.FEATURES and not h.embedding]
+    if condition.width == 0 and bare:
+        raise ValueError(
+            message(
+                "condition",
+                f"{condition}, which has no vector, for {', '.join(bare)} heads",
+                "a vector that they can map",
+                "Use Embedding(num, dim), or a layout with embeddings of its own "
+                "(Chunked(size, per_condition=True)).",
+            )
+        )
 
 
 def _refuse_forms_without_layout(

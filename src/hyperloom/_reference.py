@@ -145,7 +145,10 @@ def _run_trunk(plan: Plan, index: int, tensors: Tensors, x: np.ndarray) -> np.nd
         raise TypeError(message("plan", trunk, "a trunk that NumPy can compute"))
     for i in range(len(trunk.widths)):
         name = f"trunks.{index}.{i}"
-        x = tensors[f"{name}.weight"] @ x + tensors[f"{name}.bias"]
+        weight = tensors[f"{name}.weight"]
+        if trunk.spectral:
+            weight = weight / np.linalg.norm(weight, 2)
+        x = weight @ x + tensors[f"{name}.bias"]
         if trunk.norm == "layer":
             x = (x - x.mean()) / np.sqrt(x.var() + 1e-5)
             x = x * tensors[f"{name}.norm_weight"] + tensors[f"{name}.norm_bias"]
@@ -167,5 +170,6 @@ def _activate(name: str, x: np.ndarray) -> np.ndarray:
         "tanh": lambda: np.tanh(x),
         "sigmoid": lambda: 1 / (1 + np.exp(-x)),
         "softplus": lambda: np.logaddexp(x, 0),
+        "identity": lambda: x,
     }
     return rules[name]()

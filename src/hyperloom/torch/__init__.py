@@ -10,12 +10,14 @@ from hyperloom import (
     Embedding,
     Execution,
     Explanation,
+    Finding,
     Full,
     Given,
     Grouped,
     Harmonic,
     HyperfanIn,
     HyperfanOut,
+    Ids,
     Layers,
     LowRank,
     Native,
@@ -25,6 +27,7 @@ from hyperloom import (
     Product,
     RankOne,
     Recurrent,
+    Report,
     Scale,
     Shared,
     Shift,
@@ -39,6 +42,7 @@ from hyperloom.torch._dynamic import unroll
 from hyperloom.torch._hypernetwork import HyperNetwork
 from hyperloom.torch._io import load, save
 from hyperloom.torch._regularizers import OutputRegularizer
+from hyperloom.torch._shapes import Shapes
 from hyperloom.torch._spec import target_spec
 
 __all__ = [
@@ -51,6 +55,7 @@ __all__ = [
     "Embedding",
     "Execution",
     "Explanation",
+    "Finding",
     "Full",
     "Given",
     "Grouped",
@@ -58,6 +63,7 @@ __all__ = [
     "HyperNetwork",
     "HyperfanIn",
     "HyperfanOut",
+    "Ids",
     "Layers",
     "LowRank",
     "Native",
@@ -68,7 +74,9 @@ __all__ = [
     "Product",
     "RankOne",
     "Recurrent",
+    "Report",
     "Scale",
+    "Shapes",
     "Shared",
     "Shift",
     "Templates",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from hyperloom._condition import Concat, Condition, Embedding
+from hyperloom._condition import Concat, Condition, Embedding, Ids
 from hyperloom._errors import message, positive_int
 from hyperloom._form import Form
 from hyperloom._init import Init
@@ -97,7 +97,9 @@ def build(
     trees = _trees(target, plan, native)
     built = Built(plan, condition_module, trunks, heads, scales, banks, *trees)
     _move(built, target)
-    _fill(built, native)
+    # Built on the meta device there is nothing to fill, as in torch's own modules.
+    if not any(p.is_meta for p in heads.parameters()):
+        _fill(built, native)
     return built
 
 
@@ -228,6 +230,8 @@ def _grow_rows(table: Table, num: int, fill: Any) -> nn.Parameter:
 
 
 def _with_more_ids(choice: Condition, num: int) -> Condition:
+    if isinstance(choice, Ids):
+        return Ids(choice.num + num)
     if isinstance(choice, Embedding):
         return replace(choice, num=choice.num + num)
     assert isinstance(choice, Concat)

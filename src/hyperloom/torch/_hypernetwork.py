@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hyperloom._doctor import Report
 from hyperloom._errors import did_you_mean, message
 from hyperloom._execution import Execution
 from hyperloom._explain import Explanation
@@ -18,12 +19,13 @@ from hyperloom._layout import Layout
 from hyperloom._plan import Plan
 from hyperloom.torch._build import Built, build, grow, modules_of, prepare
 from hyperloom.torch._conditions import Encoded
-from hyperloom.torch._dynamic import refuse_without_state
+from hyperloom.torch._dynamic import refuse_without_carry
 from hyperloom.torch._generate import assemble, raw_numbers
-from hyperloom.torch._program import find
+from hyperloom.torch._program import Program, find
 from hyperloom.torch._run import Call, apply_tensors, contracts, execute, explain
 from hyperloom.torch._skeleton import Skeleton
 from hyperloom.torch._spec import target_spec, uncompiled
+from hyperloom.torch._supplied import generate_with
 
 _USUAL = Execution()
 
@@ -127,7 +129,7 @@ class HyperNetwork(nn.Module):
         self.__dict__["_warned"] = False
         self.__dict__["_known"] = {}
         self.__dict__["_programs"] = {}
-        self.__dict__["_has_state"] = built.plan.condition.has_state
+        self.__dict__["_has_carry"] = built.plan.condition.has_carry
 
     def forward(
         self, *inputs: Any, condition: Any, in_dims: int | tuple[Any, ...] | None = 0, **kwargs: Any
@@ -143,8 +145,8 @@ class HyperNetwork(nn.Module):
                 inputs, or a tuple with an entry for each positional input.
             **kwargs: The target's keyword arguments. Tensors in them pair at dimension 0, or as
                 `in_dims` says if that is an int or `None`. With a condition that carries a state
-                (`Recurrent`), `state` is not the target's: it is the state of the call before;
-                `None`, the default, is the start.
+                (`Recurrent`), `carry` is not the target's: it is the state that the call before
+                returned; `None`, the default, is the start.
 
         Returns:
             What the target returns; for a batch, with the batch's dimensions in front. With a
@@ -155,15 +157,17 @@ class HyperNetwork(nn.Module):
             ValueError: A condition of the wrong width, or inputs that do not pair with it.
             IndexError: A condition id out of range.
         """
-        if not self.__dict__["_has_state"]:
-            return self._call(self._encode(condition), inputs, in_dims, kwargs)
-        encoded = self._encode(condition, kwargs.pop("state", None))
-        return self._call(encoded, inputs, in_dims, kwargs), encoded.state
+        encoded = self._encode(condition, self._carry_of(kwargs))
+        made = self._call(encoded, inputs, in_dims, kwargs)
+        return (made, encoded.carry) if self.__dict__["_has_carry"] else made
 
     def explain(
         self, *inputs: Any, condition: Any, in_dims: int | tuple[Any, ...] | None = 0, **kwargs: Any
     ) -> Explanation:
-        """Run once without gradients, and say how: what was formed, what was not, and why.
+        """Run once, and say how: what was formed, what was not, and why.
+
+        The cheapest way depends on whether a backward pass will follow: call it as you call the
+        hypernetwork itself, inside `torch.no_grad()` to ask about inference.
 
         Args:
             *inputs: As in `forward`.
@@ -175,26 +179,64 @@ class HyperNetwork(nn.Module):
             An `Explanation`: the strategy, and for each use of a generated tensor the way that
             was taken with the estimated operations and bytes of the alternatives. Print it.
         """
-        with torch.no_grad():
-            state = kwargs.pop("state", None) if self.__dict__["_has_state"] else None
-            encoded = self._encode(condition, state)
-            return explain(self, encoded, Call(encoded.batch, inputs, in_dims, kwargs))
+        encoded = self._encode(condition, self._carry_of(kwargs))
+        program = self._program(encoded, inputs, in_dims, kwargs)
+        return explain(self, encoded, Call(encoded.batch, inputs, in_dims, kwargs), program)
 
-    def generate(self, condition: Any, *, state: Any = None) -> Any:
+    def doctor(
+        self, *inputs: Any, condition: Any, in_dims: int | tuple[Any, ...] | None = 0, **kwargs: Any
+    ) -> Report:
+        """Look whether this hypernetwork can learn: one call, examined. Print what it returns.
+
+        Does the gradient reach every part of the generator; do the outputs depend on the
+        condition; are activations, gradients and generated tensors of the scale that the
+        template's own initialisation gives; dtypes, devices; what runs on a slow path. Costs a
+        few calls forward and backward. Everything is left as it was: gradients, buffers, modes,
+        random generators.
+
+        Args:
+            *inputs: As in `forward`.
+            condition: As in `forward`; a batch of two different conditions or more, or else
+                (unless the condition is an `Embedding`) the dependence on it is not checked.
+            in_dims: As in `forward`.
+            **kwargs: As in `forward`.
+
+        Returns:
+            A `Report`: `report.findings` says what is wrong, `report.ok` whether anything is.
+            A call that fails is a finding, not an error.
+        """
+        from hyperloom.torch._doctor import examine
+
+        return examine(self, condition, inputs, in_dims, kwargs)
+
+    def generate(
+        self,
+        condition: Any,
+        *,
+        carry: Any = None,
+        parameters: Mapping[str, Tensor] | None = None,
+    ) -> Any:
         """Generate the target's parameters.
 
         Args:
             condition: Raw value of one condition, or of a batch.
-            state: For a condition that carries a state, that of the call before.
+            carry: For a condition that carries a state, that of the call before.
+            parameters: Tensors to use in the place of the hypernetwork's own, by their names in
+                `named_parameters()` (or `named_buffers()`): all of them, or some. They may come
+                from another hypernetwork; gradients reach them. A table may have another number
+                of rows, which are then the ids that there are. With inputs, use
+                `torch.func.functional_call(hnet, parameters, inputs, {"condition": ...})`.
 
         Returns:
             `{name: tensor (*batch, *shape)}` for every generated tensor, differentiable; tied
             tensors once, under their first name. With a condition that carries a state, the pair
             of that and the next state. Raises as `forward` does.
         """
-        encoded = self._encode(condition, state)
+        if parameters is not None:
+            return generate_with(self, condition, parameters, carry)
+        encoded = self._encode(condition, carry)
         made = self._generate(encoded)
-        return (made, encoded.state) if self.__dict__["_has_state"] else made
+        return (made, encoded.carry) if self.__dict__["_has_carry"] else made
 
     def run(
         self,
@@ -225,7 +267,7 @@ class HyperNetwork(nn.Module):
         kept = {name: value for name, value in params.items() if name in self.plan.kept}
         return apply_tensors(self, made, kept, call)
 
-    def instantiate(self, condition: Any, *, state: Any = None) -> nn.Module:
+    def instantiate(self, condition: Any, *, carry: Any = None) -> nn.Module:
         """Return a plain module of the target's class with the parameters of one condition in it.
 
         The module owns copies of the tensors and has nothing to do with the hypernetwork any
@@ -233,13 +275,13 @@ class HyperNetwork(nn.Module):
 
         Args:
             condition: Raw value of one condition.
-            state: For a condition that carries a state, that of the call before.
+            carry: For a condition that carries a state, that of the call before.
 
         Raises:
             ValueError: A batch of conditions. Otherwise as `forward`.
         """
         with torch.no_grad():
-            encoded = self._encode(condition, state)
+            encoded = self._encode(condition, carry)
             if encoded.batch:
                 got = f"a batch of conditions {tuple(encoded.batch)}"
                 way_out = "Instantiate them one by one."
@@ -283,13 +325,17 @@ class HyperNetwork(nn.Module):
     def _skeleton(self) -> Skeleton:
         return self.__dict__["_skeleton"]
 
-    def _encode(self, condition: Any, state: Any = None) -> Encoded:
+    def _encode(self, condition: Any, carry: Any = None) -> Encoded:
         # Past nn.Module's look-up of attributes, here and below: it costs what a small layer does.
         encode: Any = self._modules["condition"]
-        if state is None:
+        if carry is None:
             return encode(condition)
-        refuse_without_state(self)
-        return encode(condition, state)
+        refuse_without_carry(self)
+        return encode(condition, carry)
+
+    def _carry_of(self, kwargs: dict[str, Any]) -> Any:
+        """Take the state that is carried out of the keyword arguments of a call."""
+        return kwargs.pop("carry", None) if self.__dict__["_has_carry"] else None
 
     def _call(
         self,
@@ -299,17 +345,26 @@ class HyperNetwork(nn.Module):
         kwargs: dict[str, Any],
     ) -> Any:
         """Generate and run."""
-        usual = len(inputs) == 1 and in_dims == 0 and not kwargs and self.execution == _USUAL
-        if usual and (encoded.ids is None or len(encoded.vector) == 1):  # rows may share ids
-            program = find(self, encoded.vector, inputs[0])
-            if program is not None:
-                return program.run(self, encoded.vector, inputs[0])
+        program = self._program(encoded, inputs, in_dims, kwargs)
+        if program is not None:
+            return program.run(self, encoded.vector, inputs[0])
         return execute(self, encoded, Call(encoded.batch, inputs, in_dims, kwargs))
+
+    def _program(
+        self, encoded: Encoded, inputs: tuple[Any, ...], in_dims: Any, kwargs: Mapping[str, Any]
+    ) -> Program | None:
+        """Return the program for a call like this, if there is one."""
+        if len(inputs) != 1 or in_dims != 0 or kwargs or self.execution != _USUAL:
+            return None
+        if encoded.ids is not None and encoded.batch != (1,):  # rows may share ids
+            return None
+        return find(self, encoded.vector, inputs[0])
 
     def _generate(self, encoded: Encoded) -> dict[str, Tensor]:
         modules: Any = self._modules
-        raw = raw_numbers(self.plan, modules["trunks"], modules["heads"], encoded)
-        return assemble(self.plan, raw, *self._fixed(), self._skeleton.dtypes)
+        scales, bases, banks = self._fixed()
+        raw = raw_numbers(self.plan, modules["trunks"], modules["heads"], encoded, scales)
+        return assemble(self.plan, raw, bases, banks, self._skeleton.dtypes)
 
     def _fixed(self) -> tuple[Tensor | None, dict[str, Tensor], list[Tensor]]:
         """Return the scales, bases and banks, as far as the plan has any."""

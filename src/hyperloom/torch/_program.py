@@ -49,6 +49,7 @@ class Program:
         trunk: Whether there is one to run.
         by_rows: Whether the head's rows are cut, or what they give.
         operations: Layer by layer.
+        ways: For each linear layer its weight's name, how it is evaluated, and its sizes.
     """
 
     head: str
@@ -56,6 +57,7 @@ class Program:
     trunk: bool
     by_rows: bool
     operations: tuple[Operation, ...]
+    ways: tuple[tuple[str, str, Layer], ...] = ()
 
     def run(self, hnet: HyperNetwork, vector: Tensor, x: Tensor) -> Tensor:
         """Run the target on `x` `(B, *n, I)` with what conditions `(B, E)` give."""
@@ -105,7 +107,7 @@ def _write(hnet: HyperNetwork, vector: Tensor, x: Tensor, grad: bool) -> Program
     names = [entry.tensor for entry in plan.entries]
     rows = math.prod(x.shape[1:-1])
     layer = Layer(len(vector), rows, plan.features(plan.heads[0]), 1, 1, 1, grad)
-    layers: list[_Linear] = []
+    ways: list[tuple[str, str, Layer]] = []
     operations: list[Any] = []
     into = x.requires_grad
     for step in chain.steps:
@@ -115,21 +117,19 @@ def _write(hnet: HyperNetwork, vector: Tensor, x: Tensor, grad: bool) -> Program
             if step.weight not in names or (step.bias is not None and step.bias not in names):
                 return None
             outputs, inputs = plan.spec[step.weight].shape
-            own = replace(
-                layer, fan_in=inputs, fan_out=outputs, inputs=inputs, input_gradient=into and grad
-            )
+            size = {"fan_in": inputs, "fan_out": outputs, "inputs": inputs}
+            own = replace(layer, **size, input_gradient=into)
             way = choose(own, x.element_size(), x.device.type)
             place = None if step.bias is None else names.index(step.bias)
-            made = _Linear(names.index(step.weight), place, (outputs, inputs), way)
-            layers.append(made)
-            operations.append(made)
+            ways.append((step.weight, way, own))
+            operations.append(_Linear(names.index(step.weight), place, (outputs, inputs), way))
             into = True
         else:
             return None
-    by_rows = any(made.way != "dense" for made in layers)
+    by_rows = any(way != "dense" for _, way, _ in ways)
     done = [o.operation(by_rows, x.ndim) if isinstance(o, _Linear) else o for o in operations]
     trunk = not isinstance(plan.trunk, Linear)
-    return Program(plan.heads[0].name, sizes, trunk, by_rows, tuple(done))
+    return Program(plan.heads[0].name, sizes, trunk, by_rows, tuple(done), tuple(ways))
 
 
 def _sizes(plan: Plan) -> tuple[int, ...] | None:

@@ -22,6 +22,7 @@ from hyperloom.torch._batch import dims_like, first_paired, narrow_like, pair_ch
 from hyperloom.torch._choice import choose
 from hyperloom.torch._conditions import Encoded
 from hyperloom.torch._placeholder import Generated
+from hyperloom.torch._program import Program
 from hyperloom.torch._skeleton import Skeleton
 from hyperloom.torch._structured import Dense, Weight
 from hyperloom.torch._unique import shared_ids
@@ -126,8 +127,9 @@ def run_part(hnet: HyperNetwork, encoded: Encoded, call: Call, record: Record | 
     if len(call.batch) != 1:
         return apply_tensors(hnet, hnet._generate(encoded), {}, call, record)
     few, index = shared_ids(hnet, encoded)
+    backward = torch.is_grad_enabled()
     sizes = (call.batch[0], call.rows(), few.vector.element_size(), few.vector.device.type)
-    if not hnet._contracts(*sizes):
+    if not hnet._contracts(*sizes, backward):
         made = hnet._generate(few)
         if index is not None:
             made = {name: value.index_select(0, index) for name, value in made.items()}
@@ -145,14 +147,19 @@ def run_part(hnet: HyperNetwork, encoded: Encoded, call: Call, record: Record | 
     return _apply_weights(hnet, loom.weights(), loom.shared(), call)
 
 
-def explain(hnet: HyperNetwork, encoded: Encoded, call: Call) -> Explanation:
-    """Run once, and note what was chosen."""
+def explain(
+    hnet: HyperNetwork, encoded: Encoded, call: Call, program: Program | None
+) -> Explanation:
+    """Run once, and note what was chosen; a program has chosen already."""
     notes: list[tuple[str, str, str, Layer | None]] = []
 
     def record(weight: Weight, operation: str, choice: str, layer: Layer | None) -> None:
         notes.append((weight.name, operation, choice, layer))
 
-    run_part(hnet, encoded, call, record)
+    if program is None:
+        run_part(hnet, encoded, call, record)
+    else:
+        notes += [(name, "linear", way, layer) for name, way, layer in program.ways]
     seen = {name for name, *_ in notes}
     notes += [(e.tensor, "other", "dense", None) for e in hnet.plan.entries if e.tensor not in seen]
     num, single = math.prod(call.batch), not call.batch
@@ -161,7 +168,7 @@ def explain(hnet: HyperNetwork, encoded: Encoded, call: Call) -> Explanation:
     uses = []
     for name, operation, choice, layer in notes:
         if layer is None and choice == "dense" and not single:
-            layer = layer_of(hnet.plan, entries[name], num, call.rows())
+            layer = layer_of(hnet.plan, entries[name], num, call.rows(), torch.is_grad_enabled())
         spec = hnet.plan.spec[name]
         uses.append(used(spec, operation, choice, layer, size, device, single))
     done = tuple(uses)
@@ -205,10 +212,10 @@ def _apply_weights(
     return run_vmap(hnet._skeleton, weights, kept, hnet._buffers_now(), call)
 
 
-def contracts(plan: Plan, num: int, rows: int, itemsize: int, device: str) -> bool:
+def contracts(plan: Plan, num: int, rows: int, itemsize: int, device: str, backward: bool) -> bool:
     """Whether any layer is cheaper from its parts than from dense weights made in one go."""
     for entry in plan.entries:
-        layer = layer_of(plan, entry, num, rows)
+        layer = layer_of(plan, entry, num, rows, backward)
         if layer is not None and choose(layer, itemsize, device) != "dense":
             return True
         if len(plan.spec[entry.tensor].shape) >= 2 and not isinstance(entry.form, (Whole, Delta)):
@@ -216,7 +223,7 @@ def contracts(plan: Plan, num: int, rows: int, itemsize: int, device: str) -> bo
     return False
 
 
-def layer_of(plan: Plan, entry: Entry, num: int, rows: int) -> Layer | None:
+def layer_of(plan: Plan, entry: Entry, num: int, rows: int, backward: bool) -> Layer | None:
     """Return the sizes of a matrix or kernel that a linear head gives, if it is one."""
     shape = plan.spec[entry.tensor].shape
     head = plan.heads[entry.pieces[0].head]
@@ -224,7 +231,7 @@ def layer_of(plan: Plan, entry: Entry, num: int, rows: int) -> Layer | None:
     if len(shape) < 2 or head.source is not Source.FEATURES or not whole:
         return None
     fan_in = math.prod(shape[1:])
-    return Layer(num, rows, plan.features(head), fan_in, shape[0], fan_in)
+    return Layer(num, rows, plan.features(head), fan_in, shape[0], fan_in, backward)
 
 
 def dense_weights(tensors: Mapping[str, Tensor], plan: Plan, record: Any) -> dict[str, Weight]:

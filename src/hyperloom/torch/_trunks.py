@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -14,6 +15,11 @@ from hyperloom._errors import call_it, message
 from hyperloom._trunk import MLP, CustomTrunk, Linear, Trunk
 from hyperloom.torch._conditions import output_width
 
+
+def _identity(x: Tensor) -> Tensor:
+    return x
+
+
 _ACTIVATIONS = {
     "relu": F.relu,
     "gelu": F.gelu,
@@ -23,6 +29,7 @@ _ACTIVATIONS = {
     "tanh": torch.tanh,
     "sigmoid": torch.sigmoid,
     "softplus": F.softplus,
+    "identity": _identity,
 }
 
 
@@ -57,6 +64,7 @@ class Layer(nn.Module):
     def __init__(self, choice: MLP, fan_in: int, fan_out: int) -> None:
         super().__init__()
         self.choice = choice
+        self.activation: Callable[[Tensor], Tensor] = _ACTIVATIONS[choice.activation]
         self.weight = nn.Parameter(torch.empty(fan_out, fan_in))
         self.bias = nn.Parameter(torch.empty(fan_out))
         bound = math.sqrt(3 * choice.gain / fan_in)
@@ -70,11 +78,17 @@ class Layer(nn.Module):
             self.register_buffer("norm_var", torch.ones(fan_out))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.finish(F.linear(x, self.weight, self.bias))
+        return self.finish(F.linear(x, self.scaled_weight(), self.bias))
+
+    def scaled_weight(self) -> Tensor:
+        """Return the weight, divided by its largest singular value where that is chosen."""
+        if not self.choice.spectral:
+            return self.weight
+        return self.weight / torch.linalg.matrix_norm(self.weight, 2)
 
     def pair(self, vector: Tensor, slots: Tensor) -> Tensor:
         """`forward(beside(vector, slots))` without the pairs: one product for each side."""
-        left, right = self.weight.split([vector.shape[-1], slots.shape[-1]], dim=1)
+        left, right = self.scaled_weight().split([vector.shape[-1], slots.shape[-1]], dim=1)
         return self.finish(F.linear(vector, left, self.bias).unsqueeze(-2) + F.linear(slots, right))
 
     def finish(self, x: Tensor) -> Tensor:
@@ -94,7 +108,7 @@ class Layer(nn.Module):
                 self.training,
             )
             x = flat.reshape(x.shape)
-        x = _ACTIVATIONS[choice.activation](x)
+        x = self.activation(x)
         return F.dropout(x, choice.dropout, self.training) if choice.dropout else x
 
 

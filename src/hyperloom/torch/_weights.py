@@ -15,7 +15,7 @@ from hyperloom._form import Delta, Whole
 from hyperloom._layout import Piece, Source
 from hyperloom._plan import Entry, Plan
 from hyperloom.torch._conditions import Encoded
-from hyperloom.torch._generate import base_of, scale_and_shift, slot_features
+from hyperloom.torch._generate import base_of, linear_numbers, slot_features
 from hyperloom.torch._heads import GivenHead, LinearHead, TableHead
 from hyperloom.torch._structured import (
     Dense,
@@ -182,18 +182,14 @@ class Loom:
         head = self.plan.heads[index]
         flat = self._raw(index, self.heads[head.name])
         rows, sizes = self.plan.sections[index]
-        if head.scaled:
-            assert self.scales is not None
-            flat = scale_and_shift(flat, self.scales, rows, sizes)
         cuts = zip(rows, flat.split(sizes, -1), strict=False)
         pieces = self.plan.pieces
         self.parts[index] = {r: pieces[r].arrange(part, torch.permute) for r, part in cuts}
 
     def _raw(self, index: int, module: nn.Module) -> Tensor:
-        """Return a head's numbers `(B, num_slots * slot_size)`."""
+        """Return a head's numbers `(B, num_slots * slot_size)`, scales and shifts in."""
         if isinstance(module, LinearHead):
-            numbers = module(self.features[index])
-            return numbers.flatten(-2) if self.plan.heads[index].embedding else numbers
+            return linear_numbers(self.plan, index, module, self.features[index], self.scales)
         if isinstance(module, GivenHead):
             return self.features[index]
         if isinstance(module, TableHead):
@@ -216,7 +212,7 @@ def _structured(
     num: int,
     parts: list[Tensor],
     base: Tensor | None,
-    out_axis: int | None,
+    out_axis: int | tuple[int, ...] | None,
 ) -> Weight | None:
     """Return the weight object for a form that has one, for matrices and kernels."""
     if len(shape) < 2:
