@@ -188,6 +188,25 @@ class TargetSpec:
         return found
 
 
+def names_of_shapes(shapes: Sequence[Sequence[int]]) -> dict[str, tuple[int, ...]]:
+    """Name bare shapes as the layers of a network would: weights, each with its bias.
+
+    A shape of at least two axes begins a layer, as its weight. One of fewer axes is the bias of
+    the layer before it, or a layer of its own where that has one already.
+
+    Returns:
+        `{"0.weight": shape, "0.bias": shape, ...}`, in the order given.
+    """
+    made: dict[str, tuple[int, ...]] = {}
+    layer = -1
+    for shape in map(tuple, shapes):
+        key = "weight" if len(shape) > 1 else "bias"
+        if key == "weight" or f"{layer}.bias" in made or layer < 0:
+            layer += 1
+        made[f"{layer}.{key}"] = shape
+    return made
+
+
 def measured_start(mean: float, std: float, numel: int) -> tuple[float, float]:
     """Return mean and standard deviation of an initialisation, told from one draw of `numel`.
 
@@ -210,22 +229,3 @@ def usual_start(role: Role, fan_in: int) -> tuple[float, float]:
     if role is Role.NORM_SHIFT:
         return 0.0, 0.0
     return 0.0, 1.0 if role is Role.EMBEDDING else 1 / math.sqrt(3 * fan_in)
-
-
-def names_of_shapes(shapes: Sequence[Sequence[int]]) -> dict[str, tuple[int, ...]]:
-    """Name bare shapes as the layers of a network would: weights, each with its bias.
-
-    A shape of at least two axes begins a layer, as its weight. One of fewer axes is the bias of
-    the layer before it, or a layer of its own where that has one already.
-
-    Returns:
-        `{"0.weight": shape, "0.bias": shape, ...}`, in the order given.
-    """
-    made: dict[str, tuple[int, ...]] = {}
-    layer = -1
-    for shape in map(tuple, shapes):
-        key = "weight" if len(shape) > 1 else "bias"
-        if key == "weight" or f"{layer}.bias" in made or layer < 0:
-            layer += 1
-        made[f"{layer}.{key}"] = shape
-    return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -126,7 +127,7 @@ def run_part(
 ) -> Result:
     """Generate and run at once."""
     if len(call.batch) == 1:
-        weights, shared = make_weights(hnet, encoded, extras.trunk_key)
+        weights, shared = make_weights(hnet, encoded, call.rows(), extras.trunk_key)
     else:
         weights, shared = hnet._generate(encoded, extras.trunk_key), hnet._kept()
     return apply_weights(hnet, weights, shared, call, extras, notes)
@@ -152,8 +153,11 @@ def apply_weights(
         return out, {n: v for n, v in left.items() if n in names} if extras.mutable else {}
 
     def one(weights: Any, own: Any, keys: Any, arrays: Any) -> Result:
-        return _interpret.call(target, weights, shared, {**base, **own}, keys, arrays)
+        rest = (shared, {**base, **own}, keys, arrays)
+        return _interpret.call(target, weights, *rest, num_conditions=num)
 
+    num = math.prod(call.batch)
+    weights = _interpret.with_kernels(weights, len(call.batch), num)
     function: Callable[..., Result] = one
     for size in reversed(call.batch):
         axes = (_interpret.axes(weights), 0, 0, list(call.dims))

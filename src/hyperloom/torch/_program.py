@@ -137,7 +137,14 @@ def _sizes(plan: Plan) -> tuple[int, ...] | None:
     head, at, sizes = plan.heads[0], 0, []
     if head.source is not Source.FEATURES:
         return None
-    if head.embedding or head.scaled or plan.kept or len(plan.widths) != 1 or plan.widths[0]:
+    if (
+        head.source is not Source.FEATURES
+        or head.embedding
+        or head.scaled
+        or plan.kept
+        or len(plan.widths) != 1
+        or plan.widths[0]
+    ):
         return None
     for entry in plan.entries:
         piece = entry.pieces[0]
