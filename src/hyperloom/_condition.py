@@ -28,7 +28,7 @@ class Condition(Choice):
         return None
 
     @property
-    def has_state(self) -> bool:
+    def has_carry(self) -> bool:
         """Whether a state goes from call to call (`Recurrent`)."""
         return False
 
@@ -197,8 +197,8 @@ class Concat(Condition):
         return known[0] if len(known) == 1 else None
 
     @property
-    def has_state(self) -> bool:
-        return any(part.has_state for part in self.parts)
+    def has_carry(self) -> bool:
+        return any(part.has_carry for part in self.parts)
 
     @property
     def num_parameters(self) -> int:

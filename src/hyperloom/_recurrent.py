@@ -48,7 +48,7 @@ class Recurrent(Condition):
         positive_int("Recurrent(hidden=)", self.hidden)
         finite_float("Recurrent(std=)", self.std, least=1e-12)
         if self.cell not in NUM_GATES:
-            way_out = "For another cell give a module with `has_state = True`."
+            way_out = "For another cell give a module with `has_carry = True`."
             raise ValueError(
                 message("Recurrent(cell=)", repr(self.cell), "rnn, gru, lstm", way_out)
             )
@@ -58,7 +58,7 @@ class Recurrent(Condition):
         return self.hidden
 
     @property
-    def has_state(self) -> bool:
+    def has_carry(self) -> bool:
         return True
 
     @property
@@ -71,5 +71,5 @@ class CustomRecurrent(Custom):
     """Stands for a condition module of the user's own that carries a state."""
 
     @property
-    def has_state(self) -> bool:
+    def has_carry(self) -> bool:
         return True

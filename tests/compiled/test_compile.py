@@ -195,8 +195,8 @@ def test_a_condition_that_carries_a_state() -> None:
     state, expected_state = None, None
     for step in range(4):
         x = torch.randn(6, 4, dtype=torch.float64)
-        y, state = fast(x, condition=x, state=state)
-        expected, expected_state = hnet(x, condition=x, state=expected_state)
+        y, state = fast(x, condition=x, carry=state)
+        expected, expected_state = hnet(x, condition=x, carry=expected_state)
         close((y, state), (expected, expected_state))
         # Without a state, and with one; then nothing new.
         assert counters["stats"]["unique_graphs"] == min(step + 1, 2)

@@ -66,6 +66,7 @@ EXAMPLES = [
     hl.Ids(3),
     hl.Recurrent(3, 4, cell="lstm"),
     hl.CustomRecurrent(3, "Encoder", 17),
+    hl.Ids(3),
     hl.Given(),
     hl.Concat(hl.Vector(2), hl.Concat(hl.Embedding(2, 3), hl.Noise(2))),
     hl.Linear(),

@@ -43,7 +43,7 @@ def test_the_cells_are_those_of_torch(cell: str, batch: tuple[int, ...]) -> None
     state, expected = None, None
     for _ in range(3):
         x = draws(*batch, DIM)
-        params, state = hnet.generate(x, state=state)
+        params, state = hnet.generate(x, carry=state)
         expected = theirs(x.reshape(-1, DIM), expected)
         pairs = zip(state, expected, strict=True) if cell == "lstm" else [(state, expected)]
         for ours, their in pairs:
@@ -60,7 +60,7 @@ def test_the_numpy_oracle_agrees(cell: str) -> None:
     for _ in range(3):
         x = draws(DIM)
         with torch.no_grad():
-            params, state = hnet.generate(x, state=state)
+            params, state = hnet.generate(x, carry=state)
         made = _reference.generate(hnet.plan, arrays, (x.numpy(), numpy_state))
         choice: Any = hnet.plan.condition
         numpy_state = _reference.recurrent_step(choice, arrays, x.numpy(), numpy_state)
@@ -77,10 +77,10 @@ def test_a_batch_is_a_loop_over_its_rows(cell: str, layout: Any) -> None:
     states: list[Any] = [None] * 6
     for _ in range(3):
         x = draws(6, 4)
-        y, state = hnet(x, condition=x, state=state)
+        y, state = hnet(x, condition=x, carry=state)
         assert y.shape == (6, 2)
         for i in range(6):
-            alone, states[i] = hnet(x[i], condition=x[i], state=states[i])
+            alone, states[i] = hnet(x[i], condition=x[i], carry=states[i])
             close(y[i], alone)
             first = state[0] if cell == "lstm" else state
             close(first[i], states[i][0] if cell == "lstm" else states[i])
@@ -91,14 +91,14 @@ def test_nothing_is_kept_between_calls() -> None:
     x, c = draws(6, 7, 4), draws(6, DIM)
     before = {name: value.clone() for name, value in hnet.state_dict().items()}
     first, state = hnet(x, condition=c)
-    hnet(x, condition=c, state=state)
+    hnet(x, condition=c, carry=state)
     again, same = hnet(x, condition=c)
     close(again, first)
     close(same, state)
     assert hnet(x[:2], condition=c[:2])[0].shape == (2, 7, 2)  # another batch size
     for name, value in hnet.state_dict().items():
         assert torch.equal(value, before[name])
-    second, _ = hnet(x, condition=c, state=state)
+    second, _ = hnet(x, condition=c, carry=state)
     assert not torch.allclose(second, first)
 
 
@@ -107,7 +107,7 @@ def test_gradients_flow_through_the_state() -> None:
     c = draws(3, 2, DIM).requires_grad_()
     y, state = hnet(draws(2, 4), condition=c[0])
     for step in (1, 2):
-        y, state = hnet(draws(2, 4), condition=c[step], state=state)
+        y, state = hnet(draws(2, 4), condition=c[step], carry=state)
     y.sum().backward()
     assert (c.grad[0].abs() > 0).all()  # type: ignore[index]
     assert all(p.grad is not None for p in hnet.parameters())
@@ -119,10 +119,10 @@ def test_unroll_is_a_loop_over_steps(cell: str, batch: tuple[int, ...]) -> None:
     hnet = make(cell, trunk=hl.MLP(6))
     c, x = draws(5, *batch, DIM), draws(5, *batch, 7, 4)
     ys, last = hl.unroll(hnet, x[:3], condition=c[:3])
-    more, last = hl.unroll(hnet, x[3:], condition=c[3:], state=last)
+    more, last = hl.unroll(hnet, x[3:], condition=c[3:], carry=last)
     state = None
     for step, y in enumerate(torch.cat([ys, more])):
-        expected, state = hnet(x[step], condition=c[step], state=state)
+        expected, state = hnet(x[step], condition=c[step], carry=state)
         close(y, expected)
     close(last, state)
 
@@ -134,7 +134,7 @@ def test_unroll_with_ids_beside_the_state() -> None:
     one, state = hl.unroll(hnet, x, condition=(ids.expand(5, 2), c))
     assert state[0] is None
     assert state[1].shape == (2, HIDDEN)
-    expected, new = hnet(x[0], condition=(ids, c[0]), state=None)
+    expected, new = hnet(x[0], condition=(ids, c[0]), carry=None)
     close(one[0], expected)
     assert new[0] is None
     same, _ = hl.unroll(hnet, x[:, 0], condition=(3, c[:, 0]))  # an int: the same at every step
@@ -145,9 +145,9 @@ class Running(nn.Module):
     """A recurrent condition of a user's own: the mean of all vectors so far, and their number."""
 
     dim = DIM
-    has_state = True
+    has_carry = True
 
-    def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+    def forward(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
         total, count = (torch.zeros_like(x), 0) if state is None else state
         total, count = total + x, count + 1
         return total / count, (total, count)
@@ -160,7 +160,7 @@ def test_a_module_of_ones_own_carries_a_state() -> None:
     c, x = draws(4, 2, DIM), draws(4, 2, 4)
     state: Any = None
     for step in range(4):
-        y, state = hnet(x[step], condition=c[step], state=state)
+        y, state = hnet(x[step], condition=c[step], carry=state)
         close(y, plain(x[step], condition=c[: step + 1].mean(0)))
     assert state[1] == 4
     assert repr(hnet.plan.condition).startswith("CustomRecurrent(3")
@@ -170,8 +170,8 @@ def test_under_vmap_grad_and_functional_call() -> None:
     hnet = make("lstm")
     x, c = draws(6, 4), draws(6, DIM)
     state = (draws(6, HIDDEN), draws(6, HIDDEN))
-    expected = hnet(x, condition=c, state=state)
-    close(vmap(lambda *a: hnet(a[0], condition=a[1], state=a[2]))(x, c, state), expected)
+    expected = hnet(x, condition=c, carry=state)
+    close(vmap(lambda *a: hnet(a[0], condition=a[1], carry=a[2]))(x, c, state), expected)
     parameters = dict(hnet.named_parameters())
 
     def loss(p: Any, x: Tensor, c: Tensor) -> Tensor:
@@ -187,13 +187,13 @@ def test_generate_run_explain_instantiate() -> None:
     hnet = make()
     x, c = draws(2, 7, 4), draws(2, DIM)
     _, state = hnet(x, condition=c)
-    y, new = hnet(x, condition=c, state=state)
-    params, same = hnet.generate(c, state=state)
+    y, new = hnet(x, condition=c, carry=state)
+    params, same = hnet.generate(c, carry=state)
     close(hnet.run(params, x), y)
     close(same, new)
-    plain = hnet.instantiate(c[0], state=state[0])
+    plain = hnet.instantiate(c[0], carry=state[0])
     close(plain(x[0]), y[0])
-    assert "2 conditions" in repr(hnet.explain(x, condition=c, state=state))
+    assert "2 conditions" in repr(hnet.explain(x, condition=c, carry=state))
 
 
 def test_the_start_has_the_scale_of_the_target() -> None:
@@ -213,46 +213,46 @@ def test_checkpoint(tmp_path: Path) -> None:
     again = hl.load(tmp_path / "dynamic.safetensors", target)
     x, c = draws(2, 4), draws(2, DIM)
     _, state = hnet(x, condition=c)
-    close(again(x, condition=c, state=state), hnet(x, condition=c, state=state))
+    close(again(x, condition=c, carry=state), hnet(x, condition=c, carry=state))
     own = make(condition=Running())
     hl.save(own, tmp_path / "own.safetensors")
     again = hl.load(tmp_path / "own.safetensors", target, condition=Running())
     close(again(x, condition=c)[0], own(x, condition=c)[0])
 
 
-def test_a_targets_own_argument_called_state() -> None:
-    """Only a condition with a state takes `state`."""
+def test_a_targets_own_argument_of_that_name() -> None:
+    """Only a condition with a state takes `carry`."""
 
-    class Stateful(nn.Module):
+    class Carrying(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.layer = nn.Linear(4, 4)
 
-        def forward(self, x: Tensor, state: Tensor) -> Tensor:
-            return self.layer(x) + state
+        def forward(self, x: Tensor, carry: Tensor) -> Tensor:
+            return self.layer(x) + carry
 
-    hnet = hl.HyperNetwork(Stateful(), condition=hl.Vector(2))
+    hnet = hl.HyperNetwork(Carrying(), condition=hl.Vector(2))
     x = torch.randn(4)
-    y = hnet(x, condition=torch.ones(2), state=x)
-    close(y, hnet(x, condition=torch.ones(2), state=torch.zeros(4)) + x)
+    y = hnet(x, condition=torch.ones(2), carry=x)
+    close(y, hnet(x, condition=torch.ones(2), carry=torch.zeros(4)) + x)
 
 
 def test_bad_states_and_values() -> None:
     hnet, c, x = make("gru"), draws(2, DIM), draws(2, 4)
-    with pytest.raises(ValueError, match=r"state: got .*shape \(3, 5\); wanted None, or a tensor"):
-        hnet(x, condition=c, state=draws(3, HIDDEN))
-    with pytest.raises(TypeError, match=r"state: got 0; wanted None.*Start a new batch with"):
-        hnet(x, condition=c, state=0)
-    with pytest.raises(TypeError, match=r"state: got .*wanted None, or a pair of tensors"):
-        make("lstm")(x, condition=c, state=draws(2, HIDDEN))
+    with pytest.raises(ValueError, match=r"carry: got .*shape \(3, 5\); wanted None, or a tensor"):
+        hnet(x, condition=c, carry=draws(3, HIDDEN))
+    with pytest.raises(TypeError, match=r"carry: got 0; wanted None.*Start a new batch with"):
+        hnet(x, condition=c, carry=0)
+    with pytest.raises(TypeError, match=r"carry: got .*wanted None, or a pair of tensors"):
+        make("lstm")(x, condition=c, carry=draws(2, HIDDEN))
     with pytest.raises(ValueError, match=r"condition: got .*\(2, 4\); wanted a floating tensor"):
         hnet(x, condition=x)
     with pytest.raises(TypeError, match="condition: got 3; wanted a floating tensor"):
         hnet(x, condition=3)
     plain = make(condition=hl.Vector(DIM))
-    with pytest.raises(TypeError, match=r"state: got one with Vector\(3\); wanted .*Recurrent"):
-        plain.generate(c, state=c)
-    with pytest.raises(TypeError, match=r"state: got one with Vector\(3\)"):
+    with pytest.raises(TypeError, match=r"carry: got one with Vector\(3\); wanted .*Recurrent"):
+        plain.generate(c, carry=c)
+    with pytest.raises(TypeError, match=r"carry: got one with Vector\(3\)"):
         hl.unroll(plain, x, condition=c)
     with pytest.raises(ValueError, match=r"Recurrent.cell=.: got 'elman'; wanted rnn, gru, lstm"):
         hl.Recurrent(3, 4, cell="elman")
@@ -263,9 +263,9 @@ def test_bad_states_and_values() -> None:
         hl.unroll(both, x, condition=(draws(2, 2), draws(5, DIM)))
     with pytest.raises(ValueError, match=r"inputs: got shape \(2, 4\); wanted \(T, \*batch\)"):
         hl.unroll(hnet, x, condition=draws(5, 2, DIM))
-    with pytest.raises(TypeError, match=r"state: got .*wanted a tuple of 2 states"):
-        both(x, condition=(draws(2, 2), c), state=c)
+    with pytest.raises(TypeError, match=r"carry: got .*wanted a tuple of 2 states"):
+        both(x, condition=(draws(2, 2), c), carry=c)
     broken = Running()
-    broken.forward = lambda x, state=None: x  # type: ignore[method-assign]
+    broken.forward = lambda x, state: x  # type: ignore[method-assign]
     with pytest.raises(ValueError, match=r"condition module Running: .*wanted a pair"):
         make(condition=broken)(x, condition=c)

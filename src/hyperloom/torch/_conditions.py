@@ -111,17 +111,17 @@ class CustomCondition(nn.Module):
         super().__init__()
         self.module = module
         self.dim = dim
-        self.has_state = bool(getattr(module, "has_state", False))
+        self.has_carry = bool(getattr(module, "has_carry", False))
 
-    def forward(self, value: Any, *state: Any) -> Encoded:
+    def forward(self, value: Any, carry: Any = None) -> Encoded:
         values = value if isinstance(value, tuple) else (value,)
-        made = self.module(*values, *state)
+        made = self.module(*values, carry) if self.has_carry else self.module(*values)
         name = type(self.module).__name__
         wanted = f"a tensor (*batch, {self.dim}), as its width says"
         vector, new = made, None
-        if self.has_state:
+        if self.has_carry:
             if not isinstance(made, tuple) or len(made) != 2:
-                pair = "a pair (vector, state), as its `has_state` says"
+                pair = "a pair (vector, state), as its `has_carry` says"
                 raise ValueError(message(f"condition module {name}", shown(made), pair))
             vector, new = made
         if not isinstance(vector, Tensor) or vector.ndim == 0 or vector.shape[-1] != self.dim:
@@ -136,19 +136,19 @@ class ConcatCondition(nn.Module):
         super().__init__()
         self.parts = nn.ModuleList(parts)
         self.has_ids = has_ids
-        self.has_state = any(_has_state(part) for part in parts)
+        self.has_carry = any(_has_carry(part) for part in parts)
 
-    def forward(self, value: Any, state: Any = None) -> Encoded:
+    def forward(self, value: Any, carry: Any = None) -> Encoded:
         num = len(self.parts)
         if not isinstance(value, (tuple, list)) or len(value) != num:
             wanted = f"a tuple of {num} values, one for each part of Concat"
             raise TypeError(message("condition", shown(value), wanted))
-        states = (None,) * num if state is None else state
+        states = (None,) * num if carry is None else carry
         if not isinstance(states, (tuple, list)) or len(states) != num:
             wanted = f"a tuple of {num} states, None for the parts of Concat that have none"
-            raise TypeError(message("state", shown(state), wanted))
+            raise TypeError(message("carry", shown(carry), wanted))
         made: list[Encoded | None] = [
-            None if self._drawn(part, v) else part(v, s) if _has_state(part) else part(v)
+            None if self._drawn(part, v) else part(v, s) if _has_carry(part) else part(v)
             for part, v, s in zip(self.parts, value, states, strict=True)
         ]
         batch = _common_batch([m for m in made if m is not None])
@@ -157,7 +157,7 @@ class ConcatCondition(nn.Module):
         ]
         vector = torch.cat([m.vector.expand(*batch, -1) for m in done], dim=-1)
         ids = [m.ids for m in done if m.ids is not None] if self.has_ids else []
-        new = tuple(m.state for m in done) if self.has_state else None
+        new = tuple(m.carry for m in done) if self.has_carry else None
         return Encoded(vector, ids[0].expand(batch) if ids else None, new)
 
     @staticmethod
@@ -167,8 +167,8 @@ class ConcatCondition(nn.Module):
         return is_noise and value is None
 
 
-def _has_state(part: nn.Module) -> bool:
-    return bool(getattr(part, "has_state", False))
+def _has_carry(part: nn.Module) -> bool:
+    return bool(getattr(part, "has_carry", False))
 
 
 def _common_batch(made: list[Encoded]) -> torch.Size:
@@ -201,7 +201,7 @@ def build_condition(choice: Any) -> tuple[Condition, nn.Module]:
     if isinstance(choice, nn.Module):
         dim = output_width("condition", choice)
         size = sum(p.numel() for p in choice.parameters())
-        neutral = CustomRecurrent if _has_state(choice) else Custom
+        neutral = CustomRecurrent if _has_carry(choice) else Custom
         return neutral(dim, type(choice).__name__, size), CustomCondition(choice, dim)
     wanted = "a condition object (Embedding, Vector, Noise, Recurrent, Concat) or a torch.nn.Module"
     raise TypeError(message("condition", shown(choice), wanted, call_it(choice)))

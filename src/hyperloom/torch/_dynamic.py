@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def unroll(
-    hnet: HyperNetwork, *inputs: Any, condition: Any, state: Any = None, **kwargs: Any
+    hnet: HyperNetwork, *inputs: Any, condition: Any, carry: Any = None, **kwargs: Any
 ) -> tuple[Any, Any]:
     """Run a hypernetwork whose condition carries a state over `T` steps, time first.
 
@@ -29,7 +29,7 @@ def unroll(
         *inputs: The target's inputs; every tensor `(T, *batch, ...)`.
         condition: Raw values of all steps; every tensor `(T, *batch, ...)`. What is no tensor (an
             int as an id, `None`) is the same at every step.
-        state: The state before the first step, as a call returns it; `None` for the start.
+        carry: The state before the first step, as a call returns it; `None` for the start.
         **kwargs: The target's keyword arguments; every tensor `(T, *batch, ...)`.
 
     Returns:
@@ -40,13 +40,13 @@ def unroll(
         TypeError: A condition without a state.
         ValueError: Tensors that differ in `T`, none at all, or what a call refuses.
     """
-    refuse_without_state(hnet)
+    refuse_without_carry(hnet)
     steps = _num_steps(condition)
     made = []
     for step in range(steps):
         now = tree_map(lambda v, step=step: v[step] if isinstance(v, Tensor) else v, condition)
-        made.append(hnet._encode(now, state))
-        state = made[-1].state
+        made.append(hnet._encode(now, carry))
+        carry = made[-1].carry
     batch = made[0].batch
     vector = torch.stack([one.vector for one in made]).flatten(0, len(batch))
     ids = None
@@ -64,14 +64,14 @@ def unroll(
     given, named = tree_map(join, inputs), tree_map(join, kwargs)
     out = hnet._call(Encoded(vector, ids), given, 0, named)
     split = (steps, *batch)
-    return tree_map(lambda v: v.unflatten(0, split) if isinstance(v, Tensor) else v, out), state
+    return tree_map(lambda v: v.unflatten(0, split) if isinstance(v, Tensor) else v, out), carry
 
 
-def refuse_without_state(hnet: HyperNetwork) -> None:
+def refuse_without_carry(hnet: HyperNetwork) -> None:
     """Raise if a hypernetwork's condition carries no state."""
-    if not hnet.plan.condition.has_state:
+    if not hnet.plan.condition.has_carry:
         wanted = "a hypernetwork whose condition carries a state (Recurrent)"
-        raise TypeError(message("state", f"one with {hnet.plan.condition}", wanted))
+        raise TypeError(message("carry", f"one with {hnet.plan.condition}", wanted))
 
 
 def _num_steps(condition: Any) -> int:

@@ -16,12 +16,12 @@ class Encoded:
     Attributes:
         vector: `(*batch, E)`.
         ids: `(*batch,)`, or `None` where the condition has no ids.
-        state: What a condition with a state gives back beside the vector.
+        carry: What a condition with a state gives back beside the vector.
     """
 
     vector: Tensor
     ids: Tensor | None = None
-    state: Any = None
+    carry: Any = None
 
     @property
     def batch(self) -> torch.Size:

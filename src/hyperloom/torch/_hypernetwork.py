@@ -19,7 +19,7 @@ from hyperloom._layout import Layout
 from hyperloom._plan import Plan
 from hyperloom.torch._build import Built, build, grow, modules_of, prepare
 from hyperloom.torch._conditions import Encoded
-from hyperloom.torch._dynamic import refuse_without_state
+from hyperloom.torch._dynamic import refuse_without_carry
 from hyperloom.torch._generate import assemble, raw_numbers
 from hyperloom.torch._program import Program, find
 from hyperloom.torch._run import Call, apply_tensors, contracts, execute, explain
@@ -129,7 +129,7 @@ class HyperNetwork(nn.Module):
         self.__dict__["_warned"] = False
         self.__dict__["_known"] = {}
         self.__dict__["_programs"] = {}
-        self.__dict__["_has_state"] = built.plan.condition.has_state
+        self.__dict__["_has_carry"] = built.plan.condition.has_carry
 
     def forward(
         self, *inputs: Any, condition: Any, in_dims: int | tuple[Any, ...] | None = 0, **kwargs: Any
@@ -145,8 +145,8 @@ class HyperNetwork(nn.Module):
                 inputs, or a tuple with an entry for each positional input.
             **kwargs: The target's keyword arguments. Tensors in them pair at dimension 0, or as
                 `in_dims` says if that is an int or `None`. With a condition that carries a state
-                (`Recurrent`), `state` is not the target's: it is the state of the call before;
-                `None`, the default, is the start.
+                (`Recurrent`), `carry` is not the target's: it is the state that the call before
+                returned; `None`, the default, is the start.
 
         Returns:
             What the target returns; for a batch, with the batch's dimensions in front. With a
@@ -157,10 +157,9 @@ class HyperNetwork(nn.Module):
             ValueError: A condition of the wrong width, or inputs that do not pair with it.
             IndexError: A condition id out of range.
         """
-        if not self.__dict__["_has_state"]:
-            return self._call(self._encode(condition), inputs, in_dims, kwargs)
-        encoded = self._encode(condition, kwargs.pop("state", None))
-        return self._call(encoded, inputs, in_dims, kwargs), encoded.state
+        encoded = self._encode(condition, self._carry_of(kwargs))
+        made = self._call(encoded, inputs, in_dims, kwargs)
+        return (made, encoded.carry) if self.__dict__["_has_carry"] else made
 
     def explain(
         self, *inputs: Any, condition: Any, in_dims: int | tuple[Any, ...] | None = 0, **kwargs: Any
@@ -180,8 +179,7 @@ class HyperNetwork(nn.Module):
             An `Explanation`: the strategy, and for each use of a generated tensor the way that
             was taken with the estimated operations and bytes of the alternatives. Print it.
         """
-        state = kwargs.pop("state", None) if self.__dict__["_has_state"] else None
-        encoded = self._encode(condition, state)
+        encoded = self._encode(condition, self._carry_of(kwargs))
         program = self._program(encoded, inputs, in_dims, kwargs)
         return explain(self, encoded, Call(encoded.batch, inputs, in_dims, kwargs), program)
 
@@ -215,19 +213,19 @@ class HyperNetwork(nn.Module):
         self,
         condition: Any,
         *,
+        carry: Any = None,
         parameters: Mapping[str, Tensor] | None = None,
-        state: Any = None,
     ) -> Any:
         """Generate the target's parameters.
 
         Args:
             condition: Raw value of one condition, or of a batch.
+            carry: For a condition that carries a state, that of the call before.
             parameters: Tensors to use in the place of the hypernetwork's own, by their names in
                 `named_parameters()` (or `named_buffers()`): all of them, or some. They may come
                 from another hypernetwork; gradients reach them. A table may have another number
                 of rows, which are then the ids that there are. With inputs, use
                 `torch.func.functional_call(hnet, parameters, inputs, {"condition": ...})`.
-            state: For a condition that carries a state, that of the call before.
 
         Returns:
             `{name: tensor (*batch, *shape)}` for every generated tensor, differentiable; tied
@@ -235,10 +233,10 @@ class HyperNetwork(nn.Module):
             of that and the next state. Raises as `forward` does.
         """
         if parameters is not None:
-            return generate_with(self, condition, parameters)
-        encoded = self._encode(condition, state)
+            return generate_with(self, condition, parameters, carry)
+        encoded = self._encode(condition, carry)
         made = self._generate(encoded)
-        return (made, encoded.state) if self.__dict__["_has_state"] else made
+        return (made, encoded.carry) if self.__dict__["_has_carry"] else made
 
     def run(
         self,
@@ -269,7 +267,7 @@ class HyperNetwork(nn.Module):
         kept = {name: value for name, value in params.items() if name in self.plan.kept}
         return apply_tensors(self, made, kept, call)
 
-    def instantiate(self, condition: Any, *, state: Any = None) -> nn.Module:
+    def instantiate(self, condition: Any, *, carry: Any = None) -> nn.Module:
         """Return a plain module of the target's class with the parameters of one condition in it.
 
         The module owns copies of the tensors and has nothing to do with the hypernetwork any
@@ -277,13 +275,13 @@ class HyperNetwork(nn.Module):
 
         Args:
             condition: Raw value of one condition.
-            state: For a condition that carries a state, that of the call before.
+            carry: For a condition that carries a state, that of the call before.
 
         Raises:
             ValueError: A batch of conditions. Otherwise as `forward`.
         """
         with torch.no_grad():
-            encoded = self._encode(condition, state)
+            encoded = self._encode(condition, carry)
             if encoded.batch:
                 got = f"a batch of conditions {tuple(encoded.batch)}"
                 way_out = "Instantiate them one by one."
@@ -327,13 +325,17 @@ class HyperNetwork(nn.Module):
     def _skeleton(self) -> Skeleton:
         return self.__dict__["_skeleton"]
 
-    def _encode(self, condition: Any, state: Any = None) -> Encoded:
+    def _encode(self, condition: Any, carry: Any = None) -> Encoded:
         # Past nn.Module's look-up of attributes, here and below: it costs what a small layer does.
         encode: Any = self._modules["condition"]
-        if state is None:
+        if carry is None:
             return encode(condition)
-        refuse_without_state(self)
-        return encode(condition, state)
+        refuse_without_carry(self)
+        return encode(condition, carry)
+
+    def _carry_of(self, kwargs: dict[str, Any]) -> Any:
+        """Take the state that is carried out of the keyword arguments of a call."""
+        return kwargs.pop("carry", None) if self.__dict__["_has_carry"] else None
 
     def _call(
         self,

@@ -19,7 +19,7 @@ _SAMPLE_STEPS = 8
 class RecurrentCondition(nn.Module):
     """The cell. Written out, as those of `torch.nn` take one batch dimension and no `vmap`."""
 
-    has_state = True
+    has_carry = True
 
     def __init__(self, choice: Recurrent) -> None:
         super().__init__()
@@ -33,9 +33,9 @@ class RecurrentCondition(nn.Module):
             self.register_parameter(f"weight_{key}", nn.Parameter(weight))
             self.register_parameter(f"bias_{key}", nn.Parameter(bias))
 
-    def forward(self, value: Any, state: Any = None) -> Encoded:
+    def forward(self, value: Any, carry: Any = None) -> Encoded:
         x = self._input(value)
-        new = self.step(x, self._state(state, x))
+        new = self.step(x, self._state(carry, x))
         return Encoded(new[0] if isinstance(new, tuple) else new, None, new)
 
     def step(self, x: Tensor, state: Any) -> Any:
@@ -59,7 +59,7 @@ class RecurrentCondition(nn.Module):
         state = None
         for _ in range(_SAMPLE_STEPS):
             x = torch.randn(num, self.choice.dim, generator=draws) * self.choice.std
-            state = self(x.to(like), state).state
+            state = self(x.to(like), state).carry
         return state[0] if isinstance(state, tuple) else state  # type: ignore[return-value]
 
     def _input(self, value: Any) -> Tensor:
@@ -82,12 +82,12 @@ class RecurrentCondition(nn.Module):
         parts = tuple(state) if paired and isinstance(state, (tuple, list)) else (state,)
         kind = "a pair of tensors" if paired else "a tensor"
         wanted = f"None, or {kind} {shape} as the call before returned it"
-        way_out = "Start a new batch with state=None."
+        way_out = "Start a new batch with carry=None."
         if len(parts) != 1 + paired or not all(isinstance(p, Tensor) for p in parts):
-            raise TypeError(message("state", shown(state), wanted, way_out))
+            raise TypeError(message("carry", shown(state), wanted, way_out))
         for part in parts:
             if part.shape != shape:
-                raise ValueError(message("state", shown(part), wanted, way_out))
+                raise ValueError(message("carry", shown(part), wanted, way_out))
         # The state stands beside the weights; a step in another dtype would change it silently.
         made = tuple(part.to(x) for part in parts)
         return made if paired else made[0]

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def generate_with(
-    hnet: HyperNetwork, condition: Any, parameters: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
+    hnet: HyperNetwork, condition: Any, parameters: Mapping[str, Tensor], carry: Any = None
+) -> Any:
     """Generate with given tensors in the place of the hypernetwork's own."""
     check_own(hnet, parameters)
     given = {f"hnet.{name}": value for name, value in parameters.items()}
-    return functional_call(_Generate(hnet), given, (condition,))
+    return functional_call(_Generate(hnet), given, (condition, carry))
 
 
 class _Generate(nn.Module):
@@ -31,8 +31,8 @@ class _Generate(nn.Module):
         super().__init__()
         self.hnet = hnet
 
-    def forward(self, condition: Any) -> dict[str, Tensor]:
-        return self.hnet._generate(self.hnet._encode(condition))
+    def forward(self, condition: Any, carry: Any) -> Any:
+        return self.hnet.generate(condition, carry=carry)
 
 
 def check_own(hnet: HyperNetwork, parameters: Mapping[str, Tensor]) -> None:

@@ -212,7 +212,7 @@ def _structured(
     num: int,
     parts: list[Tensor],
     base: Tensor | None,
-    out_axis: int | None,
+    out_axis: int | tuple[int, ...] | None,
 ) -> Weight | None:
     """Return the weight object for a form that has one, for matrices and kernels."""
     if len(shape) < 2:

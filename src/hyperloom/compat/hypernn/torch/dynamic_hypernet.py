@@ -54,7 +54,7 @@ class TorchDynamicEmbeddingModule(nn.Module):
         if hidden_state is not None:
             rows = (*x.shape[:-1], self.num_embeddings)
             hidden_state = torch.broadcast_to(hidden_state, rows)
-        state: Tensor = self.rnn_cell(x, hidden_state).state
+        state: Tensor = self.rnn_cell(x, hidden_state).carry
         factors = state.squeeze(-2) if state.ndim > 1 else state
         return self.embedding.weight * factors.unsqueeze(-1), state
 
