@@ -22,7 +22,6 @@ from torch import Tensor
 from hyperloom._cost import Layer
 from hyperloom._form import Whole
 from hyperloom._layout import Source
-from hyperloom._layout import Source
 from hyperloom._plan import Plan
 from hyperloom._trunk import Linear
 from hyperloom.torch._choice import choose
