@@ -6,6 +6,7 @@ neither torch nor jax.
 """
 
 from hyperloom._condition import Concat, Condition, Custom, Embedding, Ids, Noise, Vector
+from hyperloom._deconv import Deconv
 from hyperloom._doctor import Finding, Report
 from hyperloom._errors import CheckpointError
 from hyperloom._execution import Execution
@@ -23,6 +24,7 @@ from hyperloom._init import (
 )
 from hyperloom._layout import (
     Chunked,
+    Direct,
     Full,
     Given,
     Grouped,
@@ -50,7 +52,9 @@ __all__ = [
     "Custom",
     "CustomRecurrent",
     "CustomTrunk",
+    "Deconv",
     "Delta",
+    "Direct",
     "Embedding",
     "Execution",
     "Explanation",

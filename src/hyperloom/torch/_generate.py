@@ -39,7 +39,7 @@ def raw_numbers(
         if isinstance(module, LinearHead):
             made.append(linear_numbers(plan, i, module, features[i], scales))
         elif isinstance(module, GivenHead):
-            made.append(features[i])
+            made.append(given_numbers(plan, i, features[i], scales))
         elif isinstance(module, TableHead):
             assert encoded.ids is not None
             made.append(module.table.look_up(encoded.ids))
@@ -61,6 +61,25 @@ def linear_numbers(
         assert scales is not None
         numbers = scale_and_shift(lambda: module(features), scales, *plan.sections[index])
     return numbers.flatten(-2) if head.embedding else numbers
+
+
+def given_numbers(plan: Plan, index: int, features: Tensor, scales: Tensor | None) -> Tensor:
+    """Return the numbers `(*batch, num_slots * slot_size)` of a head that has no weights.
+
+    Not in place, as scales are elsewhere: other heads may see the same features.
+    """
+    head = plan.heads[index]
+    flat = features.flatten(-2) if head.embedding else features
+    if not head.scaled:
+        return flat
+    assert scales is not None
+    rows, sizes = plan.sections[index]
+    own = scales[list(rows)]
+    if len(sizes) > len(rows):  # what is cut off
+        own = torch.cat([own, own[:1]])
+    repeats = torch.tensor(sizes, device=own.device)
+    each = own.repeat_interleave(repeats, 0, output_size=flat.shape[-1])
+    return torch.addcmul(each[:, 1], flat, each[:, 0])
 
 
 def slot_features(
