@@ -38,6 +38,7 @@ from hyperloom._layout import (
 from hyperloom._plan import Plan, compile_plan
 from hyperloom._recurrent import CustomRecurrent, Recurrent
 from hyperloom._spec import Role, TargetSpec, TensorSpec
+from hyperloom._translate import Translation, translate
 from hyperloom._trunk import MLP, CustomTrunk, Linear, Trunk
 
 __version__ = "0.1.0.dev0"
@@ -90,9 +91,11 @@ __all__ = [
     "TensorSpec",
     "Tensors",
     "Tiles",
+    "Translation",
     "Trunk",
     "Unscaled",
     "Vector",
     "Whole",
     "compile_plan",
+    "translate",
 ]

@@ -246,7 +246,8 @@ def as_ids(value: Any, num: int) -> Array:
         way_out = "For a vector as condition use Vector(dim); otherwise call .astype(int)."
         raise TypeError(message("condition", _shown(value), wanted, way_out))
     if ids.size and not is_traced(ids):
-        low, high = int(ids.min()), int(ids.max())
+        known = np.asarray(ids)  # in NumPy: inside jit, JAX traces what is done to constants too
+        low, high = int(known.min()), int(known.max())
         if low < 0 or high >= num:
             way_out = "Add new ids with add_conditions(num)."
             bad = low if low < 0 else high

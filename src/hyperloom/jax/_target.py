@@ -91,6 +91,8 @@ def read_target(target: Any) -> Read:
         TypeError: Neither an NNX module nor `Linen(module, *inputs)`.
         ValueError: It has no parameters.
     """
+    if isinstance(target, Read):
+        return target
     if isinstance(target, Linen):
         return _read_linen(target)
     if isinstance(target, nnx.Module):

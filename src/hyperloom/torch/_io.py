@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from hyperloom._errors import CheckpointError, message
 from hyperloom._plan import Plan
 from hyperloom.torch._conditions import Table
 from hyperloom.torch._spec import target_spec
+from hyperloom.torch._translated import Translated
 
 if TYPE_CHECKING:
     from hyperloom.torch._hypernetwork import HyperNetwork
@@ -88,6 +90,7 @@ def load(
     *,
     condition: nn.Module | None = None,
     trunk: nn.Module | None = None,
+    translate: bool | Mapping[str, str] = False,
 ) -> HyperNetwork:
     """Read a hypernetwork from a file that `save` wrote.
 
@@ -97,6 +100,10 @@ def load(
         condition: The condition module, if the hypernetwork was made with one of the user's own
             (built the same way; its parameters are loaded). In a `Concat`, the whole `Concat`.
         trunk: The trunk module, likewise.
+        translate: `True` if the file was made for the same network in JAX: the target then runs
+            with the tensors that the plan generates, turned into its own; `generate` keeps their
+            names and shapes. A dict says which layer or tensor of `target` is which of the file's
+            where that cannot be told. See `hyperloom.translate`.
 
     Returns:
         The hypernetwork, in training mode, on the target's device.
@@ -105,13 +112,20 @@ def load(
         FileNotFoundError: There is no such file.
         CheckpointError: The file is cut, altered, of a newer format, holds values that are not
             finite, or was made for another target; the message says which.
+        ValueError: `translate` for networks that cannot be matched.
     """
     from hyperloom.torch._hypernetwork import HyperNetwork
 
     described = read_description(path)
     tensors = _read(path, described)
     plan = described.plan
-    _same_target(path, plan, target)
+    if translate is False:
+        _same_target(path, plan, target)
+    else:
+        names = {} if translate is True else translate
+        prefix = "target_buffers."
+        buffers = {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
+        target = Translated(target, plan.spec, names, buffers)
     hnet = HyperNetwork.from_plan(
         target,
         plan,
