@@ -8,7 +8,7 @@ neither torch nor jax.
 from hyperloom._condition import Concat, Condition, Custom, Embedding, Ids, Noise, Vector
 from hyperloom._doctor import Finding, Report
 from hyperloom._errors import CheckpointError
-from hyperloom._execution import Execution
+from hyperloom._execution import Auto, Execution, Loop, SlowWarning, Vmap
 from hyperloom._explain import Explanation
 from hyperloom._factored import LowRank, Product, RankOne, Scale, Shift, Templates
 from hyperloom._form import Delta, Form, Start, Whole
@@ -34,12 +34,15 @@ from hyperloom._layout import (
 )
 from hyperloom._plan import Plan, compile_plan
 from hyperloom._spec import Role, TargetSpec, TensorSpec
+from hyperloom._statistics import BatchStatistics, PerConditionStatistics, SharedStatistics
 from hyperloom._trunk import MLP, CustomTrunk, Linear, Trunk
 
 __version__ = "0.1.0.dev0"
 
 __all__ = [
     "MLP",
+    "Auto",
+    "BatchStatistics",
     "BiasHyperInit",
     "CheckpointError",
     "Chunked",
@@ -63,10 +66,12 @@ __all__ = [
     "Layers",
     "Layout",
     "Linear",
+    "Loop",
     "LowRank",
     "Native",
     "Noise",
     "PerCondition",
+    "PerConditionStatistics",
     "Plan",
     "Product",
     "RankOne",
@@ -74,7 +79,9 @@ __all__ = [
     "Role",
     "Scale",
     "Shared",
+    "SharedStatistics",
     "Shift",
+    "SlowWarning",
     "Start",
     "TargetSpec",
     "Templates",
@@ -84,6 +91,7 @@ __all__ = [
     "Trunk",
     "Unscaled",
     "Vector",
+    "Vmap",
     "Whole",
     "compile_plan",
 ]
