@@ -9,7 +9,7 @@ from hyperloom._condition import Concat, Condition, Custom, Embedding, Ids, Nois
 from hyperloom._deconv import Deconv
 from hyperloom._doctor import Finding, Report
 from hyperloom._errors import CheckpointError
-from hyperloom._execution import Execution
+from hyperloom._execution import Auto, Execution, Loop, SlowWarning, Vmap
 from hyperloom._explain import Explanation
 from hyperloom._factored import LowRank, Product, RankOne, Scale, Shift, Templates
 from hyperloom._form import Delta, Form, Start, Whole
@@ -38,6 +38,7 @@ from hyperloom._layout import (
 from hyperloom._plan import Plan, compile_plan
 from hyperloom._recurrent import CustomRecurrent, Recurrent
 from hyperloom._spec import Role, TargetSpec, TensorSpec
+from hyperloom._statistics import BatchStatistics, PerConditionStatistics, SharedStatistics
 from hyperloom._translate import Translation, translate
 from hyperloom._trunk import MLP, CustomTrunk, Linear, Trunk
 
@@ -45,6 +46,8 @@ __version__ = "0.1.0.dev0"
 
 __all__ = [
     "MLP",
+    "Auto",
+    "BatchStatistics",
     "BiasHyperInit",
     "CheckpointError",
     "Chunked",
@@ -72,10 +75,12 @@ __all__ = [
     "Layers",
     "Layout",
     "Linear",
+    "Loop",
     "LowRank",
     "Native",
     "Noise",
     "PerCondition",
+    "PerConditionStatistics",
     "Plan",
     "Product",
     "RankOne",
@@ -84,7 +89,9 @@ __all__ = [
     "Role",
     "Scale",
     "Shared",
+    "SharedStatistics",
     "Shift",
+    "SlowWarning",
     "Start",
     "TargetSpec",
     "Templates",
@@ -95,6 +102,7 @@ __all__ = [
     "Trunk",
     "Unscaled",
     "Vector",
+    "Vmap",
     "Whole",
     "compile_plan",
     "translate",

@@ -96,6 +96,11 @@ class VectorCondition(nn.Module):
         if value.ndim == 0 or value.shape[-1] != dim:
             raise ValueError(message("condition", shown(value), wanted))
         _refuse_meta(value, self.like.device)
+        dtype = self.like.dtype
+        if value.dtype != dtype and torch.promote_types(value.dtype, dtype) != dtype:
+            way_out = f"Convert it, condition.to({dtype}), or the hypernetwork, .to({value.dtype})."
+            got, wanted = _shown(value), f"{dtype}, in which the hypernetwork computes"
+            raise TypeError(message("condition", got, wanted, way_out))
         return Encoded(value.to(self.like))
 
     def _fits(self, value: Tensor) -> bool:
