@@ -81,7 +81,7 @@ class VectorCondition(nn.Module):
 
     def forward(self, value: Any, batch: Sequence[int] = ()) -> Encoded:
         if type(value) is Tensor and self._fits(value):
-            return Encoded(value.to(self.like))
+            return Encoded(value if value.device == self.like.device else value.to(self.like))
         name, dim = type(self.choice).__name__, self.choice.dim
         if isinstance(self.choice, Noise) and (value is None or type(value) is int):
             shape = (*batch, dim) if value is None else (positive_int("condition", value), dim)
@@ -99,14 +99,14 @@ class VectorCondition(nn.Module):
         dtype = self.like.dtype
         if value.dtype != dtype and torch.promote_types(value.dtype, dtype) != dtype:
             way_out = f"Convert it, condition.to({dtype}), or the hypernetwork, .to({value.dtype})."
-            got, wanted = _shown(value), f"{dtype}, in which the hypernetwork computes"
+            got, wanted = shown(value), f"{dtype}, in which the hypernetwork computes"
             raise TypeError(message("condition", got, wanted, way_out))
         return Encoded(value.to(self.like))
 
     def _fits(self, value: Tensor) -> bool:
         """Whether nothing can be wrong with a value; most are so."""
         fits = value.ndim > 0 and value.shape[-1] == self.choice.dim
-        return fits and value.is_floating_point() and not value.is_meta
+        return fits and value.dtype == self.like.dtype and not value.is_meta
 
 
 class CustomCondition(nn.Module):
