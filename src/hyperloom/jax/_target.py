@@ -31,7 +31,7 @@ class Linen:
     Args:
         module: The module, unmodified.
         *inputs: Example inputs, from which it makes its parameters.
-        rng: Key, int or dict of keys for `module.init`; default `jax.random.key(0)`.
+        rng: Key or int for `module.init`, or a dict of them; default 0.
         variables: Values to start from, `{"params": ..., "batch_stats": ...}`, e.g. of a trained
             network; default what `module.init` gives.
         **kwargs: Keyword arguments of the example call.
@@ -48,7 +48,7 @@ class Linen:
             raise TypeError(message("Linen(module)", module, "a flax.linen.Module", way_out))
         self.module = module
         self.layers: dict[tuple[str, ...], nn.Module] = {}
-        keys = jax.random.key(rng) if isinstance(rng, int) else rng
+        keys = jax.tree.map(lambda k: jax.random.key(k) if isinstance(k, int) else k, rng)
 
         def note(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
             self.layers.setdefault(context.module.path, context.module.clone(parent=None))
