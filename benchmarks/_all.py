@@ -2,8 +2,25 @@
 
 from __future__ import annotations
 
-from benchmarks import continual, conv, curves, dynamic, film, generate, grid, imports, lora, single
+from benchmarks import (
+    _jax,
+    continual,
+    conv,
+    curves,
+    dynamic,
+    film,
+    generate,
+    grid,
+    imports,
+    jax_compile,
+    jax_conv,
+    jax_dynamic,
+    lora,
+    single,
+)
 from benchmarks._case import Case
 
 _MODULES = (dynamic, grid, lora, film, conv, continual, single, generate, imports, curves)
+if _jax.HAS_JAX:
+    _MODULES = (*_MODULES, jax_dynamic, jax_conv, jax_compile)
 CASES: dict[str, Case] = {module.CASE.name: module.CASE for module in _MODULES}

@@ -6,6 +6,7 @@ import gc
 import json
 import math
 import os
+import random
 import subprocess
 import sys
 import time
@@ -24,6 +25,16 @@ SLOW = 0.5  # seconds
 
 class UnequalError(RuntimeError):
     """Contestants that should do the same work do not."""
+
+
+def settle_allocator() -> None:
+    """Bring glibc's allocator to where it is in any process that has run for a while.
+
+    Blocks above a threshold are given back at once, and the next step pays for new pages. The
+    threshold rises to the largest block freed so far, at most 32 MiB: until it has, the time of
+    a step depends on what others freed before it.
+    """
+    torch.zeros(31 * 2**20, dtype=torch.uint8)  # made and freed
 
 
 def check(workload: Workload, contestants: Sequence[Contestant]) -> dict[str, float]:
@@ -80,7 +91,10 @@ def in_turns(
     setting: Setting,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, tuple[float, ...]]:
-    """Time steps in turns, A B C A B C ...: what disturbs the machine disturbs all of them.
+    """Time steps in turns: what disturbs the machine disturbs all of them.
+
+    Every round has an order of its own, because a step pays for what the one before it has left
+    in the caches.
 
     Args:
         steps: What to time.
@@ -102,6 +116,7 @@ def in_turns(
         return (clock() - start) / times
 
     gc.collect()
+    settle_allocator()
     first = {name: min(sample(step, 1), sample(step, 1)) for name, step in steps.items()}
     times = {name: max(1, math.ceil(LEAST_SAMPLE / t)) for name, t in first.items()}
     slow = {name for name, t in first.items() if t > max(SLOW, 3 * min(first.values()))}
@@ -109,10 +124,12 @@ def in_turns(
     least = 3 if setting.quick else 5
     wanted = int((seconds / 8 if setting.quick else seconds) / one_round)
     found: dict[str, list[float]] = {name: [] for name in steps}
+    order, shuffle = list(steps), random.Random(0).shuffle
     for i in range(min(MOST_ROUNDS, max(least, wanted))):
-        for name, step in steps.items():
+        shuffle(order)
+        for name in order:
             if i < 3 or name not in slow:
-                found[name].append(sample(step, times[name]))
+                found[name].append(sample(steps[name], times[name]))
     return {name: tuple(values) for name, values in found.items()}
 
 

@@ -22,7 +22,6 @@ from torch.func import functional_call, vmap
 
 import hyperloom.torch as hl
 from benchmarks._case import Contestant, Role
-from hyperloom.torch import _structured
 
 HAS_HYPER_NN = importlib.util.find_spec("hypernn") is not None
 
@@ -115,15 +114,8 @@ def hyperloom(problem: Problem) -> Contestant:
         return p.gradients(hnet(p.x, condition=p.c), leaves)
 
     def ways() -> str:
-        # Not explain(): that runs without gradients, for which another way may be cheaper.
-        said: list[str] = []
-        choose = _structured.choose
-        _structured.choose = lambda *sizes: said.append(choose(*sizes)) or said[-1]
-        try:
-            step()
-        finally:
-            _structured.choose = choose
-        return ", ".join(said) or "dense"
+        uses = hnet.explain(p.x, condition=p.c).used
+        return ", ".join(use.choice for use in uses if use.operation == "linear")
 
     return Contestant("hyperloom", step, p.named, "ours", ways)
 

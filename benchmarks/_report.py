@@ -17,7 +17,7 @@ from benchmarks._plots import PLOTS
 
 NAME = "benchmarks"
 LIBRARIES = {"MKL": r"Math Kernel Library Version ([\d.]+)", "oneDNN": r"MKL-DNN v([\d.]+)"}
-PACKAGES = ("hyperloom", "hypnettorch", "hyper-nn", "numpy", "matplotlib")
+PACKAGES = ("hyperloom", "hypnettorch", "hyper-nn", "jax", "flax", "numpy", "matplotlib")
 INTRODUCTION = f"""# Benchmarks
 
 Written by `make bench` (`python -m benchmarks`); all numbers are in [{NAME}.json]({NAME}.json)

@@ -25,13 +25,12 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-import hyperloom.torch as hl
 from benchmarks import _mlp
 from benchmarks.__main__ import CLOCKS
 from benchmarks._case import Setting
 from benchmarks._measure import in_turns, wait
 from hyperloom import _cost
-from hyperloom.torch import _structured
+from hyperloom.torch import _program
 
 WAYS = ("dense", "inputs", "outputs")
 CONDITIONS, ROWS, TERMS = (1, 16, 256), (1, 4, 16, 64, 256), (4, 16, 64)
@@ -126,17 +125,17 @@ def array_bytes(cell: Cell, way: str) -> int:
 
 def forced(problem: _mlp.Problem, way: str) -> Callable[[], Any]:
     """Return a step in which the cost model is not asked: every layer goes one way."""
-    step = _mlp.hyperloom(problem).step
+    step, programs = _mlp.hyperloom(problem).step, {}
 
     def run() -> Any:
-        choose, contracts = _structured.choose, hl.HyperNetwork._contracts
-        _structured.choose = lambda *_: way
-        hl.HyperNetwork._contracts = lambda *_: way != "dense"  # type: ignore[method-assign]
+        choose, own = _program.choose, problem.hnet.__dict__["_programs"]
+        _program.choose = lambda *_: way
+        problem.hnet.__dict__["_programs"] = programs
         try:
             return step()
         finally:
-            _structured.choose = choose
-            hl.HyperNetwork._contracts = contracts  # type: ignore[method-assign]
+            _program.choose = choose
+            problem.hnet.__dict__["_programs"] = own
 
     return run
 

@@ -15,15 +15,27 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from reproductions import _report, init_depth, init_scale, split_mnist, toy_regression
+from reproductions import (
+    _report,
+    init_depth,
+    init_scale,
+    permuted_mnist,
+    split_mnist,
+    static_cnn,
+    toy_regression,
+)
 from reproductions._result import Step, Track
 
 ALL: dict[str, ModuleType] = {
     "toy_regression": toy_regression,
     "split_mnist": split_mnist,
+    "permuted_mnist": permuted_mnist,
+    "static_cnn": static_cnn,
     "init_depth": init_depth,
     "init_scale": init_scale,
 }
+
+NEED_DIGITS = {"split_mnist", "permuted_mnist", "static_cnn"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("docs/reports"), help="where to write")
     options = parser.parse_args(arguments)
     names = options.only or list(ALL)
-    if "split_mnist" in names and (options.data is None or not options.data.is_file()):
+    if NEED_DIGITS & set(names) and (options.data is None or not options.data.is_file()):
         got = "nothing" if options.data is None else f"{options.data}, which is not a file"
         wanted = "the path of an .npz file with X (10000, 784) and Y (10000,)"
         parser.error(f"--data: got {got}; wanted {wanted}. Without it: --only another one.")

@@ -8,12 +8,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import hyperloom.torch as hl
+from reproductions._digits import SPLIT, load_digits
 from reproductions._result import Step, Track, claim, mean_and_range, result, silent, table
 
 TITLE = "Split-MNIST on 10,000 digits"
@@ -22,25 +22,18 @@ SOURCE = (
     "60,000 digits; 97.5 – 97.9 % when their method was run on these 10,000"
 )
 SEEDS = (0, 1, 2)
-NUM_TRAIN = 8000
 Task = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-def make_tasks(path: Path) -> list[Task]:
+def make_tasks(path: Path | None) -> list[Task]:
     """Return the five tasks, 0/1 to 8/9, as (train x, train y, test x, test y), y 0 or 1."""
-    with np.load(path) as data:
-        digits, labels = data["X"], data["Y"]
-    if digits.shape != (10_000, 784) or labels.shape != (10_000,):
-        got = f"X of shape {digits.shape} and Y of shape {labels.shape}"
-        raise ValueError(f"data: got {got}; wanted X (10000, 784) and Y (10000,).")
-    order = np.random.RandomState(0).permutation(len(digits))
-    x, y = torch.tensor(digits[order], dtype=torch.float32), torch.tensor(labels[order])
+    train_x, train_y, test_x, test_y = load_digits(path)
     tasks = []
     for task in range(5):
         task_tensors = []
-        for part in (slice(NUM_TRAIN), slice(NUM_TRAIN, None)):
-            mine = y[part] // 2 == task
-            task_tensors += [x[part][mine], y[part][mine] % 2]
+        for x, y in ((train_x, train_y), (test_x, test_y)):
+            mine = y // 2 == task
+            task_tensors += [x[mine], y[mine] % 2]
         tasks.append(tuple(task_tensors))
     return tasks
 
@@ -105,9 +98,8 @@ def run(
     iterations: int = 5000,
 ) -> dict[str, Any]:
     """Train with the regulariser, one run a seed, and once without it for contrast."""
-    if data is None:
-        raise ValueError("data: got None; wanted the path of an .npz file with the digits.")
     tasks = make_tasks(data)
+    assert data is not None  # or there were no tasks
     runs = [(seed, 10.0) for seed in seeds] + [(seeds[0], 0.0)]
     step = track(TITLE, len(runs) * len(tasks) * iterations)
     rows: list[list[Any]] = []
@@ -157,8 +149,7 @@ def setup(iterations: int) -> list[str]:
     """Return what was run, in words."""
     hnet = make_hypernetwork()
     return [
-        f"Digits permuted by NumPy's RandomState(0); the first {NUM_TRAIN} to train, 2,000 to "
-        "test; five tasks of two digits, learned in sequence, task id known at test time.",
+        f"{SPLIT}; five tasks of two digits, learned in sequence, task id known at test time.",
         "Main network 784-100-100-2 (ReLU); embedding 32, Chunked(8000, embedding=32), trunk "
         f"MLP(10, 10, 10, 10): {hnet.plan.num_parameters} learned numbers (with one task's "
         f"embedding) for {hnet.plan.num_target_parameters} generated.",

@@ -5,9 +5,11 @@ framework: specs, layouts, plans, initialisation, and the NumPy oracle. Importin
 neither torch nor jax.
 """
 
-from hyperloom._condition import Concat, Condition, Custom, Embedding, Noise, Vector
+from hyperloom._condition import Concat, Condition, Custom, Embedding, Ids, Noise, Vector
+from hyperloom._deconv import Deconv
+from hyperloom._doctor import Finding, Report
 from hyperloom._errors import CheckpointError
-from hyperloom._execution import Execution
+from hyperloom._execution import Auto, Execution, Loop, SlowWarning, Vmap
 from hyperloom._explain import Explanation
 from hyperloom._factored import LowRank, Product, RankOne, Scale, Shift, Templates
 from hyperloom._form import Delta, Form, Start, Whole
@@ -22,7 +24,9 @@ from hyperloom._init import (
 )
 from hyperloom._layout import (
     Chunked,
+    Direct,
     Full,
+    Given,
     Grouped,
     Layers,
     Layout,
@@ -32,7 +36,9 @@ from hyperloom._layout import (
     Tiles,
 )
 from hyperloom._plan import Plan, compile_plan
+from hyperloom._recurrent import CustomRecurrent, Recurrent
 from hyperloom._spec import Role, TargetSpec, TensorSpec
+from hyperloom._statistics import BatchStatistics, PerConditionStatistics, SharedStatistics
 from hyperloom._translate import Translation, translate
 from hyperloom._trunk import MLP, CustomTrunk, Linear, Trunk
 
@@ -40,38 +46,52 @@ __version__ = "0.1.0.dev0"
 
 __all__ = [
     "MLP",
+    "Auto",
+    "BatchStatistics",
     "BiasHyperInit",
     "CheckpointError",
     "Chunked",
     "Concat",
     "Condition",
     "Custom",
+    "CustomRecurrent",
     "CustomTrunk",
+    "Deconv",
     "Delta",
+    "Direct",
     "Embedding",
     "Execution",
     "Explanation",
+    "Finding",
     "Form",
     "Full",
+    "Given",
     "Grouped",
     "Harmonic",
     "HyperfanIn",
     "HyperfanOut",
+    "Ids",
     "Init",
     "Layers",
     "Layout",
     "Linear",
+    "Loop",
     "LowRank",
     "Native",
     "Noise",
     "PerCondition",
+    "PerConditionStatistics",
     "Plan",
     "Product",
     "RankOne",
+    "Recurrent",
+    "Report",
     "Role",
     "Scale",
     "Shared",
+    "SharedStatistics",
     "Shift",
+    "SlowWarning",
     "Start",
     "TargetSpec",
     "Templates",
@@ -82,6 +102,7 @@ __all__ = [
     "Trunk",
     "Unscaled",
     "Vector",
+    "Vmap",
     "Whole",
     "compile_plan",
     "translate",

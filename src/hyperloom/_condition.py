@@ -28,6 +28,11 @@ class Condition(Choice):
         return None
 
     @property
+    def has_carry(self) -> bool:
+        """Whether a state goes from call to call (`Recurrent`)."""
+        return False
+
+    @property
     def num_parameters(self) -> int:
         """Learned numbers."""
         return 0
@@ -70,6 +75,30 @@ class Embedding(Condition):
     @property
     def num_parameters(self) -> int:
         return self.num * self.dim
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class Ids(Embedding):
+    """Ids without vectors: what differs from id to id is looked up elsewhere.
+
+    For layouts that keep something for each id themselves: slot embeddings with
+    `per_condition=True`, or `PerCondition()`. The raw value is that of an `Embedding`.
+
+    Args:
+        num: Number of ids.
+
+    Raises:
+        ValueError: `num` below 1.
+    """
+
+    def __init__(self, num: int) -> None:
+        positive_int("Ids(num=)", num)
+        object.__setattr__(self, "num", num)
+        object.__setattr__(self, "dim", 0)
+        object.__setattr__(self, "std", 1.0)
+
+    def __repr__(self) -> str:
+        return f"Ids({self.num})"
 
 
 @dataclass(frozen=True, repr=False)
@@ -166,6 +195,10 @@ class Concat(Condition):
     def num_ids(self) -> int | None:
         known = [part.num_ids for part in self.parts if part.num_ids is not None]
         return known[0] if len(known) == 1 else None
+
+    @property
+    def has_carry(self) -> bool:
+        return any(part.has_carry for part in self.parts)
 
     @property
     def num_parameters(self) -> int:

@@ -21,20 +21,26 @@ class Device:
         gemm: Operations a second of one large matrix product.
         bmm: Operations a second of many small ones.
         bandwidth: Bytes a second of an elementwise pass.
-        call: Seconds that one operation costs however small it is.
+        fresh: Bytes a second of memory that comes fresh from the system. On a CPU arrays above
+            32 MiB do, every time (the C library gives them back at once); on a GPU none do.
+        call: Seconds that one operation costs however small it is, its backward pass included.
     """
 
     name: str
     gemm: float
     bmm: float
     bandwidth: float
+    fresh: float
     call: float
 
 
 DEVICES = {
-    "cpu": Device("cpu", gemm=1.0e11, bmm=3.0e10, bandwidth=6e9, call=8e-6),
-    "cuda": Device("cuda", gemm=2.0e13, bmm=1.0e13, bandwidth=1.5e12, call=8e-6),
+    "cpu": Device("cpu", gemm=1.4e11, bmm=6.6e10, bandwidth=9e9, fresh=1.4e9, call=7.6e-5),
+    "cuda": Device("cuda", gemm=2.0e13, bmm=1.0e13, bandwidth=1.5e12, fresh=1e15, call=8e-6),
 }
+
+
+KEPT = 32 * 2**20  # bytes of the largest array whose memory is used again
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,27 +106,35 @@ def _each(layer: Layer, itemsize: int, device: str) -> list[Estimate]:
     b, n, r = layer.conditions, layer.rows, layer.terms
     i, o = layer.fan_in, layer.fan_out
     weight = float(b * i * o)
+    templates = float(itemsize * r * i * o)
     back = 1 if layer.backward else 0
     into = 1 if layer.backward and layer.input_gradient else 0
     # Products: forward; backward for the templates, for the coefficients, for the inputs.
     form = (1 + 2 * back) * 2 * r * weight
     apply = (1 + back + into) * 2 * n * weight
-    dense_bytes = itemsize * (2 + 4 * back) * weight
-    dense = Estimate(
-        "dense",
-        form + apply,
-        dense_bytes,
-        form / rates.gemm + apply / rates.bmm + dense_bytes / rates.bandwidth + 4 * rates.call,
-    )
+    # The templates themselves: read forward, read backward, their gradient written.
+    dense_bytes = itemsize * (2 + 4 * back) * weight + (1 + 2 * back) * templates
+    seconds = form / rates.gemm + apply / rates.bmm + 4 * rates.call
+    seconds += _moving(rates, dense_bytes, itemsize * weight, 1 + back)
+    dense = Estimate("dense", form + apply, dense_bytes, seconds)
     found = [dense]
     # The gradient of coefficients in the inputs needs the product for the inputs, always; that
     # of coefficients in the outputs needs none.
-    for choice, width, products in (
-        ("inputs", layer.inputs, 1 + 2 * back),
-        ("outputs", float(o), 1 + back + into),
+    # For the outputs the templates are copied to another order, and their gradient back.
+    for choice, width, products, passes, calls in (
+        ("inputs", layer.inputs, 1 + 2 * back, 1 + 2 * back, 8),
+        ("outputs", float(o), 1 + back + into, 3 + 5 * back, 9),
     ):
         operations = products * 2 * n * r * weight
-        traffic = itemsize * (2 + 4 * back) * b * n * r * width
-        seconds = operations / rates.gemm + traffic / rates.bandwidth + 6 * rates.call
+        array = float(itemsize * b * n * r * width)
+        traffic = (2 + 4 * back) * array + passes * templates
+        seconds = operations / rates.gemm + calls * rates.call
+        seconds += _moving(rates, traffic, array, 1 + back)
         found.append(Estimate(choice, operations, traffic, seconds))
     return found
+
+
+def _moving(rates: Device, traffic: float, array: float, num: int) -> float:
+    """Return the seconds that `traffic` takes, `num` arrays of `array` bytes being made in it."""
+    fresh = num * array / rates.fresh if array > KEPT else 0.0
+    return traffic / rates.bandwidth + fresh

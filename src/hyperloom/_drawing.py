@@ -63,7 +63,10 @@ def _draw_head(plan: Plan, head: Head) -> str:
         return f"{head.name}: {plan.num_ids} ids x {head.slot_size} learned numbers, no generator"
     if head.source is Source.SHARED:
         return f"{head.name}: {head.slot_size} learned numbers for all conditions"
-    run = f"Linear({plan.features(head)} -> {head.slot_size})"
+    if head.source is Source.GIVEN:
+        run = "the features are the numbers"
+    else:
+        run = f"Linear({plan.features(head)} -> {head.slot_size})"
     if head.num_slots == 1 and not head.embedding:
         return f"{head.name}: {run}"
     cut = head.num_slots * head.slot_size - head.num_used

@@ -119,7 +119,7 @@ class Plan:
     @cached_property
     def widths(self) -> tuple[int, ...]:
         """Widths of the slot embeddings in use; there is one trunk for each, in this order."""
-        found = {h.embedding for h in self.heads if h.source is Source.FEATURES}
+        found = {h.embedding for h in self.heads if h.needs_features}
         return tuple(sorted(found))
 
     def settled(self) -> Plan:
@@ -142,14 +142,18 @@ class Plan:
         """Which of the trunks computes the features of `head`."""
         return self.widths.index(head.embedding)
 
-    def trunk_heads(self, index: int) -> tuple[int, ...]:
-        """The heads whose features trunk `index` computes, in the order of their slots."""
-        width = self.widths[index]
+    @cached_property
+    def trunk_heads(self) -> tuple[tuple[int, ...], ...]:
+        """For each trunk the heads whose features it computes, in the order of their slots."""
+        heads = [(i, h.embedding, h.needs_features) for i, h in enumerate(self.heads)]
         return tuple(
-            i
-            for i, head in enumerate(self.heads)
-            if head.source is Source.FEATURES and head.embedding == width
+            tuple(i for i, own, needed in heads if needed and own == width) for width in self.widths
         )
+
+    @cached_property
+    def has_bases(self) -> bool:
+        """Whether any form changes a tensor of the target's own."""
+        return any(entry.form.has_base for entry in self.entries)
 
     @property
     def num_ids(self) -> int | None:
@@ -243,6 +247,9 @@ def compile_plan(
                 "Use Embedding(num, dim) as the condition, or as one part of Concat.",
             )
         )
+    _refuse_empty_features(condition, heads)
+    trunk = trunk or Linear()
+    _refuse_other_width(heads, trunk, condition.width)
     banks, bank_of = _banks(spec, forms, parts, init or Native())
     entries = tuple(
         Entry(
@@ -253,7 +260,7 @@ def compile_plan(
         )
         for name in parts
     )
-    return Plan(spec, condition, trunk or Linear(), heads, entries, banks)
+    return Plan(spec, condition, trunk, heads, entries, banks)
 
 
 _WANTED = {
@@ -261,6 +268,21 @@ _WANTED = {
     "trunk": "a trunk object (MLP(*widths)) or None",
     "init": "an init object (Native, HyperfanIn, HyperfanOut, Harmonic, BiasHyperInit, Unscaled)",
 }
+
+
+def _refuse_empty_features(condition: Condition, heads: tuple[Head, ...]) -> None:
+    """Raise if a head would be run on a condition without a vector, and without embeddings."""
+    bare = [h.name for h in heads if h.needs_features and not h.embedding]
+    if condition.width == 0 and bare:
+        raise ValueError(
+            message(
+                "condition",
+                f"{condition}, which has no vector, for {', '.join(bare)} heads",
+                "a vector that they can map",
+                "Use Embedding(num, dim), or a layout with embeddings of its own "
+                "(Chunked(size, per_condition=True)).",
+            )
+        )
 
 
 def _refuse_forms_without_layout(
@@ -277,6 +299,24 @@ def _refuse_forms_without_layout(
                 "Add a pattern for it to layout, or narrow the form's pattern.",
             )
         )
+
+
+def _refuse_other_width(heads: Iterable[Head], trunk: Trunk, in_width: int) -> None:
+    """Raise if numbers are to be given, and there are more or fewer of them."""
+    for head in heads:
+        width = trunk.out_width(in_width + head.embedding)
+        if head.source is Source.GIVEN and head.slot_size != width:
+            if head.name.startswith("direct"):
+                got = f"Direct({head.slot_size}) with features of width {width}"
+                raise ValueError(message("layout", got, f"Direct({width}), the trunk's width"))
+            raise ValueError(
+                message(
+                    "layout",
+                    f"Given() with features of width {width}",
+                    f"{head.slot_size} features, one for each number to generate",
+                    "Change the width of the trunk, or of the condition if there is no trunk.",
+                )
+            )
 
 
 def _parts(

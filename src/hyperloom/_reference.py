@@ -6,16 +6,18 @@ views, and every slot is run by itself. Backends are tested against it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from hyperloom._condition import Concat, Condition, Embedding
+from hyperloom._deconv import Deconv
 from hyperloom._errors import message
 from hyperloom._layout import Head, Source, slot_signs
 from hyperloom._plan import Plan
+from hyperloom._recurrent import Recurrent
+from hyperloom._reference_deconv import activate, draw_image
 from hyperloom._trunk import MLP, Linear
 
 Tensors = Mapping[str, np.ndarray]
@@ -28,7 +30,8 @@ def generate(plan: Plan, tensors: Tensors, condition: Any) -> dict[str, np.ndarr
         plan: The plan.
         tensors: All learned tensors, named as in a checkpoint: `condition.table`,
             `trunks.0.0.weight`, `heads.full.weight`, `heads.chunked.slots`, `bases.fc.weight` ...
-        condition: Raw value of one condition: an id, a vector, or a tuple for `Concat`.
+        condition: Raw value of one condition: an id, a vector, a pair of a vector and a state for
+            `Recurrent`, or a tuple for `Concat`.
 
     Returns:
         `{name: array of the tensor's shape}`, in the dtype of `tensors`.
@@ -65,9 +68,41 @@ def _vector(condition: Condition, tensors: Tensors, value: Any, name: str) -> np
         pairs = zip(condition.parts, value, strict=True)
         made = [_vector(p, tensors, v, f"{name}.parts.{i}") for i, (p, v) in enumerate(pairs)]
         return np.concatenate(made)
+    if isinstance(condition, Recurrent):
+        new = recurrent_step(condition, tensors, *value, name=name)
+        return new[0] if isinstance(new, tuple) else new
     if type(condition).__name__ in ("Vector", "Noise"):
         return np.asarray(value)
     raise TypeError(message("plan", condition, "a condition that NumPy can compute"))
+
+
+def recurrent_step(
+    choice: Recurrent, tensors: Tensors, x: np.ndarray, state: Any, name: str = "condition"
+) -> Any:
+    """Return the next state of a recurrent condition, `h` or the pair `(h, c)`, of one condition.
+
+    Args:
+        choice: The condition.
+        tensors: All learned tensors.
+        x: This step's raw value `(dim,)`.
+        state: The state before, or `None` for zeros.
+        name: What the names of its tensors start with.
+    """
+    zeros = np.zeros(choice.hidden, tensors[f"{name}.weight_ih"].dtype)
+    h, c = state if choice.cell == "lstm" and state is not None else (state, zeros)
+    h = zeros if h is None else h
+    from_x = tensors[f"{name}.weight_ih"] @ x + tensors[f"{name}.bias_ih"]
+    from_h = tensors[f"{name}.weight_hh"] @ h + tensors[f"{name}.bias_hh"]
+    if choice.cell == "rnn":
+        return np.tanh(from_x + from_h)
+    sigmoid = lambda v: 1 / (1 + np.exp(-v))  # noqa: E731
+    if choice.cell == "gru":
+        (r, u, n), (rh, uh, nh) = np.split(from_x, 3), np.split(from_h, 3)
+        r, u = sigmoid(r + rh), sigmoid(u + uh)
+        return (1 - u) * np.tanh(n + r * nh) + u * h
+    i, f, g, o = np.split(from_x + from_h, 4)
+    c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+    return sigmoid(o) * np.tanh(c), c
 
 
 def _id(condition: Condition, value: Any) -> int | None:
@@ -95,6 +130,9 @@ def _run_head(
             slots = tensors[f"{name}.slots"]
             x = np.concatenate([x, slots[index, slot] if head.per_condition else slots[slot]])
         f = _run_trunk(plan, plan.trunk_index(head), tensors, x)
+        if head.source is Source.GIVEN:
+            out.append(f)
+            continue
         if head.signs:
             f = f * slot_signs(head.num_slots, len(f))[slot]
         out.append(tensors[f"{name}.weight"] @ f + tensors[f"{name}.bias"])
@@ -105,31 +143,20 @@ def _run_trunk(plan: Plan, index: int, tensors: Tensors, x: np.ndarray) -> np.nd
     trunk = plan.trunk
     if isinstance(trunk, Linear):
         return x
+    if isinstance(trunk, Deconv) and not trunk.norm:
+        return draw_image(trunk, tensors, f"trunks.{index}", x)
     if not isinstance(trunk, MLP) or trunk.norm == "batch":
         raise TypeError(message("plan", trunk, "a trunk that NumPy can compute"))
     for i in range(len(trunk.widths)):
         name = f"trunks.{index}.{i}"
-        x = tensors[f"{name}.weight"] @ x + tensors[f"{name}.bias"]
+        weight = tensors[f"{name}.weight"]
+        if trunk.spectral:
+            weight = weight / np.linalg.norm(weight, 2)
+        x = weight @ x + tensors[f"{name}.bias"]
         if trunk.norm == "layer":
             x = (x - x.mean()) / np.sqrt(x.var() + 1e-5)
             x = x * tensors[f"{name}.norm_weight"] + tensors[f"{name}.norm_bias"]
-        x = _activate(trunk.activation, x)
+        x = activate(trunk.activation, x)
     if trunk.norm == "rms":
         x = x / np.sqrt((x * x).mean() + 1e-6)
     return x
-
-
-def _activate(name: str, x: np.ndarray) -> np.ndarray:
-    if name == "gelu":
-        erf = np.vectorize(math.erf, otypes=[x.dtype])
-        return 0.5 * x * (1 + erf(x / np.sqrt(2.0)))
-    rules = {
-        "relu": lambda: np.maximum(x, 0),
-        "leaky_relu": lambda: np.where(x > 0, x, 0.01 * x),
-        "elu": lambda: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
-        "silu": lambda: x / (1 + np.exp(-x)),
-        "tanh": lambda: np.tanh(x),
-        "sigmoid": lambda: 1 / (1 + np.exp(-x)),
-        "softplus": lambda: np.logaddexp(x, 0),
-    }
-    return rules[name]()

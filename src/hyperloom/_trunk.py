@@ -7,7 +7,17 @@ from dataclasses import dataclass
 from hyperloom._choice import Choice
 from hyperloom._errors import finite_float, message, positive_int
 
-ACTIVATIONS = ("relu", "gelu", "silu", "elu", "leaky_relu", "tanh", "sigmoid", "softplus")
+ACTIVATIONS = (
+    "relu",
+    "gelu",
+    "silu",
+    "elu",
+    "leaky_relu",
+    "tanh",
+    "sigmoid",
+    "softplus",
+    "identity",
+)
 NORMS = ("rms", "layer", "batch")
 
 
@@ -43,10 +53,14 @@ class MLP(Trunk):
 
     Args:
         *widths: Width of each layer.
-        activation: One of relu, gelu, silu, elu, leaky_relu, tanh, sigmoid, softplus.
+        activation: One of relu, gelu, silu, elu, leaky_relu, tanh, sigmoid, softplus, identity.
         dropout: Probability of dropping a feature while training. Default 0.
         norm: `"rms"` (last features only, no parameters), `"layer"` or `"batch"` (each layer,
             with scale and shift), or `None`.
+        spectral: Divide each layer's weight by its largest singular value, whatever its values
+            are: exactly, by a decomposition at every call, so without state. Miyato et al.,
+            "Spectral Normalization for Generative Adversarial Networks", ICLR 2018. Default
+            False.
 
     Raises:
         ValueError: No width, a width below 1, an unknown activation or norm, or a dropout
@@ -57,6 +71,7 @@ class MLP(Trunk):
     activation: str
     dropout: float
     norm: str | None
+    spectral: bool
 
     def __init__(
         self,
@@ -64,6 +79,7 @@ class MLP(Trunk):
         activation: str = "relu",
         dropout: float = 0.0,
         norm: str | None = "rms",
+        spectral: bool = False,
     ) -> None:
         if not widths:
             raise ValueError(
@@ -83,12 +99,14 @@ class MLP(Trunk):
         object.__setattr__(self, "activation", activation)
         object.__setattr__(self, "dropout", float(dropout))
         object.__setattr__(self, "norm", norm)
+        object.__setattr__(self, "spectral", bool(spectral))
 
     def __repr__(self) -> str:
         shown = [*map(str, self.widths)]
         shown += [f"activation={self.activation!r}"] if self.activation != "relu" else []
         shown += [f"dropout={self.dropout}"] if self.dropout else []
         shown += [f"norm={self.norm!r}"] if self.norm != "rms" else []
+        shown += ["spectral=True"] if self.spectral else []
         return f"MLP({', '.join(shown)})"
 
     @property
@@ -99,7 +117,7 @@ class MLP(Trunk):
         differences between conditions by 4 and keeps what they have in common: after two layers
         of width 100, .8 % of the features' energy varies with the condition, with 16 it is 13 %.
         """
-        return {"tanh": 1.0, "sigmoid": 16.0}.get(self.activation, 2.0)
+        return {"tanh": 1.0, "identity": 1.0, "sigmoid": 16.0}.get(self.activation, 2.0)
 
     def out_width(self, in_width: int) -> int:
         return self.widths[-1]

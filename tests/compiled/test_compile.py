@@ -183,3 +183,20 @@ def test_a_compiled_module_as_target_is_the_module_in_it() -> None:
     x, ids = torch.randn(3, 5, 3), torch.tensor([2, 0, 3])
     loop = torch.stack([hnet.instantiate(i)(a) for i, a in zip(ids, x, strict=True)])
     torch.testing.assert_close(hnet(x, condition=ids), loop)
+
+
+# What dynamo asks of an input that was computed.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_a_condition_that_carries_a_state() -> None:
+    """The state goes in and out of the graph; another batch size is at most one more graph."""
+    torch.manual_seed(0)
+    hnet = hl.HyperNetwork(mlp().double(), condition=hl.Recurrent(4, 5), trunk=hl.MLP(6))
+    fast = compiled(hnet, "eager", dynamic=False)
+    state, expected_state = None, None
+    for step in range(4):
+        x = torch.randn(6, 4, dtype=torch.float64)
+        y, state = fast(x, condition=x, carry=state)
+        expected, expected_state = hnet(x, condition=x, carry=expected_state)
+        close((y, state), (expected, expected_state))
+        # Without a state, and with one; then nothing new.
+        assert counters["stats"]["unique_graphs"] == min(step + 1, 2)

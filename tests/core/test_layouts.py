@@ -105,7 +105,7 @@ def test_heads_are_told_apart_by_name(plan: hl.Plan) -> None:
         own = head.source is Source.FEATURES and head.embedding > 0
         assert own == ("chunked" in head.name or "grouped" in head.name)
         if own:
-            assert i in plan.trunk_heads(plan.trunk_index(head))
+            assert i in plan.trunk_heads[plan.trunk_index(head)]
 
 
 # ---- each layout's own promise -------------------------------------------------------------------

@@ -213,7 +213,7 @@ def test_explain_names_what_was_chosen_and_why() -> None:
     one_row = hnet.explain(torch.randn(512, 1, 64), condition=torch.randn(512, 16))
     assert one_row.strategy == "chain"
     assert one_row["2.weight"].choice in ("inputs", "outputs")
-    assert one_row["2.weight"].layer == Layer(512, 1, 16, 256, 256, 256, False, False)
+    assert one_row["2.weight"].layer == Layer(512, 1, 16, 256, 256, 256, True, True)
     assert {e.choice for e in one_row["2.weight"].estimates} == {"dense", "inputs", "outputs"}
     assert "faster than the next" in repr(one_row)
     many_rows = hnet.explain(torch.randn(8, 256, 64), condition=torch.randn(8, 16))

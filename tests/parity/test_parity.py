@@ -22,7 +22,7 @@ from torch import Tensor, nn
 import hyperloom.torch as hl
 from hyperloom import _reference
 from hyperloom._trunk import ACTIVATIONS
-from hyperloom.torch import _generate, _heads, _trunks
+from hyperloom.torch import _generate, _heads
 from hyperloom.torch._io import neutral_tensors
 from tests.on_torch.cases import CASES, FORMS, LAYOUTS, TARGETS, Case, mlp, pick, shaken
 
@@ -254,15 +254,15 @@ BROKEN = [Case("cnn", layout, "whole", "embedding+vector", "mlp-layer") for layo
 
 
 def _off_by_one(cut: Any) -> Any:
-    def broken(plan: Any, raw: list[Tensor], scales: Any) -> list[Tensor]:
-        return cut(plan, [numbers.roll(-1, -1) for numbers in raw], scales)
+    def broken(plan: Any, raw: list[Tensor]) -> list[Tensor]:
+        return cut(plan, [numbers.roll(-1, -1) for numbers in raw])
 
     return broken
 
 
 def _axes_swapped(cut: Any) -> Any:
-    def broken(plan: Any, raw: list[Tensor], scales: Any) -> list[Tensor]:
-        parts = cut(plan, raw, scales)
+    def broken(plan: Any, raw: list[Tensor]) -> list[Tensor]:
+        parts = cut(plan, raw)
         return [p.mT if p.ndim >= 2 and p.shape[-1] == p.shape[-2] else p for p in parts]
 
     return broken
@@ -283,7 +283,7 @@ def test_numbers_in_the_wrong_place_are_seen(
 def test_a_forgotten_scale_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case("mlp", "chunked", "whole", "vector", "none")
     hnet, conditions = case.build(), case.conditions(2)
-    monkeypatch.setattr(_generate, "scale_and_shift", lambda flat, *_: flat)
+    monkeypatch.setattr(_generate, "scale_and_shift", lambda run, *_: run())
     with pytest.raises(AssertionError, match="Not equal to tolerance"):
         check(hnet, conditions, 2, torch.float64)
 
@@ -303,6 +303,7 @@ def test_an_activation_that_is_almost_right_is_seen(monkeypatch: pytest.MonkeyPa
     hnet = hl.HyperNetwork(mlp(), condition=hl.Vector(3), trunk=hl.MLP(5, activation="gelu"))
     conditions = torch.randn(2, 3)
     check(hnet, conditions, 2, torch.float32)
-    monkeypatch.setitem(_trunks._ACTIVATIONS, "gelu", lambda x: F.gelu(x, approximate="tanh"))
+    layer: Any = hnet.get_submodule("trunks.0.0")
+    monkeypatch.setattr(layer, "activation", lambda x: F.gelu(x, approximate="tanh"))
     with pytest.raises(AssertionError, match="Not equal to tolerance"):
         check(hnet, conditions, 2, torch.float32)

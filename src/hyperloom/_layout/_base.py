@@ -20,6 +20,7 @@ class Source(StrEnum):
     FEATURES = "features"  # a linear map of the trunk's features
     TABLE = "table"  # a learned row for each condition id
     SHARED = "shared"  # one learned row for all conditions
+    GIVEN = "given"  # the trunk's features themselves
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,11 @@ class Head:
     segments: tuple[Segment, ...]
 
     @property
+    def needs_features(self) -> bool:
+        """Whether the head sees the trunk's features."""
+        return self.source in (Source.FEATURES, Source.GIVEN)
+
+    @property
     def needs_ids(self) -> bool:
         """Whether the head looks something up by condition id."""
         return self.source is Source.TABLE or self.per_condition
@@ -85,6 +91,8 @@ class Head:
         if self.source is Source.TABLE:
             return self.slot_size * num_ids
         slots = self.num_slots * self.embedding * (num_ids if self.per_condition else 1)
+        if self.source is Source.GIVEN:
+            return slots
         return self.slot_size * (features + 1) + slots
 
 

@@ -10,7 +10,7 @@ from hyperloom._form import Part
 from hyperloom._layout._base import Head, Layout, Piece, Placement, Segment, Source, whole_piece
 
 
-def _own_rows(
+def own_rows(
     name: str, source: Source, parts: Sequence[Part], head: int, copies: bool = False
 ) -> list[Placement]:
     """Place the parts one after the other in a single slot, each with its own start.
@@ -39,7 +39,7 @@ class Full(Layout):
     """
 
     def compile(self, parts: Sequence[Part], first_head: int) -> list[Placement]:
-        return _own_rows("full", Source.FEATURES, parts, first_head)
+        return own_rows("full", Source.FEATURES, parts, first_head)
 
 
 @dataclass(frozen=True, repr=False)
@@ -50,7 +50,7 @@ class PerCondition(Layout):
     """
 
     def compile(self, parts: Sequence[Part], first_head: int) -> list[Placement]:
-        return _own_rows("per_condition", Source.TABLE, parts, first_head)
+        return own_rows("per_condition", Source.TABLE, parts, first_head)
 
 
 @dataclass(frozen=True, repr=False)
@@ -62,4 +62,4 @@ class Shared(Layout):
     """
 
     def compile(self, parts: Sequence[Part], first_head: int) -> list[Placement]:
-        return _own_rows("shared", Source.SHARED, parts, first_head, copies=True)
+        return own_rows("shared", Source.SHARED, parts, first_head, copies=True)

@@ -46,7 +46,7 @@ def slot_features(
     """Run every trunk once, on the slots of all its heads: head index -> `(*batch, C, F)`."""
     found: dict[int, Array] = {}
     for index, width in enumerate(plan.widths):
-        members = plan.trunk_heads(index)
+        members = plan.trunk_heads[index]
         trunk = trunks[index]
         if not width:
             features = trunk(encoded.vector, None, key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from hyperloom._condition import Concat, Condition, Embedding
+from hyperloom._condition import Concat, Condition, Embedding, Ids
 from hyperloom._errors import message, positive_int
 from hyperloom._form import Form
 from hyperloom._init import Init
@@ -26,7 +27,15 @@ from hyperloom.torch._conditions import (
     build_condition,
 )
 from hyperloom.torch._generate import feature_moments
-from hyperloom.torch._heads import LinearHead, SharedHead, TableHead, build_head, uniform
+from hyperloom.torch._heads import (
+    LinearHead,
+    SharedHead,
+    SlotHead,
+    TableHead,
+    build_head,
+    uniform,
+)
+from hyperloom.torch._recurrent import RecurrentCondition
 from hyperloom.torch._tree import TensorTree
 from hyperloom.torch._trunks import build_trunk, neutral_trunk
 
@@ -96,7 +105,13 @@ def build(
     trees = _trees(target, plan, native)
     built = Built(plan, condition_module, trunks, heads, scales, banks, *trees)
     _move(built, target)
-    _fill(built, native)
+    # Built on the meta device there is nothing to fill, as in torch's own modules.
+    if not any(p.is_meta for p in heads.parameters()):
+        _fill(built, native)
+    if all(head.source is not Source.FEATURES for head in plan.heads):
+        # Nothing reads the condition's vector: its parameters would wait for gradients for ever,
+        # and so would DistributedDataParallel.
+        condition_module.requires_grad_(False)
     return built
 
 
@@ -153,6 +168,10 @@ def _fill(built: Built, native: Mapping[str, Tensor]) -> None:
             module.fill(head, module.table[0], native)
         elif isinstance(module, SharedHead):
             module.fill(head, native)
+        elif head.scaled and built.scales is not None:
+            # No weights to hold the scale of the features: the pieces' own take it over.
+            rows = [row for row, piece in enumerate(built.plan.pieces) if piece.head == i]
+            built.scales[rows, 0] /= math.sqrt(moments[i])
     with torch.no_grad():
         for bank, values in zip(built.plan.banks, built.banks, strict=True):
             uniform(values, bank.std)
@@ -184,6 +203,8 @@ def _sample(choice: Condition, module: nn.Module, num: int, draws: torch.Generat
     if isinstance(module, EmbeddingCondition):
         ids = torch.arange(num, device=module.table[0].device) % module.table.num
         return module(ids)
+    if isinstance(module, RecurrentCondition):
+        return Encoded(module.sample(num, draws))
     if isinstance(choice, Concat):
         assert isinstance(module, ConcatCondition)
         pairs = zip(choice.parts, module.parts, strict=True)
@@ -210,7 +231,7 @@ def grow(hnet: HyperNetwork, num: int) -> tuple[Plan, list[nn.Parameter]]:
     added = [_grow_rows(embeddings[0].table, num, embeddings[0].reset)]
     for head in plan.heads:
         module: Any = hnet.heads[head.name]
-        if isinstance(module, LinearHead) and isinstance(module.slots, Table):
+        if isinstance(module, SlotHead) and isinstance(module.slots, Table):
             added.append(_grow_rows(module.slots, num, module.new_ids))
         elif isinstance(module, TableHead):
             fill = partial(module.fill, head, native=native)
@@ -221,10 +242,12 @@ def grow(hnet: HyperNetwork, num: int) -> tuple[Plan, list[nn.Parameter]]:
 def _grow_rows(table: Table, num: int, fill: Any) -> nn.Parameter:
     rows = table[0].detach().new_empty(num, *table[0].shape[1:])
     fill(rows)
-    return table.grow(rows)
+    return table.grow(rows).requires_grad_(table[0].requires_grad)
 
 
 def _with_more_ids(choice: Condition, num: int) -> Condition:
+    if isinstance(choice, Ids):
+        return Ids(choice.num + num)
     if isinstance(choice, Embedding):
         return replace(choice, num=choice.num + num)
     assert isinstance(choice, Concat)

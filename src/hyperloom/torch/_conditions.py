@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,26 +11,11 @@ from torch import Tensor, nn
 
 from hyperloom._condition import Concat, Condition, Custom, Embedding, Noise, Vector
 from hyperloom._errors import call_it, message, positive_int
+from hyperloom._recurrent import CustomRecurrent, Recurrent
+from hyperloom.torch._encoded import Encoded, shown
+from hyperloom.torch._recurrent import RecurrentCondition
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """A condition, encoded.
-
-    Attributes:
-        vector: `(*batch, E)`.
-        ids: `(*batch,)`, or `None` where the condition has no ids.
-    """
-
-    vector: Tensor
-    ids: Tensor | None = None
-
-    @property
-    def batch(self) -> torch.Size:
-        """Leading dimensions; `()` for one condition."""
-        return self.vector.shape[:-1]
 
 
 class Table(nn.ParameterList):
@@ -96,6 +80,8 @@ class VectorCondition(nn.Module):
         self.register_buffer("like", torch.zeros(()), persistent=False)
 
     def forward(self, value: Any, batch: Sequence[int] = ()) -> Encoded:
+        if type(value) is Tensor and self._fits(value):
+            return Encoded(value if value.device == self.like.device else value.to(self.like))
         name, dim = type(self.choice).__name__, self.choice.dim
         if isinstance(self.choice, Noise) and (value is None or type(value) is int):
             shape = (*batch, dim) if value is None else (positive_int("condition", value), dim)
@@ -103,31 +89,49 @@ class VectorCondition(nn.Module):
             return Encoded(draw * self.choice.std)
         wanted = f"a floating tensor (*batch, {dim}) for {name}({dim})"
         if not isinstance(value, Tensor):
-            raise TypeError(message("condition", _shown(value), wanted))
+            raise TypeError(message("condition", shown(value), wanted))
         if not value.is_floating_point():
             way_out = "For ids use Embedding(num, dim); otherwise call .float()."
-            raise TypeError(message("condition", _shown(value), wanted, way_out))
+            raise TypeError(message("condition", shown(value), wanted, way_out))
         if value.ndim == 0 or value.shape[-1] != dim:
-            raise ValueError(message("condition", _shown(value), wanted))
+            raise ValueError(message("condition", shown(value), wanted))
         _refuse_meta(value, self.like.device)
+        dtype = self.like.dtype
+        if value.dtype != dtype and torch.promote_types(value.dtype, dtype) != dtype:
+            way_out = f"Convert it, condition.to({dtype}), or the hypernetwork, .to({value.dtype})."
+            got, wanted = shown(value), f"{dtype}, in which the hypernetwork computes"
+            raise TypeError(message("condition", got, wanted, way_out))
         return Encoded(value.to(self.like))
+
+    def _fits(self, value: Tensor) -> bool:
+        """Whether nothing can be wrong with a value; most are so."""
+        fits = value.ndim > 0 and value.shape[-1] == self.choice.dim
+        return fits and value.dtype == self.like.dtype and not value.is_meta
 
 
 class CustomCondition(nn.Module):
-    """A module of the user's own: its output is the vector."""
+    """A module of the user's own: its output is the vector, or the vector and a state."""
 
     def __init__(self, module: nn.Module, dim: int) -> None:
         super().__init__()
         self.module = module
         self.dim = dim
+        self.has_carry = bool(getattr(module, "has_carry", False))
 
-    def forward(self, value: Any) -> Encoded:
-        vector = self.module(*value) if isinstance(value, tuple) else self.module(value)
+    def forward(self, value: Any, carry: Any = None) -> Encoded:
+        values = value if isinstance(value, tuple) else (value,)
+        made = self.module(*values, carry) if self.has_carry else self.module(*values)
         name = type(self.module).__name__
         wanted = f"a tensor (*batch, {self.dim}), as its width says"
+        vector, new = made, None
+        if self.has_carry:
+            if not isinstance(made, tuple) or len(made) != 2:
+                pair = "a pair (vector, state), as its `has_carry` says"
+                raise ValueError(message(f"condition module {name}", shown(made), pair))
+            vector, new = made
         if not isinstance(vector, Tensor) or vector.ndim == 0 or vector.shape[-1] != self.dim:
-            raise ValueError(message(f"condition module {name}", _shown(vector), wanted))
-        return Encoded(vector)
+            raise ValueError(message(f"condition module {name}", shown(vector), wanted))
+        return Encoded(vector, None, new)
 
 
 class ConcatCondition(nn.Module):
@@ -137,15 +141,20 @@ class ConcatCondition(nn.Module):
         super().__init__()
         self.parts = nn.ModuleList(parts)
         self.has_ids = has_ids
+        self.has_carry = any(_has_carry(part) for part in parts)
 
-    def forward(self, value: Any) -> Encoded:
+    def forward(self, value: Any, carry: Any = None) -> Encoded:
         num = len(self.parts)
         if not isinstance(value, (tuple, list)) or len(value) != num:
             wanted = f"a tuple of {num} values, one for each part of Concat"
-            raise TypeError(message("condition", _shown(value), wanted))
+            raise TypeError(message("condition", shown(value), wanted))
+        states = (None,) * num if carry is None else carry
+        if not isinstance(states, (tuple, list)) or len(states) != num:
+            wanted = f"a tuple of {num} states, None for the parts of Concat that have none"
+            raise TypeError(message("carry", shown(carry), wanted))
         made: list[Encoded | None] = [
-            None if self._drawn(part, v) else part(v)
-            for part, v in zip(self.parts, value, strict=True)
+            None if self._drawn(part, v) else part(v, s) if _has_carry(part) else part(v)
+            for part, v, s in zip(self.parts, value, states, strict=True)
         ]
         batch = _common_batch([m for m in made if m is not None])
         done = [
@@ -153,13 +162,18 @@ class ConcatCondition(nn.Module):
         ]
         vector = torch.cat([m.vector.expand(*batch, -1) for m in done], dim=-1)
         ids = [m.ids for m in done if m.ids is not None] if self.has_ids else []
-        return Encoded(vector, ids[0].expand(batch) if ids else None)
+        new = tuple(m.carry for m in done) if self.has_carry else None
+        return Encoded(vector, ids[0].expand(batch) if ids else None, new)
 
     @staticmethod
     def _drawn(part: nn.Module, value: Any) -> bool:
         """Whether a part is noise to be drawn, whose batch the other parts tell."""
         is_noise = isinstance(part, VectorCondition) and isinstance(part.choice, Noise)
         return is_noise and value is None
+
+
+def _has_carry(part: nn.Module) -> bool:
+    return bool(getattr(part, "has_carry", False))
 
 
 def _common_batch(made: list[Encoded]) -> torch.Size:
@@ -187,12 +201,15 @@ def build_condition(choice: Any) -> tuple[Condition, nn.Module]:
         return choice, EmbeddingCondition(choice)
     if isinstance(choice, Vector):
         return choice, VectorCondition(choice)
+    if isinstance(choice, Recurrent):
+        return choice, RecurrentCondition(choice)
     if isinstance(choice, nn.Module):
         dim = output_width("condition", choice)
         size = sum(p.numel() for p in choice.parameters())
-        return Custom(dim, type(choice).__name__, size), CustomCondition(choice, dim)
-    wanted = "a condition object (Embedding, Vector, Noise, Concat) or a torch.nn.Module"
-    raise TypeError(message("condition", _shown(choice), wanted, call_it(choice)))
+        neutral = CustomRecurrent if _has_carry(choice) else Custom
+        return neutral(dim, type(choice).__name__, size), CustomCondition(choice, dim)
+    wanted = "a condition object (Embedding, Vector, Noise, Recurrent, Concat) or a torch.nn.Module"
+    raise TypeError(message("condition", shown(choice), wanted, call_it(choice)))
 
 
 def output_width(argument: str, module: nn.Module) -> int:
@@ -229,10 +246,10 @@ def as_ids(value: Any, num: int, device: torch.device) -> Tensor:
     if isinstance(value, (int, list, tuple, range)):
         value = _tensor(list(value) if isinstance(value, range) else value, device)
     if not isinstance(value, Tensor):
-        raise TypeError(message("condition", _shown(given), wanted))
+        raise TypeError(message("condition", shown(given), wanted))
     if value.dtype not in _INTEGERS:
         way_out = "For a vector as condition use Vector(dim); otherwise call .long()."
-        raise TypeError(message("condition", _shown(given), wanted, way_out))
+        raise TypeError(message("condition", shown(given), wanted, way_out))
     _refuse_meta(value, device)
     # An int was there to read before it became a tensor.
     low, high = (given, given) if isinstance(given, int) else _range(value)
@@ -268,19 +285,13 @@ def _tensor(value: Any, device: torch.device) -> Tensor | None:
 def _refuse_meta(value: Tensor, device: torch.device) -> None:
     """Raise for a tensor that holds no numbers, unless the hypernetwork holds none either."""
     if value.is_meta and device.type != "meta":
-        got = f"{_shown(value)} on the meta device, which has no values"
+        got = f"{shown(value)} on the meta device, which has no values"
         raise ValueError(message("condition", got, f"a tensor on {device}, as the hypernetwork"))
 
 
 def unit_rows(like: Tensor) -> Tensor:
     """Return normal draws of `like`'s shape whose last axis has root mean square 1 exactly."""
+    if like.is_meta:  # no numbers to draw; and torch loads its decompositions for the products
+        return like
     draw = torch.randn_like(like)
     return draw * draw.square().mean(-1, keepdim=True).rsqrt()
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"a {value.dtype} tensor of shape {tuple(value.shape)}"
-    if isinstance(value, type):
-        return f"the class {value.__name__}"
-    return repr(value)

@@ -13,18 +13,17 @@ from hyperloom._layout import Head, Segment, Source, slot_signs
 from hyperloom.torch._conditions import Table, unit_rows
 
 
-class LinearHead(nn.Module):
-    """Maps features `(*batch, C, F)` to numbers `(*batch, C, S)`; owns the slot embeddings."""
+class SlotHead(nn.Module):
+    """What the heads that read a trunk share: they own the slot embeddings.
 
-    signs: Tensor | None
+    A head without slot embeddings has one slot, and no axis for it.
+    """
 
-    def __init__(self, head: Head, features: int, num_ids: int | None) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(head.slot_size, features))
-        self.bias = nn.Parameter(torch.empty(head.slot_size))
-        signs = torch.from_numpy(slot_signs(head.num_slots, features)) if head.signs else None
-        self.register_buffer("signs", None if signs is None else signs.float(), persistent=False)
-        self.slots: Table | nn.Parameter | None = None
+    slots: Table | nn.Parameter | None
+
+    def make_slots(self, head: Head, num_ids: int | None) -> None:
+        """Make the slot embeddings, if the head has any."""
+        self.slots = None
         if head.per_condition:
             assert num_ids is not None
             self.slots = Table(num_ids, head.num_slots, head.embedding)
@@ -46,12 +45,35 @@ class LinearHead(nn.Module):
         assert self.slots is not None
         return self.slots
 
+
+class GivenHead(SlotHead):
+    """No weights: the features `(*batch, C, S)` are the numbers."""
+
+    def __init__(self, head: Head, num_ids: int | None) -> None:
+        super().__init__()
+        self.make_slots(head, num_ids)
+
+
+class LinearHead(SlotHead):
+    """Maps features `(*batch, C, F)` to numbers `(*batch, C, S)`."""
+
+    signs: Tensor | None
+
+    def __init__(self, head: Head, features: int, num_ids: int | None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(head.slot_size, features))
+        self.bias = nn.Parameter(torch.empty(head.slot_size))
+        signs = torch.from_numpy(slot_signs(head.num_slots, features)) if head.signs else None
+        self.register_buffer("signs", None if signs is None else signs.float(), persistent=False)
+        self.make_slots(head, num_ids)
+
     def forward(self, features: Tensor) -> Tensor:
         return F.linear(self.signed(features), self.weight, self.bias)
 
     def signed(self, features: Tensor) -> Tensor:
         """Return the features `(*batch, C, F)` under each slot's signs."""
-        return features if self.signs is None else features * self.signs
+        signs = self._buffers["signs"]
+        return features if signs is None else features * signs
 
     def fill(self, head: Head, moment: float, native: Mapping[str, Tensor]) -> None:
         """Give every row its start, for features of mean square `moment`."""
@@ -101,6 +123,8 @@ def build_head(head: Head, features: Callable[[Head], int], num_ids: int | None)
         return TableHead(head, num_ids)
     if head.source is Source.SHARED:
         return SharedHead(head)
+    if head.source is Source.GIVEN:
+        return GivenHead(head, num_ids)
     return LinearHead(head, features(head), num_ids)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hyperloom._doctor import Report
 from hyperloom._errors import did_you_mean, message
 from hyperloom._execution import Execution
 from hyperloom._explain import Explanation
@@ -16,12 +17,21 @@ from hyperloom._form import Form
 from hyperloom._init import Init
 from hyperloom._layout import Layout
 from hyperloom._plan import Plan
+from hyperloom._statistics import Statistics
 from hyperloom.torch._build import Built, build, grow, modules_of, prepare
 from hyperloom.torch._conditions import Encoded
+from hyperloom.torch._dynamic import refuse_without_carry
 from hyperloom.torch._generate import assemble, raw_numbers
+from hyperloom.torch._held import Held, inside_transform
+from hyperloom.torch._program import Program, find
 from hyperloom.torch._run import Call, apply_tensors, contracts, execute, explain
 from hyperloom.torch._skeleton import Skeleton
 from hyperloom.torch._spec import target_spec, uncompiled
+from hyperloom.torch._strategy import Strategist, outside
+from hyperloom.torch._supplied import generate_with
+from hyperloom.torch._tables import grow_tables, settled, tables
+
+_USUAL = Execution()
 
 
 class HyperNetwork(nn.Module):
@@ -46,9 +56,13 @@ class HyperNetwork(nn.Module):
             name patterns to forms.
         init: How the generated networks start out; by default as the target's own
             initialisation would (`Native()`).
+        statistics: What becomes of the running statistics of norms in the target:
+            `PerConditionStatistics()` (default where the condition has ids),
+            `SharedStatistics()` (default where it has none) or `BatchStatistics()`.
 
     Attributes:
         plan: The compiled `Plan`: what is generated, by what, how large it is.
+        statistics: As given, or the default.
         execution: How batches are run (`Execution()`: all conditions at once, nothing computed
             again). Assign another one to bound memory.
 
@@ -64,6 +78,7 @@ class HyperNetwork(nn.Module):
     heads: nn.ModuleDict
     scales: Tensor | None
     execution: Execution
+    statistics: Statistics
 
     def __init__(
         self,
@@ -74,16 +89,24 @@ class HyperNetwork(nn.Module):
         layout: Layout | Mapping[str, Layout] | None = None,
         form: Form | Mapping[str, Form] | None = None,
         init: Init | None = None,
+        statistics: Statistics | None = None,
     ) -> None:
         super().__init__()
         target = uncompiled(target)
         spec = target_spec(target)
         plan, modules = prepare(spec, condition, trunk, layout, form, init)
-        self._take(target, build(target, plan, *modules))
+        statistics = settled(statistics, plan)
+        self._take(target, build(target, plan, *modules), statistics)
 
     @classmethod
     def from_plan(
-        cls, target: nn.Module, plan: Plan, *, condition: Any = None, trunk: Any = None
+        cls,
+        target: nn.Module,
+        plan: Plan,
+        *,
+        condition: Any = None,
+        trunk: Any = None,
+        statistics: Statistics | None = None,
     ) -> HyperNetwork:
         """Make a hypernetwork that executes a given plan, e.g. one read from a checkpoint.
 
@@ -92,6 +115,7 @@ class HyperNetwork(nn.Module):
             plan: The plan.
             condition: The condition, if the plan says `Custom`; in a `Concat`, all of it.
             trunk: The trunk module, if the plan says `CustomTrunk`.
+            statistics: As for `HyperNetwork`.
 
         Raises:
             ValueError: The target's tensors are not those of the plan.
@@ -103,10 +127,11 @@ class HyperNetwork(nn.Module):
             raise ValueError(message("target", "; ".join(found[:3]), wanted))
         made = cls.__new__(cls)
         nn.Module.__init__(made)
-        made._take(target, build(target, plan, *modules_of(plan, condition, trunk)))
+        built = build(target, plan, *modules_of(plan, condition, trunk))
+        made._take(target, built, settled(statistics, plan))
         return made
 
-    def _take(self, target: nn.Module, built: Built) -> None:
+    def _take(self, target: nn.Module, built: Built, statistics: Statistics) -> None:
         self.plan = built.plan.settled()
         self.condition = built.condition
         self.trunks = built.trunks
@@ -118,10 +143,15 @@ class HyperNetwork(nn.Module):
         self.target_buffers = built.buffers
         self.native = built.native
         self.execution = Execution()
+        self.statistics = statistics
         # In the instance's dict, past nn.Module: the skeleton's parameters are not ours.
         self.__dict__["_skeleton"] = Skeleton(target, built.plan.spec)
-        self.__dict__["_warned"] = False
+        self.target_statistics = tables(statistics, self._skeleton, built.buffers, built.plan)
+        self.__dict__["_warned"] = set()
+        self.__dict__["_chooser"] = Strategist()
         self.__dict__["_known"] = {}
+        self.__dict__["_programs"] = {}
+        self.__dict__["_has_carry"] = built.plan.condition.has_carry
 
     def forward(
         self, *inputs: Any, condition: Any, in_dims: int | tuple[Any, ...] | None = 0, **kwargs: Any
@@ -136,23 +166,30 @@ class HyperNetwork(nn.Module):
                 `torch.func.vmap`: an int or `None` (inputs shared by all conditions) for all
                 inputs, or a tuple with an entry for each positional input.
             **kwargs: The target's keyword arguments. Tensors in them pair at dimension 0, or as
-                `in_dims` says if that is an int or `None`.
+                `in_dims` says if that is an int or `None`. With a condition that carries a state
+                (`Recurrent`), `carry` is not the target's: it is the state that the call before
+                returned; `None`, the default, is the start.
 
         Returns:
-            What the target returns; for a batch, with the batch's dimensions in front.
+            What the target returns; for a batch, with the batch's dimensions in front. With a
+            condition that carries a state, the pair of that and the next state.
 
         Raises:
             TypeError: A condition of the wrong type or dtype.
             ValueError: A condition of the wrong width, or inputs that do not pair with it.
             IndexError: A condition id out of range.
         """
-        encoded = self._encode(condition)
-        return execute(self, encoded, Call(encoded.batch, inputs, in_dims, kwargs))
+        encoded = self._encode(condition, self._carry_of(kwargs))
+        made = self._call(encoded, inputs, in_dims, kwargs)
+        return (made, encoded.carry) if self.__dict__["_has_carry"] else made
 
     def explain(
         self, *inputs: Any, condition: Any, in_dims: int | tuple[Any, ...] | None = 0, **kwargs: Any
     ) -> Explanation:
-        """Run once without gradients, and say how: what was formed, what was not, and why.
+        """Run once, and say how: what was formed, what was not, and why.
+
+        The cheapest way depends on whether a backward pass will follow: call it as you call the
+        hypernetwork itself, inside `torch.no_grad()` to ask about inference.
 
         Args:
             *inputs: As in `forward`.
@@ -164,26 +201,70 @@ class HyperNetwork(nn.Module):
             An `Explanation`: the strategy, and for each use of a generated tensor the way that
             was taken with the estimated operations and bytes of the alternatives. Print it.
         """
-        with torch.no_grad():
-            encoded = self._encode(condition)
-            return explain(self, encoded, Call(encoded.batch, inputs, in_dims, kwargs))
+        encoded = self._encode(condition, self._carry_of(kwargs))
+        program = self._program(encoded, inputs, in_dims, kwargs)
+        return explain(self, encoded, Call(encoded.batch, inputs, in_dims, kwargs), program)
 
-    def generate(self, condition: Any) -> dict[str, Tensor]:
+    def doctor(
+        self, *inputs: Any, condition: Any, in_dims: int | tuple[Any, ...] | None = 0, **kwargs: Any
+    ) -> Report:
+        """Look whether this hypernetwork can learn: one call, examined. Print what it returns.
+
+        Does the gradient reach every part of the generator; do the outputs depend on the
+        condition; are activations, gradients and generated tensors of the scale that the
+        template's own initialisation gives; dtypes, devices; what runs on a slow path. Costs a
+        few calls forward and backward. Everything is left as it was: gradients, buffers, modes,
+        random generators.
+
+        Args:
+            *inputs: As in `forward`.
+            condition: As in `forward`; a batch of two different conditions or more, or else
+                (unless the condition is an `Embedding`) the dependence on it is not checked.
+            in_dims: As in `forward`.
+            **kwargs: As in `forward`.
+
+        Returns:
+            A `Report`: `report.findings` says what is wrong, `report.ok` whether anything is.
+            A call that fails is a finding, not an error.
+        """
+        from hyperloom.torch._doctor import examine
+
+        return examine(self, condition, inputs, in_dims, kwargs)
+
+    def generate(
+        self,
+        condition: Any,
+        *,
+        carry: Any = None,
+        parameters: Mapping[str, Tensor] | None = None,
+    ) -> Any:
         """Generate the target's parameters.
 
         Args:
             condition: Raw value of one condition, or of a batch.
+            carry: For a condition that carries a state, that of the call before.
+            parameters: Tensors to use in the place of the hypernetwork's own, by their names in
+                `named_parameters()` (or `named_buffers()`): all of them, or some. They may come
+                from another hypernetwork; gradients reach them. A table may have another number
+                of rows, which are then the ids that there are. With inputs, use
+                `torch.func.functional_call(hnet, parameters, inputs, {"condition": ...})`.
 
         Returns:
             `{name: tensor (*batch, *shape)}` for every generated tensor, differentiable; tied
-            tensors once, under their first name. Raises as `forward` does.
+            tensors once, under their first name. With a condition that carries a state, the pair
+            of that and the next state. Raises as `forward` does.
         """
-        return self._generate(self._encode(condition))
+        if parameters is not None:
+            return generate_with(self, condition, parameters, carry)
+        encoded = self._encode(condition, carry)
+        made = self._generate(encoded)
+        return (made, encoded.carry) if self.__dict__["_has_carry"] else made
 
     def run(
         self,
         params: Mapping[str, Tensor],
         *inputs: Any,
+        condition: Any = None,
         in_dims: int | tuple[Any, ...] | None = 0,
         **kwargs: Any,
     ) -> Any:
@@ -193,6 +274,8 @@ class HyperNetwork(nn.Module):
             params: What `generate` returns, or tensors of the same names and shapes, with common
                 leading batch dimensions. Tensors that the hypernetwork keeps may be given too.
             *inputs: As in `forward`.
+            condition: The conditions that `params` are of. Only needed to find running
+                statistics of the target that are kept by id, and to keep them.
             in_dims: As in `forward`.
             **kwargs: As in `forward`.
 
@@ -205,11 +288,14 @@ class HyperNetwork(nn.Module):
         """
         batch = self._check_params(params)
         call = Call(batch, inputs, in_dims, kwargs)
+        held = Held(self, self._ids(condition, batch), batch)
         made = {name: value for name, value in params.items() if name not in self.plan.kept}
         kept = {name: value for name, value in params.items() if name in self.plan.kept}
-        return apply_tensors(self, made, kept, call)
+        output = apply_tensors(self, made, kept, call, held)
+        self._store(held)
+        return output
 
-    def instantiate(self, condition: Any) -> nn.Module:
+    def instantiate(self, condition: Any, *, carry: Any = None) -> nn.Module:
         """Return a plain module of the target's class with the parameters of one condition in it.
 
         The module owns copies of the tensors and has nothing to do with the hypernetwork any
@@ -217,18 +303,21 @@ class HyperNetwork(nn.Module):
 
         Args:
             condition: Raw value of one condition.
+            carry: For a condition that carries a state, that of the call before.
 
         Raises:
             ValueError: A batch of conditions. Otherwise as `forward`.
         """
         with torch.no_grad():
-            encoded = self._encode(condition)
+            encoded = self._encode(condition, carry)
             if encoded.batch:
                 got = f"a batch of conditions {tuple(encoded.batch)}"
                 way_out = "Instantiate them one by one."
                 raise ValueError(message("condition", got, "one condition", way_out))
             tensors = self._generate(encoded)
-        return self._skeleton.build({**self._kept(), **tensors}, self._buffers_now())
+            held = Held(self, encoded.ids, encoded.batch)
+            with held.one(0) as buffers:
+                return self._skeleton.build({**self._kept(), **tensors}, buffers)
 
     def add_conditions(self, num: int) -> list[nn.Parameter]:
         """Add ids at the end; the outputs of the old ids stay bitwise the same.
@@ -246,6 +335,7 @@ class HyperNetwork(nn.Module):
             ValueError: `num` below 1, or a condition without ids of its own to grow.
         """
         plan, added = grow(self, num)
+        grow_tables(self.target_statistics, self.target_buffers, num)
         self.plan = plan.settled()
         return added
 
@@ -266,13 +356,53 @@ class HyperNetwork(nn.Module):
     def _skeleton(self) -> Skeleton:
         return self.__dict__["_skeleton"]
 
-    def _encode(self, condition: Any) -> Encoded:
-        return self.condition(condition)
+    def _encode(self, condition: Any, carry: Any = None) -> Encoded:
+        # Past nn.Module's look-up of attributes, here and below: it costs what a small layer does.
+        encode: Any = self._modules["condition"]
+        if carry is None:
+            return encode(condition)
+        refuse_without_carry(self)
+        return encode(condition, carry)
+
+    def _carry_of(self, kwargs: dict[str, Any]) -> Any:
+        """Take the state that is carried out of the keyword arguments of a call."""
+        return kwargs.pop("carry", None) if self.__dict__["_has_carry"] else None
+
+    def _call(
+        self,
+        encoded: Encoded,
+        inputs: tuple[Any, ...],
+        in_dims: int | tuple[Any, ...] | None,
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """Generate and run."""
+        program = self._program(encoded, inputs, in_dims, kwargs)
+        if program is not None:
+            return program.run(self, encoded.vector, inputs[0])
+        return execute(self, encoded, Call(encoded.batch, inputs, in_dims, kwargs))
+
+    def _program(
+        self, encoded: Encoded, inputs: tuple[Any, ...], in_dims: Any, kwargs: Mapping[str, Any]
+    ) -> Program | None:
+        """Return the program for a call like this, if there is one."""
+        if len(inputs) != 1 or in_dims != 0 or kwargs or self.execution != _USUAL:
+            return None
+        if encoded.ids is not None and encoded.batch != (1,):  # rows may share ids
+            return None
+        return find(self, encoded.vector, inputs[0])
 
     def _generate(self, encoded: Encoded) -> dict[str, Tensor]:
-        raw = raw_numbers(self.plan, self.trunks, self.heads, encoded)
-        bases = dict(self.bases.tensors())
-        return assemble(self.plan, raw, self.scales, bases, list(self.banks), self._skeleton.dtypes)
+        modules: Any = self._modules
+        scales, bases, banks = self._fixed()
+        raw = raw_numbers(self.plan, modules["trunks"], modules["heads"], encoded, scales)
+        return assemble(self.plan, raw, bases, banks, self._skeleton.dtypes)
+
+    def _fixed(self) -> tuple[Tensor | None, dict[str, Tensor], list[Tensor]]:
+        """Return the scales, bases and banks, as far as the plan has any."""
+        plan = self.plan
+        scales = self.scales if plan.has_scales else None
+        bases = dict(self.bases.tensors()) if plan.has_bases else {}
+        return scales, bases, list(self.banks) if plan.banks else []
 
     def _contracts(self, *sizes: Any) -> bool:
         """Remember for each batch size what `contracts` says."""
@@ -284,23 +414,49 @@ class HyperNetwork(nn.Module):
         return known[sizes]
 
     def _kept(self) -> dict[str, Tensor]:
-        return dict(self.kept.tensors())
+        kept: Any = self._modules["kept"]
+        return dict(kept.tensors()) if self.plan.kept else {}
 
     def _buffers_now(self) -> dict[str, Tensor]:
-        return dict(self.target_buffers.tensors())
+        buffers: Any = self._modules["target_buffers"]
+        return dict(buffers.tensors())
 
-    def _warn_of_lost_statistics(self) -> None:
-        """Say once that running statistics of the target are not kept."""
-        found = None if self.__dict__["_warned"] else self._skeleton.loses_statistics()
-        if found is not None:
-            self.__dict__["_warned"] = True
-            name, module = found
-            warnings.warn(
-                f"target: {name!r} ({type(module).__name__}) updates running statistics while "
-                "training; they are not kept, and eval() will use the target's own. Use "
-                "track_running_stats=False, or a norm without statistics.",
-                stacklevel=6,
+    def _ids(self, condition: Any, batch: torch.Size) -> Tensor | None:
+        """Return the ids `(*batch,)` of a condition that is given beside parameters."""
+        if condition is None:
+            return None
+        encoded = self._encode(condition)
+        if encoded.batch != batch:
+            got = f"conditions {tuple(encoded.batch)} beside params of {tuple(batch)}"
+            raise ValueError(message("condition", got, "one for each set of params"))
+        return encoded.ids
+
+    @property
+    def _strategist(self) -> Strategist:
+        return self.__dict__["_chooser"]
+
+    def _store(self, held: Held) -> None:
+        """Keep what the target has written into its buffers."""
+        if held.empty:
+            return
+        if held.lost:
+            self._warn_once(
+                "run: the target updates running statistics that are kept by id, and no condition "
+                "was given; they are not kept. Pass it: run(params, ..., condition=ids)."
             )
+            return
+        if inside_transform():
+            self._warn_once(
+                "target: it updates its buffers (running statistics) inside a torch.func "
+                "transform around the hypernetwork; they are not kept."
+            )
+            return
+        held.store()
+
+    def _warn_once(self, text: str) -> None:
+        if text not in self.__dict__["_warned"]:
+            self.__dict__["_warned"].add(text)
+            warnings.warn(text, stacklevel=outside())
 
     def _check_params(self, params: Mapping[str, Tensor]) -> torch.Size:
         """Check given tensors against the target; return their batch dimensions."""
@@ -359,6 +515,7 @@ class HyperNetwork(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         super()._apply(fn, recurse)
+        self.__dict__["_programs"] = {}
         self._skeleton.convert(fn)
         return self
 

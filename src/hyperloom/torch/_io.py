@@ -26,6 +26,7 @@ from hyperloom._errors import CheckpointError, message
 from hyperloom._plan import Plan
 from hyperloom.torch._conditions import Table
 from hyperloom.torch._spec import target_spec
+from hyperloom.torch._tables import settled
 from hyperloom.torch._translated import Translated
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def save(hnet: HyperNetwork, path: str | os.PathLike[str]) -> None:
     Raises:
         OSError: The file cannot be written.
         TypeError: A tensor of a dtype that the file cannot hold (complex128, float8).
+        ValueError: Learned values that are NaN or infinite, which `load` would refuse.
     """
     import hyperloom
 
@@ -71,7 +73,13 @@ def save(hnet: HyperNetwork, path: str | os.PathLike[str]) -> None:
         if value.dtype not in _NAMES:
             wanted = "one of " + ", ".join(str(t).removeprefix("torch.") for t in _NAMES)
             raise TypeError(message("hnet", f"{key!r} of dtype {value.dtype}", wanted))
-    data = metadata(hnet.plan, hyperloom.__version__, _digest(hnet.plan, tensors))
+    bad = _not_finite(tensors)
+    if bad is not None:
+        way_out = "The training has diverged: save earlier, or look at hnet.doctor()."
+        raise ValueError(message("hnet", bad, "finite values", way_out))
+    said = hnet.statistics != settled(None, hnet.plan) or any(hnet.target_statistics.tensors())
+    version, statistics = hyperloom.__version__, hnet.statistics if said else None
+    data = metadata(hnet.plan, version, _digest(hnet.plan, tensors), statistics)
     name = f"{path}.{secrets.token_hex(4)}.part"
     open(name, "xb").close()
     mode = os.stat(name).st_mode
@@ -131,6 +139,7 @@ def load(
         plan,
         condition=given_part(path, "condition", plan.condition, condition),
         trunk=given_part(path, "trunk", plan.trunk, trunk),
+        statistics=described.statistics,
     )
     # As it was saved: after .double(), .half() ... its dtypes are no more those of the target.
     dtypes = {value.dtype for value in tensors.values() if value.is_floating_point()}
@@ -207,15 +216,22 @@ def _read(path: Any, described: Description) -> dict[str, Tensor]:
         way_out = "Copy it again from where it was saved."
         got = "altered numbers or an altered plan (the checksum differs)"
         raise CheckpointError(message(f"checkpoint {path}", got, wanted, way_out))
+    bad = _not_finite(tensors)
+    if bad is not None:
+        way_out = "The hypernetwork had diverged when it was saved."
+        raise CheckpointError(message(f"checkpoint {path}", bad, "finite values", way_out))
+    return tensors
+
+
+def _not_finite(tensors: dict[str, Tensor]) -> str | None:
+    """Say which tensor holds values that are not finite, if one does."""
     for name, value in tensors.items():
         # What is the target's own may hold infinities on purpose: masks.
-        own = name.startswith(("kept.", "target_buffers."))
+        own = name.startswith(("kept.", "target_buffers.", "target_statistics."))
         num = int((torch.isnan(value) if own else ~torch.isfinite(value)).sum())
         if num:
-            got = f"{num} NaN or infinite values in {name!r}"
-            way_out = "The hypernetwork had diverged when it was saved."
-            raise CheckpointError(message(f"checkpoint {path}", got, "finite values", way_out))
-    return tensors
+            return f"{num} NaN or infinite values in {name!r}"
+    return None
 
 
 def _digest(plan: Plan, tensors: dict[str, Tensor]) -> str:

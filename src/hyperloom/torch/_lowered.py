@@ -87,12 +87,12 @@ def _steps(module: nn.Module, names: Names) -> list[Step] | None:
             made += steps
         return made
     if type(module) in _ELEMENTWISE and not getattr(module, "inplace", False):
-        return [_elementwise(module)]
+        return [ElementwiseStep(module.forward)]
     own = names.get(id(module), {})
     if type(module) is nn.Linear:
-        return [_linear(own["weight"], own.get("bias"))]
+        return [LinearStep(own["weight"], own.get("bias"))]
     if type(module) is nn.LayerNorm and len(module.normalized_shape) == 1:
-        return [_layer_norm(module, own.get("weight"), own.get("bias"))]
+        return [LayerNormStep(module, own.get("weight"), own.get("bias"))]
     return None
 
 
@@ -101,43 +101,59 @@ def _has_hooks(module: nn.Module) -> bool:
     return any(getattr(module, name) for name in hooks)
 
 
-def _elementwise(module: nn.Module) -> Step:
-    forward = module.forward  # it has no hooks, and the call around it costs more than it does
-    return lambda weights, x: forward(x)
+@dataclass(frozen=True)
+class ElementwiseStep:
+    """A module that treats every number alike.
+
+    Attributes:
+        forward: What it does. It has no hooks, and the call around it costs more than it does.
+    """
+
+    forward: Callable[[Tensor], Tensor]
+
+    def __call__(self, weights: Weights, x: Tensor) -> Tensor:
+        return self.forward(x)
 
 
-def _linear(weight: str, bias: str | None) -> Step:
-    def step(weights: Weights, x: Tensor) -> Tensor:
-        w = weights[weight]
-        b = None if bias is None else _value(weights[bias])
+@dataclass(frozen=True)
+class LinearStep:
+    """A linear layer; the names of its weight and bias."""
+
+    weight: str
+    bias: str | None
+
+    def __call__(self, weights: Weights, x: Tensor) -> Tensor:
+        w = weights[self.weight]
+        b = None if self.bias is None else _value(weights[self.bias])
         if isinstance(w, Tensor) and w.ndim == 3 and b is not None and b.ndim == 2:
             return linear_each(x, w, 1, b)
         if isinstance(w, Tensor):
             y = F.linear(x, w) if w.ndim == 2 else linear_each(x, w, 1)
         else:
             y = w.linear(x)
-        return y if b is None else y + _beside(b, y)
-
-    return step
+        return y if b is None else y + beside(b, y)
 
 
-def _layer_norm(module: nn.LayerNorm, weight: str | None, bias: str | None) -> Step:
-    shape, eps = module.normalized_shape, module.eps
+@dataclass(frozen=True)
+class LayerNormStep:
+    """A layer norm over the last axis; the names of its scale and shift."""
 
-    def step(weights: Weights, x: Tensor) -> Tensor:
-        y = F.layer_norm(x, shape, eps=eps)
-        if weight is not None:
-            y = y * _beside(_value(weights[weight]), y)
-        return y if bias is None else y + _beside(_value(weights[bias]), y)
+    module: nn.LayerNorm
+    weight: str | None
+    bias: str | None
 
-    return step
+    def __call__(self, weights: Weights, x: Tensor) -> Tensor:
+        y = F.layer_norm(x, self.module.normalized_shape, eps=self.module.eps)
+        if self.weight is not None:
+            y = y * beside(_value(weights[self.weight]), y)
+        return y if self.bias is None else y + beside(_value(weights[self.bias]), y)
 
 
 def _value(weight: Weight | Tensor) -> Tensor:
     return weight if isinstance(weight, Tensor) else weight.dense()
 
 
-def _beside(vector: Tensor, y: Tensor) -> Tensor:
+def beside(vector: Tensor, y: Tensor) -> Tensor:
     """Bring `(O,)` or `(B, O)` to where it meets `(B, *n, O)`, in its dtype."""
     if vector.ndim == 1:
         return vector.to(y.dtype)

@@ -12,7 +12,7 @@ from torch import Tensor
 from hyperloom._condition import Concat, Condition, Noise
 from hyperloom._errors import did_you_mean, finite_float, message, positive_int
 from hyperloom._form import Delta, Whole
-from hyperloom._layout import Piece
+from hyperloom._layout import Piece, Source
 from hyperloom._plan import Plan
 from hyperloom.torch._conditions import Encoded
 from hyperloom.torch._generate import slot_features
@@ -114,7 +114,7 @@ class OutputRegularizer:
             features = slot_features(hnet.plan, hnet.trunks, hnet.heads, encoded)
             for i, memory in self._heads.items():
                 head: Any = hnet.heads[hnet.plan.heads[i].name]
-                now = head.signed(features[i])
+                now = _slotted(head.signed(features[i]))
                 terms.append(memory.distance(now, head.weight, head.bias, index))
         made = hnet._generate(encoded) if self._targets else {}
         for name, old in self._targets.items():
@@ -129,12 +129,12 @@ class OutputRegularizer:
         features = slot_features(plan, hnet.trunks, hnet.heads, encoded)
         for i, head in enumerate(plan.heads):
             pieces = self._linear_pieces(hnet, i)
-            if i not in features or pieces is None:
+            if head.source is not Source.FEATURES or pieces is None:
                 continue
             rows = rows_that_count(head, pieces)
             if gram_is_cheaper(head, plan.features(head), num, len(rows)):
                 module: Any = hnet.heads[head.name]
-                state = (module.signed(features[i]), module.weight, module.bias)
+                state = (_slotted(module.signed(features[i])), module.weight, module.bias)
                 old, weight, bias = (tensor.detach().clone() for tensor in state)
                 found[i] = HeadMemory(old, weight, bias, rows)
         return found
@@ -191,6 +191,11 @@ class OutputRegularizer:
 def _made_elsewhere(plan: Plan, heads: Mapping[int, HeadMemory]) -> list[str]:
     """Return the tensors that are not made by these heads."""
     return [e.tensor for e in plan.entries if any(p.head not in heads for p in e.pieces)]
+
+
+def _slotted(features: Tensor) -> Tensor:
+    """Give features of a head without slot embeddings the axis of its one slot: `(T, C, F)`."""
+    return features.unsqueeze(-2) if features.ndim == 2 else features
 
 
 def _broadcasts(small: tuple[int, ...], large: tuple[int, ...]) -> bool:

@@ -106,6 +106,41 @@ def linear_each(x: Tensor, weight: Tensor, lead: int, bias: Tensor | None = None
     return made if x.ndim == 3 else made.reshape(*x.shape[:-1], weight.shape[-2])
 
 
+def into_inputs(x: Tensor, coefficients: Tensor, lead: int) -> Tensor:
+    """Multiply coefficients into inputs, to meet templates `(O, I R)` in one product for all.
+
+    As an outer product by matrix product: its backward pass sums while it multiplies.
+
+    Args:
+        x: `(*lead, *n, I)`.
+        coefficients: `(*lead, R)`.
+        lead: 1 with the conditions in front, 0 while they are hidden.
+
+    Returns:
+        `(*lead, *n, I R)`.
+    """
+    numbers = x.reshape(*x.shape[:lead], -1, 1)
+    return torch.matmul(numbers, coefficients.unsqueeze(-2)).reshape(*x.shape[:-1], -1)
+
+
+def out_of_outputs(x: Tensor, coefficients: Tensor, templates: Tensor, shape: Any) -> Tensor:
+    """Apply all templates in one product `(I, O R)`, then sum them with the coefficients.
+
+    Args:
+        x: `(*lead, *n, I)`.
+        coefficients: `(*lead, R)`, with axes of 1 for `n`.
+        templates: `(O I, R)`.
+        shape: `(O, I)`.
+
+    Returns:
+        `(*lead, *n, O)`.
+    """
+    terms = templates.shape[-1]
+    t_ORI = templates.reshape(*shape, terms).mT.reshape(-1, shape[1])
+    y_NOR = F.linear(x, t_ORI).unflatten(-1, (shape[0], terms))
+    return (y_NOR * coefficients.to(y_NOR.dtype).unsqueeze(-2)).sum(-1)
+
+
 @dataclass
 class Dense(Weight):
     """A weight that is there as a tensor."""
@@ -169,26 +204,14 @@ class Sum(Weight):
         if choice == "dense":
             return super().linear(x)
         base = None if self.base is None else F.linear(x, self.base)
-        made = self._from_inputs(x) if choice == "inputs" else self._from_outputs(x)
+        if choice == "inputs":
+            x_NIR = into_inputs(x, self.coefficients, self.lead)
+            made = F.linear(x_NIR, self.templates.reshape(outputs, -1))
+        else:
+            # In the product's dtype: under autocast that is what a plain layer would return.
+            coefficients = self.lift(self.coefficients, x, 1)
+            made = out_of_outputs(x, coefficients, self.templates, self.shape)
         return made if base is None else made + base
-
-    def _from_inputs(self, x: Tensor) -> Tensor:
-        """Coefficients into the inputs first: one product with `(O, I R)` for all conditions."""
-        # An outer product as a matrix product: its backward pass sums while it multiplies.
-        numbers = x.reshape(*x.shape[: self.lead], -1, 1)
-        x_NIR = torch.matmul(numbers, self.coefficients.unsqueeze(-2))
-        x_NIR = x_NIR.reshape(*x.shape[:-1], -1)
-        return F.linear(x_NIR, self.templates.reshape(self.shape[0], -1))
-
-    def _from_outputs(self, x: Tensor) -> Tensor:
-        """One product with `(I, O R)` for all conditions, then coefficients into the outputs."""
-        outputs, inputs = self.shape
-        terms = self.templates.shape[-1]
-        t_ORI = self.templates.reshape(outputs, inputs, terms).mT.reshape(-1, inputs)
-        y_NOR = F.linear(x, t_ORI).unflatten(-1, (outputs, terms))
-        # In the product's dtype: under autocast that is what a plain layer would return.
-        coefficients = self.lift(self.coefficients, x, 1).to(y_NOR.dtype)
-        return (y_NOR * coefficients.unsqueeze(-2)).sum(-1)
 
     def convolve(self, conv: Conv, x: Tensor, transposed: bool, groups: int) -> Tensor:
         if transposed or x.ndim != len(self.shape):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -10,20 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hyperloom._deconv import Deconv
 from hyperloom._errors import call_it, message
 from hyperloom._trunk import MLP, CustomTrunk, Linear, Trunk
+from hyperloom.torch._activations import ACTIVATIONS
 from hyperloom.torch._conditions import output_width
-
-_ACTIVATIONS = {
-    "relu": F.relu,
-    "gelu": F.gelu,
-    "silu": F.silu,
-    "elu": F.elu,
-    "leaky_relu": F.leaky_relu,
-    "tanh": torch.tanh,
-    "sigmoid": torch.sigmoid,
-    "softplus": F.softplus,
-}
+from hyperloom.torch._deconv import DeconvTrunk
 
 
 def beside(vector: Tensor, slots: Tensor | None) -> Tensor:
@@ -31,10 +24,11 @@ def beside(vector: Tensor, slots: Tensor | None) -> Tensor:
 
     Args:
         vector: `(*batch, E)`.
-        slots: `(C, w)` or `(*batch, C, w)`; `None` for one slot without embedding.
+        slots: `(C, w)` or `(*batch, C, w)`; `None` for one slot without embedding, which gives
+            the vector as it is.
     """
     if slots is None:
-        return vector.unsqueeze(-2)
+        return vector
     batch, num = vector.shape[:-1], slots.shape[-2]
     wide = vector.unsqueeze(-2).expand(*batch, num, -1)
     return torch.cat([wide, slots.expand(*batch, num, -1)], dim=-1)
@@ -56,6 +50,7 @@ class Layer(nn.Module):
     def __init__(self, choice: MLP, fan_in: int, fan_out: int) -> None:
         super().__init__()
         self.choice = choice
+        self.activation: Callable[[Tensor], Tensor] = ACTIVATIONS[choice.activation]
         self.weight = nn.Parameter(torch.empty(fan_out, fan_in))
         self.bias = nn.Parameter(torch.empty(fan_out))
         bound = math.sqrt(3 * choice.gain / fan_in)
@@ -69,11 +64,17 @@ class Layer(nn.Module):
             self.register_buffer("norm_var", torch.ones(fan_out))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.finish(F.linear(x, self.weight, self.bias))
+        return self.finish(F.linear(x, self.scaled_weight(), self.bias))
+
+    def scaled_weight(self) -> Tensor:
+        """Return the weight, divided by its largest singular value where that is chosen."""
+        if not self.choice.spectral:
+            return self.weight
+        return self.weight / torch.linalg.matrix_norm(self.weight, 2)
 
     def pair(self, vector: Tensor, slots: Tensor) -> Tensor:
         """`forward(beside(vector, slots))` without the pairs: one product for each side."""
-        left, right = self.weight.split([vector.shape[-1], slots.shape[-1]], dim=1)
+        left, right = self.scaled_weight().split([vector.shape[-1], slots.shape[-1]], dim=1)
         return self.finish(F.linear(vector, left, self.bias).unsqueeze(-2) + F.linear(slots, right))
 
     def finish(self, x: Tensor) -> Tensor:
@@ -93,7 +94,7 @@ class Layer(nn.Module):
                 self.training,
             )
             x = flat.reshape(x.shape)
-        x = _ACTIVATIONS[choice.activation](x)
+        x = self.activation(x)
         return F.dropout(x, choice.dropout, self.training) if choice.dropout else x
 
 
@@ -108,7 +109,7 @@ class MLPTrunk(nn.ModuleList):
     def forward(self, vector: Tensor, slots: Tensor | None) -> Tensor:
         layers = [layer for layer in self if isinstance(layer, Layer)]
         first = layers[0]
-        x = first(vector.unsqueeze(-2)) if slots is None else first.pair(vector, slots)
+        x = first(vector) if slots is None else first.pair(vector, slots)
         for layer in layers[1:]:
             x = layer(x)
         if self.choice.norm == "rms":
@@ -149,7 +150,7 @@ def neutral_trunk(choice: Any) -> Trunk:
             width, type(choice).__name__, sum(p.numel() for p in choice.parameters())
         )
     got = choice if isinstance(choice, type) else repr(choice)
-    wanted = "None, MLP(*widths) or a torch.nn.Module"
+    wanted = "None, MLP(*widths), Deconv(image) or a torch.nn.Module"
     raise TypeError(message("trunk", got, wanted, call_it(choice)))
 
 
@@ -157,6 +158,8 @@ def build_trunk(choice: Any, in_width: int) -> nn.Module:
     """Return the trunk as a module, for inputs of `in_width`."""
     if isinstance(choice, MLP):
         return MLPTrunk(choice, in_width)
+    if isinstance(choice, Deconv):
+        return DeconvTrunk(choice, in_width)
     if isinstance(choice, nn.Module):
         return CustomTrunkModule(choice, output_width("trunk", choice))
     return LinearTrunk()

@@ -15,8 +15,8 @@ from hyperloom._form import Delta, Whole
 from hyperloom._layout import Piece, Source
 from hyperloom._plan import Entry, Plan
 from hyperloom.torch._conditions import Encoded
-from hyperloom.torch._generate import base_of, scale_and_shift, slot_features
-from hyperloom.torch._heads import LinearHead, TableHead
+from hyperloom.torch._generate import base_of, given_numbers, linear_numbers, slot_features
+from hyperloom.torch._heads import GivenHead, LinearHead, TableHead
 from hyperloom.torch._structured import (
     Dense,
     LowRankWeight,
@@ -114,7 +114,8 @@ class Loom:
         return value if value.dtype == self.dtypes[name] else value.to(self.dtypes[name])
 
     def _in_one_slot(self, piece: Piece) -> bool:
-        return piece.head in self.features and in_one_slot(self.plan, piece)
+        made_by_rows = isinstance(self.heads[self.plan.heads[piece.head].name], LinearHead)
+        return made_by_rows and in_one_slot(self.plan, piece)
 
     def _rows(self, tensor: Tensor) -> Tensor:
         """Give each row the slice of its condition."""
@@ -125,8 +126,10 @@ class Loom:
         head = self.plan.heads[piece.head]
         module: Any = self.heads[head.name]
         slot, row = divmod(piece.start, head.slot_size)
-        features = self.features[piece.head][..., slot, :]
-        if module.signs is not None:
+        features = self.features[piece.head]
+        if head.embedding:
+            features = features[..., slot, :]
+        if head.signs:
             features = features * module.signs[slot]
         weight, bias = self._rows_of(piece.head, module, row, piece.numel)
         return features, weight, bias
@@ -177,24 +180,23 @@ class Loom:
     def _cut(self, index: int) -> None:
         """Run a head as a whole and cut its output."""
         head = self.plan.heads[index]
-        flat = self._raw(index, self.heads[head.name]).flatten(-2)
+        flat = self._raw(index, self.heads[head.name])
         rows, sizes = self.plan.sections[index]
-        if head.scaled:
-            assert self.scales is not None
-            flat = scale_and_shift(flat, self.scales, rows, sizes)
         cuts = zip(rows, flat.split(sizes, -1), strict=False)
         pieces = self.plan.pieces
         self.parts[index] = {r: pieces[r].arrange(part, torch.permute) for r, part in cuts}
 
     def _raw(self, index: int, module: nn.Module) -> Tensor:
-        """Return a head's numbers `(B, num_slots, slot_size)`."""
+        """Return a head's numbers `(B, num_slots * slot_size)`, scales and shifts in."""
         if isinstance(module, LinearHead):
-            return module(self.features[index])
+            return linear_numbers(self.plan, index, module, self.features[index], self.scales)
+        if isinstance(module, GivenHead):
+            return given_numbers(self.plan, index, self.features[index], self.scales)
         if isinstance(module, TableHead):
             assert self.encoded.ids is not None
-            return self._rows(module.table.look_up(self.encoded.ids)).unsqueeze(-2)
+            return self._rows(module.table.look_up(self.encoded.ids))
         row: Any = module.row
-        return row.expand(self.num, 1, -1)
+        return row.expand(self.num, -1)
 
 
 def in_one_slot(plan: Plan, piece: Piece) -> bool:
@@ -210,7 +212,7 @@ def _structured(
     num: int,
     parts: list[Tensor],
     base: Tensor | None,
-    out_axis: int | None,
+    out_axis: int | tuple[int, ...] | None,
 ) -> Weight | None:
     """Return the weight object for a form that has one, for matrices and kernels."""
     if len(shape) < 2:

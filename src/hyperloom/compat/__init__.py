@@ -1,0 +1,1 @@
+"""Doors for users of other libraries: their names and formats around this library's objects."""

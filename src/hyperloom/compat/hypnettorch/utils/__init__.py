@@ -1,0 +1,1 @@
+"""Batch norm with several sets of statistics, and the output regulariser."""
