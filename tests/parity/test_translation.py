@@ -84,8 +84,8 @@ class TorchLSTM(nn.Module):
 class NNXLSTM(nnx.Module):
     def __init__(self, cell: Any) -> None:
         rngs = nnx.Rngs(0)
-        self.first = nnx.RNN(cell(3, 5, rngs=rngs), rngs=rngs)
-        self.second = nnx.RNN(cell(5, 5, rngs=rngs), rngs=rngs)
+        self.first: Any = nnx.RNN(cell(3, 5, rngs=rngs), rngs=rngs)
+        self.second: Any = nnx.RNN(cell(5, 5, rngs=rngs), rngs=rngs)
         self.fc = nnx.Linear(5, 2, rngs=rngs)
 
     def __call__(self, x: Any) -> Any:
@@ -142,7 +142,11 @@ def close(actual: Any, expected: Any, tolerance: float) -> None:
 @pytest.mark.parametrize("pair", PAIRS)
 def test_a_checkpoint_of_torch_runs_in_jax(pair: str, tmp_path: Path) -> None:
     theirs, ours, inputs = PAIRS[pair]
-    choices = {"condition": ht.Embedding(3, 4), "trunk": ht.MLP(6), "layout": LAYOUT["chunked"]}
+    choices: dict[str, Any] = {
+        "condition": ht.Embedding(3, 4),
+        "trunk": ht.MLP(6),
+        "layout": LAYOUT["chunked"],
+    }
     hnet = ht.HyperNetwork(theirs(), **choices)
     hnet.train(pair != "cnn-nnx")
     ht.save(hnet, tmp_path / "torch.safetensors")
@@ -276,5 +280,5 @@ def test_modes_reach_a_translated_target_in_torch(mode: str, tmp_path: Path) -> 
     hj.save(hnet, tmp_path / "jax.safetensors")
     read = ht.load(tmp_path / "jax.safetensors", TorchCNN(), translate=True)
     getattr(read, mode)()
-    net = read.instantiate(0)
+    net: Any = read.instantiate(0)
     assert net.target.norm.training is (mode == "train")
