@@ -61,6 +61,7 @@ EXAMPLES = [
     hl.Templates(3),
     hl.Embedding(3, 4, std=0.1),
     hl.Ids(3),
+    hl.Angles(2),
     hl.Vector(3, std=2.0),
     hl.Noise(3),
     hl.Custom(3, "Encoder", 17),

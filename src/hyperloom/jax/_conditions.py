@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from hyperloom._condition import Concat, Condition, Custom, Embedding, Noise, Vector
+from hyperloom._condition import Angles, Concat, Condition, Custom, Embedding, Noise, Vector
 from hyperloom._errors import call_it, message, positive_int
 from hyperloom.jax._start import Start
 from hyperloom.jax._variables import Param, is_traced, walk
@@ -114,7 +114,11 @@ class VectorCondition(nnx.Module):
             raise TypeError(message("condition", _shown(value), wanted, way_out))
         if value.ndim == 0 or value.shape[-1] != dim:
             raise ValueError(message("condition", _shown(value), wanted))
-        return Encoded(jnp.asarray(value, self.dtype))
+        value = jnp.asarray(value, self.dtype)
+        if isinstance(self.choice, Angles):
+            angles = value * (jnp.pi / 2)
+            value = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+        return Encoded(value)
 
 
 class CustomCondition(nnx.Module):

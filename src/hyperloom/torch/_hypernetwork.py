@@ -476,7 +476,8 @@ class HyperNetwork(nn.Module):
             got = f"no tensor for {', '.join(map(repr, missing))}"
             raise ValueError(message("params", got, "a tensor for every generated name"))
         batch: torch.Size | None = None
-        device = next(self.parameters()).device
+        # Not every hypernetwork has parameters: Given() with a Vector has none.
+        device = next(iter((*self.parameters(), *self.buffers()))).device
         for name, value in params.items():
             batch = self._check_one(name, value, batch, device)
         assert batch is not None
