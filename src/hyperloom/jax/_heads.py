@@ -88,10 +88,16 @@ class SharedHead(nnx.Module):
         self.row = nnx.Param(TableHead.new_rows(head, 1, start).reshape(-1))
 
 
+class GivenHead(nnx.Module):
+    """Nothing of its own: the features are the numbers."""
+
+
 def build_head(head: Head, features: int, num_ids: int | None, start: Start) -> nnx.Module:
     """Return the head as a module; the numbers of a linear one are still to be filled."""
     if head.source is Source.TABLE:
         return TableHead(head, num_ids, start)
     if head.source is Source.SHARED:
         return SharedHead(head, start)
+    if head.source is Source.GIVEN:
+        return GivenHead()
     return LinearHead(head, features, num_ids, start)
