@@ -48,6 +48,9 @@ EXAMPLES = [
     *LAYOUTS.values(),
     *INITS,
     hl.BiasHyperInit(),
+    hl.PerConditionStatistics(also="*.codebook"),
+    hl.SharedStatistics(),
+    hl.BatchStatistics(),
     hl.Tensors(),
     hl.Layers(),
     hl.Tiles(7),
@@ -85,7 +88,7 @@ EXAMPLES = [
     PLAN,
 ]
 # Nobody makes one of these.
-BASES = {"Condition", "Form", "Init", "Layout", "Trunk", "OnBase", "_Hyperfan"}
+BASES = {"Statistics", "Condition", "Form", "Init", "Layout", "Trunk", "OnBase", "_Hyperfan"}
 
 
 @pytest.mark.parametrize(

@@ -193,7 +193,9 @@ def _decoders() -> list[Architecture]:
             "decoder", "GPT2LMHeadModel", "GPT2Config", old, tokens, "*.attn.*", fast=True
         ),
         Architecture("decoder", "GPTJModel", "GPTJConfig", old | turned, tokens),
-        Architecture("decoder", "CodeGenModel", "CodeGenConfig", old | turned | {"n_head": 4}, tokens),
+        Architecture(
+            "decoder", "CodeGenModel", "CodeGenConfig", old | turned | {"n_head": 4}, tokens
+        ),
         Architecture("decoder", "GPTNeoModel", "GPTNeoConfig", DECODER | neo, tokens),
         one("GPTNeoXModel"),
         one("OPTModel", {"ffn_dim": 12, "word_embed_proj_dim": 8}),

@@ -120,7 +120,9 @@ def compare(actual: list[Any], expected: list[Any], tolerance: float, names: lis
         assert bool(torch.isfinite(one.float()).all()) or torch.equal(
             torch.isfinite(one), torch.isfinite(two)
         ), f"{name} is not finite"
-        size = max(1.0, float(two.detach()[torch.isfinite(two)].abs().max())) if two.numel() else 1.0
+        size = (
+            max(1.0, float(two.detach()[torch.isfinite(two)].abs().max())) if two.numel() else 1.0
+        )
         torch.testing.assert_close(
             one, two, rtol=0.0, atol=tolerance * size, msg=lambda m, n=name: f"{n}: {m}"
         )

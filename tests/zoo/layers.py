@@ -285,7 +285,11 @@ def _parametrized() -> dict[str, list[Layer]]:
             Layer(lambda: of.spectral_norm(nn.Linear(4, 3)), _ROW, note="`spectral_norm`"),
             Layer(lambda: of.orthogonal(nn.Linear(4, 4)), _ROW, note="`orthogonal`"),
             Layer(old_weight_norm, _ROW, note="the older `utils.weight_norm`"),
-            Layer(lambda: old.spectral_norm(nn.Linear(4, 3)), _ROW, note="the older `utils.spectral_norm`"),
+            Layer(
+                lambda: old.spectral_norm(nn.Linear(4, 3)),
+                _ROW,
+                note="the older `utils.spectral_norm`",
+            ),
         ]
     }
 

@@ -63,7 +63,9 @@ def examine(
                 how = hnet.explain(*inputs, condition=condition, in_dims=in_dims, **kwargs)
         except Exception as error:  # whatever the user's modules raise is what is to be told
             return Report(replace(readings, errors=(_told("the call fails", error),)))
-        told = [str(w.message).strip() for w in caught]  # what follows are calls of ours
+        told = [
+            str(w.message).strip() for w in caught if w.category is not SlowWarning
+        ]  # what follows are calls of ours
         again()
         stages, tensors, unchecked = _differences(hnet, condition, encoded, call, again)
         again()
@@ -78,7 +80,7 @@ def examine(
             tolerance=_tolerance(hnet, outputs),
             unchecked=unchecked,
             strategy=f"run as {how.strategy}: {how.reason}",
-            slow=_slow(told),
+            slow=how.slow or _slow(told),
             dtypes=(_dtypes(outputs), inside.dtypes),
             warnings=(*_others_told(told), *inside.errors),
         )

@@ -264,7 +264,7 @@ class HyperNetwork(nn.Module):
         self,
         params: Mapping[str, Tensor],
         *inputs: Any,
-        condition: Any = None,
+        of: Any = None,
         in_dims: int | tuple[Any, ...] | None = 0,
         **kwargs: Any,
     ) -> Any:
@@ -274,8 +274,8 @@ class HyperNetwork(nn.Module):
             params: What `generate` returns, or tensors of the same names and shapes, with common
                 leading batch dimensions. Tensors that the hypernetwork keeps may be given too.
             *inputs: As in `forward`.
-            condition: The conditions that `params` are of. Only needed to find running
-                statistics of the target that are kept by id, and to keep them.
+            of: The conditions that `params` are of. Only needed to find running statistics of
+                the target that are kept by id, and to keep them.
             in_dims: As in `forward`.
             **kwargs: As in `forward`.
 
@@ -288,7 +288,7 @@ class HyperNetwork(nn.Module):
         """
         batch = self._check_params(params)
         call = Call(batch, inputs, in_dims, kwargs)
-        held = Held(self, self._ids(condition, batch), batch)
+        held = Held(self, self._ids(of, batch), batch)
         made = {name: value for name, value in params.items() if name not in self.plan.kept}
         kept = {name: value for name, value in params.items() if name in self.plan.kept}
         output = apply_tensors(self, made, kept, call, held)
@@ -421,14 +421,14 @@ class HyperNetwork(nn.Module):
         buffers: Any = self._modules["target_buffers"]
         return dict(buffers.tensors())
 
-    def _ids(self, condition: Any, batch: torch.Size) -> Tensor | None:
+    def _ids(self, of: Any, batch: torch.Size) -> Tensor | None:
         """Return the ids `(*batch,)` of a condition that is given beside parameters."""
-        if condition is None:
+        if of is None:
             return None
-        encoded = self._encode(condition)
+        encoded = self._encode(of)
         if encoded.batch != batch:
             got = f"conditions {tuple(encoded.batch)} beside params of {tuple(batch)}"
-            raise ValueError(message("condition", got, "one for each set of params"))
+            raise ValueError(message("of", got, "one for each set of params"))
         return encoded.ids
 
     @property
@@ -442,7 +442,7 @@ class HyperNetwork(nn.Module):
         if held.lost:
             self._warn_once(
                 "run: the target updates running statistics that are kept by id, and no condition "
-                "was given; they are not kept. Pass it: run(params, ..., condition=ids)."
+                "was given; they are not kept. Pass it: run(params, ..., of=ids)."
             )
             return
         if inside_transform():
