@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from hyperloom._doctor import PartReading, Readings, Report, TensorReading
+from hyperloom._execution import SlowWarning
 from hyperloom._form import Whole
 from hyperloom._layout import Head, Source
 from hyperloom._plan import Entry, Plan
