@@ -75,8 +75,11 @@ def _broadcast(_: Context, equation: Any, operands: list[Any]) -> Made:
 @rule("convert_element_type")
 def _convert(_: Context, equation: Any, operands: list[Any]) -> Made:
     weight, dtype = operands[0], jnp.dtype(equation.params["new_dtype"])
-    # A wider dtype would show the rounding to the narrower one, which factors do not have.
-    if not jnp.issubdtype(dtype, jnp.floating) or dtype.itemsize > weight.dtype.itemsize:
+    # Factors that were rounded do not give the weight that was rounded: such a one is formed
+    # before it is widened again.
+    kinds = [factor.value.dtype.itemsize for term in weight.terms for factor in term]
+    widest = max(weight.dtype.itemsize, min(kinds))
+    if not jnp.issubdtype(dtype, jnp.floating) or dtype.itemsize > widest:
         return None
     return [weight.cast(dtype)]
 
