@@ -42,6 +42,7 @@ class _Chunks:
         self.x = jax.random.normal(keys[0], (ROWS, width))
         self.c = jax.random.normal(keys[1], (WIDTH,))
         plan = self.hnet.plan
+        hnet: Any = self.hnet
         head: Any = self.hnet.heads[plan.heads[0].name]
         num = plan.heads[0].num_slots
         assert len(plan.heads) == 1
@@ -51,7 +52,7 @@ class _Chunks:
             "slots": (head.slots[...], signs),
             "weight": head.weight[...],
             "bias": head.bias[...],
-            "scales": self.hnet.scales[...],
+            "scales": hnet.scales[...],
         }
         self.places = {
             entry.tensor: (row, piece.start, piece.shape)

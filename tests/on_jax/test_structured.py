@@ -50,7 +50,8 @@ def weight(form: str, shape: tuple[int, ...]) -> StructuredWeight:
             return scaled("w", base, dtype, [out, draw(3, B, *ones[1:], shape[-2], 1)])
         case "shift":
             return shifted("w", base, dtype, out)
-    return formed("w", draw(1, B, *shape))
+        case _:
+            return formed("w", draw(1, B, *shape))
 
 
 def conv(**options: Any) -> Pure:

@@ -55,12 +55,6 @@ class Factor:
         return self if self.value.dtype == dtype else replace(self, value=self.value.astype(dtype))
 
 
-def product_labels(a: Factor, b: Factor, keep: frozenset[int]) -> tuple[int, ...]:
-    """Return the labels of `multiply(a, b, keep)`, in no particular order."""
-    found = dict.fromkeys((*a.labels, *b.labels))
-    return tuple(label for label in found if label in keep)
-
-
 def multiply(a: Factor, b: Factor, keep: frozenset[int], **options: Any) -> Factor:
     """Multiply, and sum over the labels that nobody needs any more.
 
@@ -76,10 +70,10 @@ def multiply(a: Factor, b: Factor, keep: frozenset[int], **options: Any) -> Fact
     if not summed:
         return _elementwise(a, b)
     batch = [label for label in a.labels if label in b.labels and label in keep]
-    dims = tuple(
-        tuple([f.labels.index(label) for label in which] for f in (a, b))
+    dims: Any = [
+        [[factor.labels.index(label) for label in which] for factor in (a, b)]
         for which in (summed, batch)
-    )
+    ]
     made = lax.dot_general(a.value, b.value, dims, **options)
     rest = [label for label in a.labels if label not in b.labels]
     return Factor(made, (*batch, *rest, *free), a.own or b.own)

@@ -20,10 +20,8 @@ from hyperloom.jax._structured import Joined, StructuredWeight
 def _dot(context: Context, equation: Any, operands: list[Any]) -> Made:
     x, y = operands
     out = equation.outvars[0].aval
-    if isinstance(x, StructuredWeight) and isinstance(y, StructuredWeight):
-        x = to_dense(context, x)
-    if isinstance(y, StructuredWeight):
-        return [dot(context, x, y, False, out, **equation.params)]
+    if isinstance(y, StructuredWeight):  # of two, the first is formed
+        return [dot(context, to_dense(context, x), y, False, out, **equation.params)]
     return [dot(context, y, x, True, out, **equation.params)]
 
 
