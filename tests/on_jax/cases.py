@@ -106,7 +106,7 @@ class LinenMLP(nn.Module):
 
 
 def linen_mlp(dtype: Any = jnp.float32) -> hl.Linen:
-    return hl.Linen(LinenMLP(dtype), jnp.ones((1, 4), dtype))
+    return hl.Linen(LinenMLP(dtype), jnp.ones((1, 4), dtype), rng=1)
 
 
 def _floats(*shape: int) -> Callable[..., Array]:

@@ -17,17 +17,19 @@ from tests.on_jax.cases import CASES, LINEN, Case
 
 
 def cover(rows: Iterable[Case]) -> list[Case]:
-    """Return rows in which every choice occurs: what a small suite has time for."""
-    missing = {pair for row in rows for pair in vars(row).items()}
+    """Return few rows in which every choice occurs; greedy, always the same ones."""
+    left = list(rows)
+    missing = {pair for row in left for pair in vars(row).items()}
     found = []
-    for row in rows:
-        if missing & set(vars(row).items()):
-            missing -= set(vars(row).items())
-            found.append(row)
+    while missing:
+        row = max(left, key=lambda row: len(missing & set(vars(row).items())))
+        missing -= set(vars(row).items())
+        found.append(row)
     return found
 
 
-FEW = [*cover(CASES), *cover(LINEN)[:2]]
+# Each row is compiled twice, with its gradients: a few for every day, all in the slow suite.
+FEW = [*cover(CASES)[::3], LINEN[1]]
 REST = [case for case in (*CASES, *LINEN) if case not in FEW]
 ALL = [*FEW, *(pytest.param(case, marks=pytest.mark.slow) for case in REST)]
 
@@ -62,11 +64,10 @@ def batch_and_loop(case: Case, dtype: Any, num: int = 3) -> tuple[Any, Any]:
 def test_outputs_and_gradients_in_float64(case: Case) -> None:
     batch, loop = batch_and_loop(case, jnp.float64)
     close(batch, loop)
-    gradients = batch[1]
-    assert all(jnp.any(g != 0) for g in gradients.values())
+    assert all(jnp.any(g != 0) for name, g in batch[1].items() if name.startswith("heads"))
 
 
-@pytest.mark.parametrize("case", FEW[::4], ids=str)
+@pytest.mark.parametrize("case", FEW[:1], ids=str)
 def test_outputs_and_gradients_in_float32(case: Case) -> None:
     close(*batch_and_loop(case, jnp.float32), 1e-5)
 
@@ -137,8 +138,14 @@ def test_trees_of_inputs_and_options() -> None:
     close(batch, jax.tree.map(lambda *leaves: jnp.stack(leaves), *each), 1e-6)
 
 
-@pytest.mark.parametrize("memory", [None, 700, 250], ids=["at once", "four at a time", "one"])
-@pytest.mark.parametrize("recompute", [False, True], ids=["kept", "recomputed"])
+PARTS = {
+    "three at a time": (700, False),
+    "one, recomputed": (250, True),
+    "recomputed": (None, True),
+}
+
+
+@pytest.mark.parametrize(("memory", "recompute"), PARTS.values(), ids=PARTS)
 def test_a_batch_in_parts_is_the_same(memory: int | None, recompute: bool) -> None:
     condition = hl.Concat(hl.Embedding(5, 4), hl.Vector(2))
     trunk, layout = hl.MLP(6), hl.Chunked(9, 3)
@@ -156,9 +163,6 @@ def test_a_batch_in_parts_is_the_same(memory: int | None, recompute: bool) -> No
     if memory:
         size = hnet.execution.conditions_at_once(hnet.plan, 4)
         assert size == (3 if memory == 700 else 1)
-        assert "while" in str(jax.make_jaxpr(lambda p: loss(parts, p))(params)) or "scan" in str(
-            jax.make_jaxpr(lambda p: loss(parts, p))(params)
-        )
 
 
 def test_parts_that_would_split_a_batch_norm_are_refused() -> None:

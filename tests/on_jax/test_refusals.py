@@ -191,7 +191,9 @@ def test_choices(choices: dict[str, Any], error: Any, shown: str) -> None:
 def test_a_linen_module_is_told_how_to_wrap_itself() -> None:
     with pytest.raises(TypeError, match=r"Wrap it, with example inputs: hl\.Linen\(module, x\)\."):
         make(nn.Dense(2))
-    with pytest.raises(TypeError, match=r"Linen\(module\): got .*Linear.* An NNX module is given"):
+    with pytest.raises(
+        TypeError, match=r"Linen\(module\): got a Linear; wanted .* An NNX module is"
+    ):
         hl.Linen(linear(), jnp.ones((1, 3)))  # type: ignore[arg-type]
 
 

@@ -89,7 +89,12 @@ TARGETS: dict[str, tuple[Callable[[], Any], Callable[[], jax.Array]]] = {
 }
 
 
-@pytest.mark.parametrize("target", TARGETS)
+SLOW = ("linen-block", "rnn", "gru")  # seconds each to compile
+
+
+@pytest.mark.parametrize(
+    "target", [pytest.param(t, marks=pytest.mark.slow) if t in SLOW else t for t in TARGETS]
+)
 def test_batch_equals_loop(target: str) -> None:
     build, inputs = TARGETS[target]
     hnet, x = make(build()), inputs()

@@ -120,6 +120,8 @@ PAIRS: dict[str, tuple[Callable[[], Any], Callable[[], Any], Callable[[], np.nda
     "lstm-nnx-joint": (TorchLSTM, lambda: NNXLSTM(nnx.OptimizedLSTMCell), _sequences),
     "lstm-linen": (TorchLSTM, lambda: hj.Linen(LinenLSTM(), jnp.ones((1, 2, 3))), _sequences),
 }
+SLOW = ("lstm-nnx-joint", "lstm-linen")  # seconds each to compile
+EACH = [pytest.param(p, marks=pytest.mark.slow) if p in SLOW else p for p in PAIRS]
 LAYOUT = {"chunked": ht.Chunked(13, 4), "full": ht.Full()}
 
 
@@ -139,7 +141,7 @@ def close(actual: Any, expected: Any, tolerance: float) -> None:
     np.testing.assert_allclose(np.asarray(actual), expected, rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("pair", EACH)
 def test_a_checkpoint_of_torch_runs_in_jax(pair: str, tmp_path: Path) -> None:
     theirs, ours, inputs = PAIRS[pair]
     choices: dict[str, Any] = {
@@ -168,7 +170,7 @@ def test_a_checkpoint_of_torch_runs_in_jax(pair: str, tmp_path: Path) -> None:
         torch.testing.assert_close(value, state[name], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("pair", EACH)
 def test_a_checkpoint_of_jax_runs_in_torch(pair: str, tmp_path: Path) -> None:
     theirs, ours, inputs = PAIRS[pair]
     hnet = hj.HyperNetwork(ours(), condition=hj.Embedding(3, 4), rngs=nnx.Rngs(0))

@@ -45,7 +45,8 @@ class Linen:
     ) -> None:
         if not isinstance(module, nn.Module):
             way_out = "An NNX module is given as target itself."
-            raise TypeError(message("Linen(module)", module, "a flax.linen.Module", way_out))
+            got = module if isinstance(module, type) else f"a {type(module).__name__}"
+            raise TypeError(message("Linen(module)", got, "a flax.linen.Module", way_out))
         self.module = module
         self.layers: dict[tuple[str, ...], nn.Module] = {}
         keys = jax.tree.map(lambda k: jax.random.key(k) if isinstance(k, int) else k, rng)
