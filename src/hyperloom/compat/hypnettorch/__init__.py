@@ -7,13 +7,11 @@ of 0.0.4 can be read. See the page on migrating for what differs, and why.
 
 from hyperloom.compat.hypnettorch import hnets, mnets, utils
 from hyperloom.compat.hypnettorch._native import to_native
-from hyperloom.compat.hypnettorch.hnets import (
-    hnet_helpers,  # noqa: F401  as attributes of hnets and utils
-    structured_hmlp_examples,  # noqa: F401
-)
-from hyperloom.compat.hypnettorch.utils import (
-    batchnorm_layer,  # noqa: F401
-    hnet_regularizer,  # noqa: F401
-)
+
+# As attributes of hnets and utils, as in hypnettorch.
+from hyperloom.compat.hypnettorch.hnets import hnet_helpers as hnet_helpers
+from hyperloom.compat.hypnettorch.hnets import structured_hmlp_examples as structured_hmlp_examples
+from hyperloom.compat.hypnettorch.utils import batchnorm_layer as batchnorm_layer
+from hyperloom.compat.hypnettorch.utils import hnet_regularizer as hnet_regularizer
 
 __all__ = ["hnets", "mnets", "to_native", "utils"]
