@@ -51,6 +51,7 @@ from hyperloom import (
 from hyperloom.torch._assembled import Assembled
 from hyperloom.torch._dynamic import unroll
 from hyperloom.torch._hypernetwork import HyperNetwork
+from hyperloom.torch._inputs import Inputs
 from hyperloom.torch._io import load, save
 from hyperloom.torch._perturbed import Perturbed
 from hyperloom.torch._regularizers import OutputRegularizer
@@ -90,6 +91,7 @@ __all__ = [
     "HyperfanIn",
     "HyperfanOut",
     "Ids",
+    "Inputs",
     "Layers",
     "Loop",
     "LowRank",
