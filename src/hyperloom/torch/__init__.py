@@ -44,6 +44,7 @@ from hyperloom import (
     Whole,
 )
 from hyperloom.torch._hypernetwork import HyperNetwork
+from hyperloom.torch._inputs import Inputs
 from hyperloom.torch._io import load, save
 from hyperloom.torch._regularizers import OutputRegularizer
 from hyperloom.torch._shapes import Shapes
@@ -69,6 +70,7 @@ __all__ = [
     "HyperfanIn",
     "HyperfanOut",
     "Ids",
+    "Inputs",
     "Layers",
     "Loop",
     "LowRank",

@@ -122,7 +122,7 @@ class VectorCondition(nn.Module):
     def _fits(self, value: Tensor) -> bool:
         """Whether nothing can be wrong with a value; most are so."""
         fits = value.ndim > 0 and value.shape[-1] == self.choice.dim
-        return fits and value.is_floating_point() and not value.is_meta
+        return fits and value.dtype == self.like.dtype and not value.is_meta
 
 
 class CustomCondition(nn.Module):

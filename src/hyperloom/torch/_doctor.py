@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from hyperloom._doctor import PartReading, Readings, Report, TensorReading
+from hyperloom._execution import SlowWarning
 from hyperloom._form import Whole
 from hyperloom._layout import Head, Source
 from hyperloom._plan import Entry, Plan
@@ -63,9 +64,8 @@ def examine(
                 how = hnet.explain(*inputs, condition=condition, in_dims=in_dims, **kwargs)
         except Exception as error:  # whatever the user's modules raise is what is to be told
             return Report(replace(readings, errors=(_told("the call fails", error),)))
-        told = [
-            str(w.message).strip() for w in caught if w.category is not SlowWarning
-        ]  # what follows are calls of ours
+        # What follows are calls of ours. What is slow is told by the explanation.
+        told = [str(w.message).strip() for w in caught if w.category is not SlowWarning]
         again()
         stages, tensors, unchecked = _differences(hnet, condition, encoded, call, again)
         again()

@@ -22,6 +22,7 @@ from hyperloom.torch._build import Built, build, grow, modules_of, prepare
 from hyperloom.torch._conditions import Encoded
 from hyperloom.torch._generate import assemble, raw_numbers
 from hyperloom.torch._held import Held, inside_transform
+from hyperloom.torch._inputs import Inputs, unpacked
 from hyperloom.torch._program import Program, find
 from hyperloom.torch._run import Call, apply_tensors, contracts, execute, explain
 from hyperloom.torch._skeleton import Skeleton
@@ -159,6 +160,7 @@ class HyperNetwork(nn.Module):
         Args:
             *inputs: The target's inputs. For a batch of conditions `(B,)` every tensor has a
                 leading `B`, one slice for each condition, unless `in_dims` says otherwise.
+                Or one `Inputs` object, for targets that take a keyword named `condition`.
             condition: Raw value of one condition, or of a batch with leading dimensions.
             in_dims: Which dimension of the inputs pairs with the conditions, as in
                 `torch.func.vmap`: an int or `None` (inputs shared by all conditions) for all
@@ -175,6 +177,8 @@ class HyperNetwork(nn.Module):
             IndexError: A condition id out of range.
         """
         encoded = self._encode(condition)
+        if len(inputs) == 1 and type(inputs[0]) is Inputs:
+            inputs, kwargs = unpacked(inputs, kwargs)
         program = self._program(encoded, inputs, in_dims, kwargs)
         if program is not None:
             return program.run(self, encoded.vector, inputs[0])
@@ -199,6 +203,7 @@ class HyperNetwork(nn.Module):
             was taken with the estimated operations and bytes of the alternatives. Print it.
         """
         encoded = self._encode(condition)
+        inputs, kwargs = unpacked(inputs, kwargs)
         program = self._program(encoded, inputs, in_dims, kwargs)
         return explain(self, encoded, Call(encoded.batch, inputs, in_dims, kwargs), program)
 
@@ -276,6 +281,7 @@ class HyperNetwork(nn.Module):
             ValueError: A missing or unknown name, a wrong shape, or another device.
         """
         batch = self._check_params(params)
+        inputs, kwargs = unpacked(inputs, kwargs)
         call = Call(batch, inputs, in_dims, kwargs)
         held = Held(self, self._ids(of, batch), batch)
         made = {name: value for name, value in params.items() if name not in self.plan.kept}

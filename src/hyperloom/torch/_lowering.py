@@ -143,6 +143,22 @@ def _in_autocast(function: Any) -> Rule:
     return rule
 
 
+def _batch_norm(
+    input: Tensor,  # noqa: A002
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    *args: Any,
+    **kwargs: Any,
+) -> Tensor:
+    wide = (t for t in (running_mean, weight) if t is not None)
+    if all(t.dtype == input.dtype for t in wide):
+        return F.batch_norm(input, running_mean, running_var, weight, *args, **kwargs)
+    # Inputs in half precision beside wider tensors: the kernel can, its rule for vmap cannot.
+    made = F.batch_norm(input.float(), running_mean, running_var, weight, *args, **kwargs)
+    return made.to(input.dtype)
+
+
 def _group_norm(
     input: Tensor,  # noqa: A002
     *args: Any,
@@ -168,6 +184,7 @@ _RULES: dict[Any, Rule] = {
     **{function: _in_autocast(function) for function in _WITH_WEIGHT},
     F.bilinear: bilinear,
     F.embedding_bag: _embedding_bag,
+    F.batch_norm: _batch_norm,
     F.group_norm: _group_norm,
     F.normalize: _normalize,
     torch._weight_norm: _weight_norm,
