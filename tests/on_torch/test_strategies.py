@@ -124,9 +124,7 @@ LOOPED = [Reads, WritesFresh, Custom, Remembers, Counts, Cumulative]
 def test_what_vmap_cannot_run_is_run_in_a_loop(make: type[nn.Module]) -> None:
     hnet = build(make)
     each = copy.deepcopy(hnet)
-    with pytest.warns(
-        hl.SlowWarning, match=f"target: .*{make.__name__}|it writes|it k|norm"
-    ):
+    with pytest.warns(hl.SlowWarning, match=f"target: .*{make.__name__}|it writes|it k|norm"):
         y = hnet(X, condition=IDS)
     wanted = torch.stack([each(X[i], condition=IDS[i]) for i in range(3)])
     close(y, wanted)

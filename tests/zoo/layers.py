@@ -134,7 +134,7 @@ def _norms() -> dict[str, list[Layer]]:
     ]
     made["LayerNorm"] = [
         Layer(lambda: nn.LayerNorm(4), floats((3, 4))),
-        Layer(lambda: nn.LayerNorm((2, 4), bias=False), floats((3, 2, 4))),
+        Layer(lambda: nn.LayerNorm([2, 4], bias=False), floats((3, 2, 4))),
     ]
     made["RMSNorm"] = [Layer(lambda: nn.RMSNorm(4), floats((3, 4)))]
     made["GroupNorm"] = [Layer(lambda: nn.GroupNorm(2, 4), floats((3, 4, 5)))]

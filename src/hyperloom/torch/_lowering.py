@@ -176,6 +176,7 @@ _WITH_WEIGHT = (
     F.conv_transpose1d,
     F.conv_transpose2d,
     F.conv_transpose3d,
+    F.prelu,
 )
 
 _RULES: dict[Any, Rule] = {
