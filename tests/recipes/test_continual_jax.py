@@ -35,7 +35,8 @@ def tasks() -> tuple[Task, ...]:
 
 @pytest.fixture(scope="module")
 def learners() -> dict[str, Any]:
-    return digits_learners(Training(steps=100))
+    made = digits_learners(Training(steps=100))
+    return {name: made[name] for name in ("hypernetwork", "fine-tuning")}
 
 
 @pytest.fixture(scope="module")
@@ -50,18 +51,13 @@ def test_the_hypernetwork_learns_and_does_not_forget(records: dict[str, Record])
     assert min(records["hypernetwork"].final) > 93
 
 
-@pytest.mark.parametrize("name", ["hypernetwork, unprotected", "fine-tuning"])
-def test_without_protection_the_first_task_is_forgotten(
-    records: dict[str, Record], name: str
-) -> None:
-    assert records[name].forgotten[0] > 5
+def test_without_protection_the_first_task_is_forgotten(records: dict[str, Record]) -> None:
+    assert records["fine-tuning"].forgotten[0] > 5
 
 
 def test_the_numbers_kept_are_those_of_torch(records: dict[str, Record]) -> None:
     main = 64 * 64 + 64 + 64 * 32 + 32 + 32 * 2 + 2
-    assert records["separate networks"].forgotten == [0, 0]
     assert records["fine-tuning"].num_parameters == main
-    assert records["separate networks"].num_parameters == 2 * main
 
 
 def test_a_learner_comes_back_from_its_checkpoint(
