@@ -5,10 +5,11 @@ framework: specs, layouts, plans, initialisation, and the NumPy oracle. Importin
 neither torch nor jax.
 """
 
-from hyperloom._condition import Concat, Condition, Custom, Embedding, Ids, Noise, Vector
+from hyperloom._condition import Angles, Concat, Condition, Custom, Embedding, Ids, Noise, Vector
+from hyperloom._deconv import Deconv
 from hyperloom._doctor import Finding, Report
 from hyperloom._errors import CheckpointError
-from hyperloom._execution import Execution
+from hyperloom._execution import Auto, Execution, Loop, SlowWarning, Vmap
 from hyperloom._explain import Explanation
 from hyperloom._factored import LowRank, Product, RankOne, Scale, Shift, Templates
 from hyperloom._form import Delta, Form, Start, Whole
@@ -23,6 +24,7 @@ from hyperloom._init import (
 )
 from hyperloom._layout import (
     Chunked,
+    Direct,
     Full,
     Given,
     Grouped,
@@ -36,12 +38,17 @@ from hyperloom._layout import (
 from hyperloom._plan import Plan, compile_plan
 from hyperloom._recurrent import CustomRecurrent, Recurrent
 from hyperloom._spec import Role, TargetSpec, TensorSpec
+from hyperloom._statistics import BatchStatistics, PerConditionStatistics, SharedStatistics
+from hyperloom._translate import Translation, translate
 from hyperloom._trunk import MLP, CustomTrunk, Linear, Trunk
 
 __version__ = "0.1.0.dev0"
 
 __all__ = [
     "MLP",
+    "Angles",
+    "Auto",
+    "BatchStatistics",
     "BiasHyperInit",
     "CheckpointError",
     "Chunked",
@@ -50,7 +57,9 @@ __all__ = [
     "Custom",
     "CustomRecurrent",
     "CustomTrunk",
+    "Deconv",
     "Delta",
+    "Direct",
     "Embedding",
     "Execution",
     "Explanation",
@@ -67,10 +76,12 @@ __all__ = [
     "Layers",
     "Layout",
     "Linear",
+    "Loop",
     "LowRank",
     "Native",
     "Noise",
     "PerCondition",
+    "PerConditionStatistics",
     "Plan",
     "Product",
     "RankOne",
@@ -79,16 +90,21 @@ __all__ = [
     "Role",
     "Scale",
     "Shared",
+    "SharedStatistics",
     "Shift",
+    "SlowWarning",
     "Start",
     "TargetSpec",
     "Templates",
     "TensorSpec",
     "Tensors",
     "Tiles",
+    "Translation",
     "Trunk",
     "Unscaled",
     "Vector",
+    "Vmap",
     "Whole",
     "compile_plan",
+    "translate",
 ]

@@ -2,7 +2,8 @@
 
 Layout of the file: one safetensors file. Its metadata has one entry, `hyperloom`, a JSON object
 with `format` (int), `version` (of the library that wrote it), `plan`, and `digest` (SHA-256 over
-the tensors' names, dtypes, shapes and bytes, and the plan).
+the tensors' names, dtypes, shapes and bytes, and the plan); and, if the target has buffers that
+can be kept in several ways, `statistics`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from hyperloom._condition import Concat, Custom
 from hyperloom._errors import CheckpointError, message
 from hyperloom._plan import Plan
 from hyperloom._serial import from_json, to_json
+from hyperloom._statistics import Statistics
 from hyperloom._trunk import CustomTrunk
 
 FORMAT = 1
@@ -34,6 +36,7 @@ class Description:
         digest: Checksum of tensors and plan.
         dtypes: Name -> dtype of its tensors, as safetensors writes them.
         shapes: Name -> shape.
+        statistics: What becomes of the target's running statistics; `None` if it does not say.
     """
 
     plan: Plan
@@ -41,11 +44,16 @@ class Description:
     digest: str
     dtypes: Mapping[str, str]
     shapes: Mapping[str, tuple[int, ...]]
+    statistics: Statistics | None = None
 
 
-def metadata(plan: Plan, version: str, digest: str) -> dict[str, str]:
+def metadata(
+    plan: Plan, version: str, digest: str, statistics: Statistics | None = None
+) -> dict[str, str]:
     """Return the safetensors metadata of a checkpoint."""
     content = {"format": FORMAT, "version": version, "plan": to_json(plan), "digest": digest}
+    if statistics is not None:
+        content["statistics"] = to_json(statistics)
     return {"hyperloom": json.dumps(content)}
 
 
@@ -90,7 +98,11 @@ def read_description(path: str | os.PathLike[str]) -> Description:
             raise TypeError(f"a {type(plan).__name__} where the plan should be")
         dtypes = {name: entry["dtype"] for name, entry in header.items()}
         shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
-        return Description(plan, content["version"], content["digest"], dtypes, shapes)
+        statistics = from_json(content.get("statistics"))
+        if not isinstance(statistics, (Statistics, type(None))):
+            raise TypeError(f"a {type(statistics).__name__} where the statistics should be")
+        version, checksum = content["version"], content["digest"]
+        return Description(plan, version, checksum, dtypes, shapes, statistics)
     # ValueError: a CheckpointError of from_json, or a value that an enum does not have.
     except (ValueError, KeyError, TypeError) as error:
         raise _bad(path, "an altered description", "the file as save() wrote it") from error

@@ -64,8 +64,9 @@ def _draw_head(plan: Plan, head: Head) -> str:
     if head.source is Source.SHARED:
         return f"{head.name}: {head.slot_size} learned numbers for all conditions"
     if head.source is Source.GIVEN:
-        return f"{head.name}: the features are the numbers"
-    run = f"Linear({plan.features(head)} -> {head.slot_size})"
+        run = "the features are the numbers"
+    else:
+        run = f"Linear({plan.features(head)} -> {head.slot_size})"
     if head.num_slots == 1 and not head.embedding:
         return f"{head.name}: {run}"
     cut = head.num_slots * head.slot_size - head.num_used

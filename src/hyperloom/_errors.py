@@ -60,6 +60,12 @@ def positive_int(argument: str, value: object, least: int = 1) -> int:
     return value
 
 
+def a_bool(argument: str, value: object) -> None:
+    """Raise unless `value` is a bool: a string or a number would count as true."""
+    if not isinstance(value, bool):
+        raise TypeError(message(argument, repr(value), "a bool"))
+
+
 def finite_float(argument: str, value: object, least: float | None = None) -> float:
     """Return `value` as a float if it is finite (and at least `least`); raise otherwise."""
     wanted = "a finite number" + ("" if least is None else f" of at least {least:g}")

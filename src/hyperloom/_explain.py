@@ -42,16 +42,18 @@ class Explanation:
     """How a call was run. Printing it gives a table.
 
     Attributes:
-        strategy: How the target was run: `single`, `chain` or `vmap`.
+        strategy: How the target was run: `single`, `chain`, `vmap` or `loop`.
         reason: Why.
         conditions: Conditions in the batch.
         used: One entry for each use of a generated tensor, in the order of the call.
+        slow: What was run by a slower way than the usual: module and reason.
     """
 
     strategy: str
     reason: str
     conditions: int
     used: tuple[Used, ...]
+    slow: tuple[str, ...] = ()
 
     def __getitem__(self, tensor: str) -> Used:
         for use in self.used:
@@ -64,7 +66,8 @@ class Explanation:
         head = f"{self.conditions} {noun}, run as {self.strategy}: {self.reason}"
         titles = ["tensor", "layer", "way", "operations", "bytes", "alternatives", "why"]
         rows = [[*_row(use), use.why] for use in self.used]
-        return "\n".join([head, *table(titles, rows)])
+        slow = [f"slow: {found}" for found in self.slow if found not in self.reason]
+        return "\n".join([head, *slow, *table(titles, rows)])
 
 
 def used(

@@ -249,7 +249,7 @@ def compile_plan(
         )
     _refuse_empty_features(condition, heads)
     trunk = trunk or Linear()
-    _refuse_other_width(heads, trunk.out_width(condition.width))
+    _refuse_other_width(heads, trunk, condition.width)
     banks, bank_of = _banks(spec, forms, parts, init or Native())
     entries = tuple(
         Entry(
@@ -272,7 +272,7 @@ _WANTED = {
 
 def _refuse_empty_features(condition: Condition, heads: tuple[Head, ...]) -> None:
     """Raise if a head would be run on a condition without a vector, and without embeddings."""
-    bare = [h.name for h in heads if h.source is Source.FEATURES and not h.embedding]
+    bare = [h.name for h in heads if h.needs_features and not h.embedding]
     if condition.width == 0 and bare:
         raise ValueError(
             message(
@@ -301,10 +301,14 @@ def _refuse_forms_without_layout(
         )
 
 
-def _refuse_other_width(heads: Iterable[Head], width: int) -> None:
+def _refuse_other_width(heads: Iterable[Head], trunk: Trunk, in_width: int) -> None:
     """Raise if numbers are to be given, and there are more or fewer of them."""
     for head in heads:
+        width = trunk.out_width(in_width + head.embedding)
         if head.source is Source.GIVEN and head.slot_size != width:
+            if head.name.startswith("direct"):
+                got = f"Direct({head.slot_size}) with features of width {width}"
+                raise ValueError(message("layout", got, f"Direct({width}), the trunk's width"))
             raise ValueError(
                 message(
                     "layout",

@@ -6,17 +6,18 @@ views, and every slot is run by itself. Backends are tested against it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from hyperloom._condition import Concat, Condition, Embedding
+from hyperloom._condition import Angles, Concat, Condition, Embedding
+from hyperloom._deconv import Deconv
 from hyperloom._errors import message
 from hyperloom._layout import Head, Source, slot_signs
 from hyperloom._plan import Plan
 from hyperloom._recurrent import Recurrent
+from hyperloom._reference_deconv import activate, draw_image
 from hyperloom._trunk import MLP, Linear
 
 Tensors = Mapping[str, np.ndarray]
@@ -70,6 +71,9 @@ def _vector(condition: Condition, tensors: Tensors, value: Any, name: str) -> np
     if isinstance(condition, Recurrent):
         new = recurrent_step(condition, tensors, *value, name=name)
         return new[0] if isinstance(new, tuple) else new
+    if isinstance(condition, Angles):
+        angles = np.asarray(value) * np.pi / 2
+        return np.concatenate([np.cos(angles), np.sin(angles)])
     if type(condition).__name__ in ("Vector", "Noise"):
         return np.asarray(value)
     raise TypeError(message("plan", condition, "a condition that NumPy can compute"))
@@ -130,7 +134,8 @@ def _run_head(
             x = np.concatenate([x, slots[index, slot] if head.per_condition else slots[slot]])
         f = _run_trunk(plan, plan.trunk_index(head), tensors, x)
         if head.source is Source.GIVEN:
-            return f
+            out.append(f)
+            continue
         if head.signs:
             f = f * slot_signs(head.num_slots, len(f))[slot]
         out.append(tensors[f"{name}.weight"] @ f + tensors[f"{name}.bias"])
@@ -141,6 +146,8 @@ def _run_trunk(plan: Plan, index: int, tensors: Tensors, x: np.ndarray) -> np.nd
     trunk = plan.trunk
     if isinstance(trunk, Linear):
         return x
+    if isinstance(trunk, Deconv) and not trunk.norm:
+        return draw_image(trunk, tensors, f"trunks.{index}", x)
     if not isinstance(trunk, MLP) or trunk.norm == "batch":
         raise TypeError(message("plan", trunk, "a trunk that NumPy can compute"))
     for i in range(len(trunk.widths)):
@@ -152,24 +159,7 @@ def _run_trunk(plan: Plan, index: int, tensors: Tensors, x: np.ndarray) -> np.nd
         if trunk.norm == "layer":
             x = (x - x.mean()) / np.sqrt(x.var() + 1e-5)
             x = x * tensors[f"{name}.norm_weight"] + tensors[f"{name}.norm_bias"]
-        x = _activate(trunk.activation, x)
+        x = activate(trunk.activation, x)
     if trunk.norm == "rms":
         x = x / np.sqrt((x * x).mean() + 1e-6)
     return x
-
-
-def _activate(name: str, x: np.ndarray) -> np.ndarray:
-    if name == "gelu":
-        erf = np.vectorize(math.erf, otypes=[x.dtype])
-        return 0.5 * x * (1 + erf(x / np.sqrt(2.0)))
-    rules = {
-        "relu": lambda: np.maximum(x, 0),
-        "leaky_relu": lambda: np.where(x > 0, x, 0.01 * x),
-        "elu": lambda: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
-        "silu": lambda: x / (1 + np.exp(-x)),
-        "tanh": lambda: np.tanh(x),
-        "sigmoid": lambda: 1 / (1 + np.exp(-x)),
-        "softplus": lambda: np.logaddexp(x, 0),
-        "identity": lambda: x,
-    }
-    return rules[name]()

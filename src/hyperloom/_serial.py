@@ -6,10 +6,34 @@ from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import Any
 
-from hyperloom import _condition, _factored, _form, _init, _layout, _plan, _recurrent, _spec, _trunk
+from hyperloom import (
+    _condition,
+    _deconv,
+    _factored,
+    _form,
+    _init,
+    _layout,
+    _plan,
+    _recurrent,
+    _spec,
+    _statistics,
+    _trunk,
+)
 from hyperloom._errors import CheckpointError, message
 
-_MODULES = (_condition, _factored, _form, _init, _layout, _plan, _recurrent, _spec, _trunk)
+_MODULES = (
+    _condition,
+    _deconv,
+    _factored,
+    _form,
+    _init,
+    _layout,
+    _plan,
+    _recurrent,
+    _spec,
+    _statistics,
+    _trunk,
+)
 _CLASSES: dict[str, type] = {
     cls.__name__: cls
     for module in _MODULES

@@ -48,6 +48,9 @@ EXAMPLES = [
     *LAYOUTS.values(),
     *INITS,
     hl.BiasHyperInit(),
+    hl.PerConditionStatistics(also="*.codebook"),
+    hl.SharedStatistics(),
+    hl.BatchStatistics(),
     hl.Tensors(),
     hl.Layers(),
     hl.Tiles(7),
@@ -60,16 +63,22 @@ EXAMPLES = [
     hl.RankOne(trained=True),
     hl.Templates(3),
     hl.Embedding(3, 4, std=0.1),
+    hl.Ids(3),
+    hl.Angles(2),
     hl.Vector(3, std=2.0),
     hl.Noise(3),
     hl.Custom(3, "Encoder", 17),
+    hl.Ids(3),
     hl.Recurrent(3, 4, cell="lstm"),
     hl.CustomRecurrent(3, "Encoder", 17),
     hl.Ids(3),
     hl.Given(),
     hl.Concat(hl.Vector(2), hl.Concat(hl.Embedding(2, 3), hl.Noise(2))),
     hl.Linear(),
-    hl.MLP(3, 4, activation="gelu", dropout=0.1, norm=None),
+    hl.MLP(3, 4, activation="gelu", dropout=0.1, norm=None, spectral=True),
+    hl.Deconv((9, 6), (4, 2), (3, (1, 5)), (0,), "tanh", "batch", spectral=True),
+    hl.Deconv((9, 6)).steps[0],
+    hl.Direct(54, 3, per_condition=True),
     hl.CustomTrunk(3, "Trunk", 5),
     START,
     PART,
@@ -79,7 +88,7 @@ EXAMPLES = [
     PLAN,
 ]
 # Nobody makes one of these.
-BASES = {"Condition", "Form", "Init", "Layout", "Trunk", "OnBase", "_Hyperfan"}
+BASES = {"Statistics", "Condition", "Form", "Init", "Layout", "Trunk", "OnBase", "_Hyperfan"}
 
 
 @pytest.mark.parametrize(

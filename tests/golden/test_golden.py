@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 import hyperloom
+import hyperloom.jax
 import hyperloom.torch
 import hyperloom.torch as hl
 from tests.golden.golden import golden_numbers, golden_text
@@ -43,7 +44,10 @@ def build(layout: str) -> hl.HyperNetwork:
     )
 
 
-@pytest.mark.parametrize("module", [hyperloom, hyperloom.torch], ids=lambda m: m.__name__)
+MODULES = [hyperloom, hyperloom.torch, hyperloom.jax]
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda m: m.__name__)
 def test_public_names(module: ModuleType) -> None:
     names = "\n".join(sorted(module.__all__))
     assert names == golden_text(f"names-{module.__name__}.txt", names)

@@ -99,14 +99,14 @@ class LinenMLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        options = {"param_dtype": self.dtype, "bias_init": nn.initializers.normal(0.3)}
+        options: Any = {"param_dtype": self.dtype, "bias_init": nn.initializers.normal(0.3)}
         x = jnp.tanh(nn.Dense(4, **options)(x))
         x = jnp.tanh(nn.Dense(4, **options)(x))
         return nn.Dense(2, **options)(x)
 
 
 def linen_mlp(dtype: Any = jnp.float32) -> hl.Linen:
-    return hl.Linen(LinenMLP(dtype), jnp.ones((1, 4), dtype))
+    return hl.Linen(LinenMLP(dtype), jnp.ones((1, 4), dtype), rng=1)
 
 
 def _floats(*shape: int) -> Callable[..., Array]:
@@ -232,8 +232,9 @@ class Case(Row):
         """
         target = TARGETS[self.target]
         layout, condition = LAYOUTS[self.layout](target), condition_of(self.condition, dtype)
+        make: Any = target.make
         hnet = hl.HyperNetwork(
-            target.make(dtype),
+            make(dtype),
             condition=condition,
             trunk=trunk_of(self.trunk, condition, layout, dtype),
             layout=layout,

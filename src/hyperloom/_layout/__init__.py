@@ -2,12 +2,14 @@
 
 from hyperloom._layout._base import Head, Layout, Piece, Placement, Segment, Source, slot_signs
 from hyperloom._layout._chunked import Chunked
+from hyperloom._layout._direct import Direct
 from hyperloom._layout._given import Given
 from hyperloom._layout._grouped import Grouped, Layers, Tensors, Tiles
 from hyperloom._layout._rows import Full, PerCondition, Shared
 
 __all__ = [
     "Chunked",
+    "Direct",
     "Full",
     "Given",
     "Grouped",

@@ -90,9 +90,9 @@ class Head:
             return self.slot_size
         if self.source is Source.TABLE:
             return self.slot_size * num_ids
-        if self.source is Source.GIVEN:
-            return 0
         slots = self.num_slots * self.embedding * (num_ids if self.per_condition else 1)
+        if self.source is Source.GIVEN:
+            return slots
         return self.slot_size * (features + 1) + slots
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hyperloom._errors import message, positive_int
+from hyperloom._errors import a_bool, message, positive_int
 from hyperloom._form import Part
 from hyperloom._layout._base import (
     Head,
@@ -37,6 +37,7 @@ class Chunked(Layout):
             `docs/initialisation.md`). Default True; False is the head as it was published.
 
     Raises:
+        TypeError: `per_condition` or `signs` is no bool.
         ValueError: `size` or `embedding` below 1.
     """
 
@@ -48,6 +49,8 @@ class Chunked(Layout):
     def __post_init__(self) -> None:
         positive_int("Chunked(size=)", self.size)
         positive_int("Chunked(embedding=)", self.embedding)
+        a_bool("Chunked(per_condition=)", self.per_condition)
+        a_bool("Chunked(signs=)", self.signs)
 
     def compile(self, parts: Sequence[Part], first_head: int) -> list[Placement]:
         refuse_native(parts, self)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hyperloom._choice import Choice
-from hyperloom._errors import call_it, message, positive_int
+from hyperloom._errors import a_bool, call_it, message, positive_int
 from hyperloom._form import Part
 from hyperloom._layout._base import (
     Head,
@@ -127,6 +127,7 @@ class Grouped(Layout):
 
     def __post_init__(self) -> None:
         positive_int("Grouped(embedding=)", self.embedding)
+        a_bool("Grouped(per_condition=)", self.per_condition)
         if not isinstance(self.unit, Unit):
             got = self.unit if isinstance(self.unit, type) else repr(self.unit)
             wanted = "Tensors(), Layers() or Tiles(smallest)"

@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from hyperloom._condition import Concat, Condition, Custom, Embedding, Noise, Vector
+from hyperloom._condition import Angles, Concat, Condition, Custom, Embedding, Noise, Vector
 from hyperloom._errors import call_it, message, positive_int
 from hyperloom._recurrent import CustomRecurrent, Recurrent
 from hyperloom.jax._encoded import Encoded, shown
@@ -98,7 +98,11 @@ class VectorCondition(nnx.Module):
             raise TypeError(message("condition", shown(value), wanted, way_out))
         if value.ndim == 0 or value.shape[-1] != dim:
             raise ValueError(message("condition", shown(value), wanted))
-        return Encoded(jnp.asarray(value, self.dtype))
+        value = jnp.asarray(value, self.dtype)
+        if isinstance(self.choice, Angles):
+            angles = value * (jnp.pi / 2)
+            value = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+        return Encoded(value)
 
 
 class CustomCondition(nnx.Module):
@@ -255,7 +259,8 @@ def as_ids(value: Any, num: int) -> Array:
         way_out = "For a vector as condition use Vector(dim); otherwise call .astype(int)."
         raise TypeError(message("condition", shown(value), wanted, way_out))
     if ids.size and not is_traced(ids):
-        low, high = int(ids.min()), int(ids.max())
+        known = np.asarray(ids)  # in NumPy: inside jit, JAX traces what is done to constants too
+        low, high = int(known.min()), int(known.max())
         if low < 0 or high >= num:
             way_out = "Add new ids with add_conditions(num)."
             bad = low if low < 0 else high

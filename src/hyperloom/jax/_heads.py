@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
+from hyperloom._errors import message
 from hyperloom._layout import Head, Source, slot_signs
 from hyperloom.jax._conditions import Table
 from hyperloom.jax._start import Start
@@ -100,4 +101,7 @@ def build_head(head: Head, features: int, num_ids: int | None, start: Start) -> 
         return SharedHead(head, start)
     if head.source is Source.GIVEN:
         return GivenHead()
+    if head.source is not Source.FEATURES:
+        got = f"a head whose numbers are {head.source}"
+        raise TypeError(message("layout", got, "a layout that this backend has"))
     return LinearHead(head, features, num_ids, start)

@@ -13,6 +13,7 @@ from jax import Array
 
 from hyperloom._errors import message
 from hyperloom._execution import Execution
+from hyperloom._explain import Explanation
 from hyperloom._form import Form
 from hyperloom._init import Init
 from hyperloom._layout import Layout
@@ -210,6 +211,42 @@ class HyperNetwork(nnx.Module):
         options: Any = {"in_dims": in_dims, "rngs": streams, "state": state, "mutable": mutable}
         made = self._call(encoded, inputs, kwargs, **options)
         return (made, encoded.carry) if carries else made
+
+    def explain(
+        self,
+        *inputs: Any,
+        condition: Any,
+        in_dims: Dims = 0,
+        rngs: Any = None,
+        state: Mapping[str, Array] | None = None,
+        **kwargs: Any,
+    ) -> Explanation:
+        """Trace a call, and say how it would be run: what is formed, what is not, and why.
+
+        Nothing is computed but the condition's vector. Costs are those of a call with a backward
+        pass; a compiler may still reorder what it is given.
+
+        Args:
+            *inputs: As in a call.
+            condition: As in a call.
+            in_dims: As in a call.
+            rngs: As in a call.
+            state: As in a call.
+            **kwargs: As in a call.
+
+        Returns:
+            An `Explanation`: the strategy, and for each use of a generated tensor the way that
+            is taken with the estimated operations and bytes of the alternatives. Print it.
+        """
+        from hyperloom.jax._explain import explain
+
+        streams = as_rngs(rngs)
+        carry = kwargs.pop("carry", None) if self.plan.condition.has_carry else None
+        encoded = self._encode(condition, streams, carry)
+        call = Call(encoded.batch, inputs, in_dims, kwargs)
+        own = check_state(self, state or {}, encoded.batch)
+        extras = Extras(self.target.keys(streams), self._trunk_key(streams), own, False)
+        return explain(self, encoded, call, extras)
 
     def generate(self, condition: Any, *, rngs: Any = None, carry: Any = None) -> Any:
         """Generate the target's parameters.

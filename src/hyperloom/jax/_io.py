@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from hyperloom._errors import CheckpointError, message
 from hyperloom._plan import Plan
 from hyperloom.jax._hypernetwork import HyperNetwork
 from hyperloom.jax._target import target_spec
+from hyperloom.jax._translated import read_translated
 from hyperloom.jax._variables import Hole, Variable, is_random, walk
 
 _NAMES = {
@@ -89,6 +91,7 @@ def load(
     *,
     condition: Any = None,
     trunk: Any = None,
+    translate: bool | Mapping[str, str] = False,
     rngs: nnx.Rngs | None = None,
 ) -> HyperNetwork:
     """Read a hypernetwork from a file that `save` wrote, here or in the PyTorch backend.
@@ -99,6 +102,11 @@ def load(
         condition: The condition module, if the hypernetwork was made with one of the user's own
             (built the same way; its parameters are loaded). In a `Concat`, the whole `Concat`.
         trunk: The trunk module, likewise.
+        translate: `True` if the file was made for the same network in another framework, or in
+            Linen rather than NNX: the target then runs with the tensors that the plan generates,
+            turned into its own; `generate` keeps their names and shapes. A dict says which layer
+            or tensor of `target` is which of the file's where that cannot be told. See
+            `hyperloom.translate`.
         rngs: Random streams of the hypernetwork, which are not in the file.
 
     Returns:
@@ -108,13 +116,20 @@ def load(
         FileNotFoundError: There is no such file.
         CheckpointError: The file is cut, altered, of a newer format, holds values that are not
             finite, or was made for another target; the message says which.
+        ValueError: `translate` for networks that cannot be matched.
     """
     described = read_description(path)
     tensors = _read(path, described)
     plan = described.plan
-    found = target_spec(target).differences(plan.spec)
-    if found:
-        raise other_target(path, found)
+    if translate is False:
+        found = target_spec(target).differences(plan.spec)
+        if found:
+            raise other_target(path, found)
+    else:
+        names = {} if translate is True else translate
+        prefix = "target_buffers."
+        buffers = {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
+        target = read_translated(target, plan.spec, names, buffers)
     hnet = HyperNetwork.from_plan(
         target,
         plan,
@@ -171,9 +186,13 @@ def neutral_tensors(hnet: HyperNetwork) -> dict[str, np.ndarray]:
 def fill(hnet: HyperNetwork, tensors: dict[str, Any]) -> None:
     """Put tensors, by the names of the file, in place."""
     for name, variables in neutral_variables(hnet).items():
-        ends = np.cumsum([v.shape[0] for v in variables])[:-1] if len(variables) > 1 else []
-        for variable, block in zip(variables, np.split(tensors[name], ends), strict=True):
-            variable.set_value(jnp.asarray(block))
+        blocks = [tensors[name]]
+        if len(variables) > 1:
+            blocks = np.split(tensors[name], np.cumsum([v.shape[0] for v in variables])[:-1])
+        for variable, block in zip(variables, blocks, strict=True):
+            # Buffers of another framework stay as they are: JAX may not have their dtype.
+            foreign = isinstance(variable.get_raw_value(), np.ndarray)
+            variable.set_value(block if foreign else jnp.asarray(block))
 
 
 def _fill(hnet: HyperNetwork, tensors: dict[str, Any], path: Any) -> None:

@@ -17,6 +17,7 @@ from hyperloom._trunk import MLP
 from hyperloom.jax import _interpret
 from hyperloom.jax._batch import Call
 from hyperloom.jax._conditions import Encoded
+from hyperloom.jax._contract import Record
 from hyperloom.jax._target import Notes
 from hyperloom.jax._weights import make_weights
 
@@ -123,14 +124,19 @@ def _refuse_batch_statistics(hnet: HyperNetwork) -> None:
 
 
 def run_part(
-    hnet: HyperNetwork, encoded: Encoded, call: Call, extras: Extras, notes: Notes
+    hnet: HyperNetwork,
+    encoded: Encoded,
+    call: Call,
+    extras: Extras,
+    notes: Notes,
+    record: Record | None = None,
 ) -> Result:
-    """Generate and run at once."""
+    """Generate and run at once; `record` is told how generated tensors are used."""
     if len(call.batch) == 1:
         weights, shared = make_weights(hnet, encoded, call.rows(), extras.trunk_key)
     else:
         weights, shared = hnet._generate(encoded, extras.trunk_key), hnet._kept()
-    return apply_weights(hnet, weights, shared, call, extras, notes)
+    return apply_weights(hnet, weights, shared, call, extras, notes, record)
 
 
 def apply_weights(
@@ -140,6 +146,7 @@ def apply_weights(
     call: Call,
     extras: Extras,
     notes: Notes,
+    record: Record | None = None,
 ) -> Result:
     """Run the target with weights of a batch of conditions, and `shared` for all of them."""
     pure = hnet.target.pure(notes)
@@ -154,7 +161,7 @@ def apply_weights(
 
     def one(weights: Any, own: Any, keys: Any, arrays: Any) -> Result:
         rest = (shared, {**base, **own}, keys, arrays)
-        return _interpret.call(target, weights, *rest, num_conditions=num)
+        return _interpret.call(target, weights, *rest, num_conditions=num, record=record)
 
     num = math.prod(call.batch)
     weights = _interpret.with_kernels(weights, len(call.batch), num)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hyperloom._spec import Role, TensorSpec, measured_start, usual_start
+from hyperloom.jax._variables import is_traced
 
 Axes = int | tuple[int, ...] | None
 
@@ -103,7 +104,8 @@ def _fans(
 
 def _statistics(value: Any, role: Role, fan_in: int) -> tuple[float, float]:
     """Mean and standard deviation at the start."""
-    if isinstance(value, jax.ShapeDtypeStruct) or not jnp.issubdtype(value.dtype, jnp.floating):
+    unknown = isinstance(value, jax.ShapeDtypeStruct) or is_traced(value)
+    if unknown or not jnp.issubdtype(value.dtype, jnp.floating):
         return usual_start(role, fan_in)
     if not value.size:  # refused by TargetSpec, by name
         return 0.0, 0.0

@@ -63,6 +63,8 @@ class Start:
     def unit_rows(self, shape: tuple[int, ...], factor: float = 1.0) -> Array:
         """Return normal draws whose last axis has root mean square `factor` exactly."""
         draw = self._draws().standard_normal(shape)
+        if not draw.size:  # ids without vectors
+            return self.array(draw)
         return self.array(factor * draw / np.sqrt(np.mean(draw**2, axis=-1, keepdims=True)))
 
     def mean(self, part: Segment) -> np.ndarray:

@@ -31,7 +31,7 @@ class Linen:
     Args:
         module: The module, unmodified.
         *inputs: Example inputs, from which it makes its parameters.
-        rng: Key, int or dict of keys for `module.init`; default `jax.random.key(0)`.
+        rng: Key or int for `module.init`, or a dict of them; default 0.
         variables: Values to start from, `{"params": ..., "batch_stats": ...}`, e.g. of a trained
             network; default what `module.init` gives.
         **kwargs: Keyword arguments of the example call.
@@ -45,10 +45,11 @@ class Linen:
     ) -> None:
         if not isinstance(module, nn.Module):
             way_out = "An NNX module is given as target itself."
-            raise TypeError(message("Linen(module)", module, "a flax.linen.Module", way_out))
+            got = module if isinstance(module, type) else f"a {type(module).__name__}"
+            raise TypeError(message("Linen(module)", got, "a flax.linen.Module", way_out))
         self.module = module
         self.layers: dict[tuple[str, ...], nn.Module] = {}
-        keys = jax.random.key(rng) if isinstance(rng, int) else rng
+        keys = jax.tree.map(lambda k: jax.random.key(k) if isinstance(k, int) else k, rng)
 
         def note(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
             self.layers.setdefault(context.module.path, context.module.clone(parent=None))
@@ -91,6 +92,8 @@ def read_target(target: Any) -> Read:
         TypeError: Neither an NNX module nor `Linen(module, *inputs)`.
         ValueError: It has no parameters.
     """
+    if isinstance(target, Read):
+        return target
     if isinstance(target, Linen):
         return _read_linen(target)
     if isinstance(target, nnx.Module):
@@ -246,17 +249,19 @@ class NNXTarget(Adaptor):
         graphdef, state = nnx.split(self.template)
         paths = [(path, _path(path), leaf) for path, leaf in nnx.to_flat_state(state)]
         kinds, takes_rngs, spec = self.kinds.held, self.takes_rngs, self.spec.held
+        names = _names(spec)
 
         def pure(tensors: Any, state: Any, keys: Any, args: Any, kwargs: Any) -> Any:
             given, before = [], {}
             for path, name, leaf in paths:
-                value = _given(name, leaf, tensors, state, keys, spec)
+                own = spec[name].name if name in names else None
+                value = _given(name, leaf, state, keys) if own is None else tensors[own]
                 given.append((path, value))
                 before[name] = value
             module = nnx.merge(graphdef, nnx.from_flat_state(given))
             for name, variable in walk(module):
-                if isinstance(variable, Hole):
-                    become(variable, kinds[name], tensors[spec[name].name])
+                if isinstance(variable, Hole) and name in names:
+                    become(variable, kinds[spec[name].name], tensors[spec[name].name])
             if takes_rngs and (own := _own_rngs(keys)):
                 kwargs = {"rngs": nnx.Rngs(**own), **kwargs}
             out = module(*args, **kwargs)
@@ -266,9 +271,11 @@ class NNXTarget(Adaptor):
 
     def build(self, tensors: Mapping[str, Any], state: Mapping[str, Any]) -> Any:
         module, spec = nnx.clone(self.template), self.spec.held
+        names = _names(spec)
         for name, variable in walk(module):
-            if isinstance(variable, Hole):
-                become(variable, self.kinds.held[name], jnp.array(tensors[spec[name].name]))
+            if isinstance(variable, Hole) and name in names:
+                own = spec[name].name
+                become(variable, self.kinds.held[own], jnp.array(tensors[own]))
             elif name in state:
                 variable[...] = state[name]
         return module
@@ -281,10 +288,13 @@ def _own_rngs(keys: Mapping[str, Array]) -> dict[str, Array]:
     return {k.removeprefix(_GIVEN): v for k, v in keys.items() if k.startswith(_GIVEN)}
 
 
-def _given(name: str, leaf: Any, tensors: Any, state: Any, keys: Any, spec: TargetSpec) -> Any:
-    """Return the value that a variable of the template gets in a call."""
-    if isinstance(leaf, Hole):
-        return tensors[spec[name].name]
+def _names(spec: TargetSpec) -> frozenset[str]:
+    """Return all paths of parameters. A template may have holes of its own: a hypernetwork."""
+    return frozenset(name for tensor in spec for name in tensor.names)
+
+
+def _given(name: str, leaf: Any, state: Any, keys: Any) -> Any:
+    """Return the value that a variable of the template other than a parameter gets in a call."""
     stream, _, last = name.rpartition(".")
     if isinstance(leaf, nnx.RngKey) and stream in keys:
         return keys[stream]
@@ -301,7 +311,7 @@ def _left(module: nnx.Module, before: Mapping[str, Any], notes: Notes) -> dict[s
     for name, variable in walk(module):
         value: Any = variable.get_raw_value()
         changed = value is not before.get(name)
-        if isinstance(variable, nnx.Param):
+        if isinstance(variable, (nnx.Param, Hole)):
             continue
         if is_random(variable):
             if changed and isinstance(variable, nnx.RngCount):

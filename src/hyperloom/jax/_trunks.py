@@ -26,6 +26,7 @@ _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "tanh": jnp.tanh,
     "sigmoid": jax.nn.sigmoid,
     "softplus": jax.nn.softplus,
+    "identity": lambda x: x,
 }
 
 
@@ -68,11 +69,16 @@ class Layer(nnx.Module):
             self.norm_var = nnx.BatchStat(start.ones((fan_out,)))
 
     def __call__(self, x: Array, key: Array | None) -> Array:
-        return self.finish(x @ self.weight[...].T + self.bias[...], key)
+        return self.finish(x @ self.scaled_weight().T + self.bias[...], key)
+
+    def scaled_weight(self) -> Array:
+        """Return the weight, divided by its largest singular value where that is chosen."""
+        weight = self.weight[...]
+        return weight / jnp.linalg.norm(weight, 2) if self.choice.spectral else weight
 
     def pair(self, vector: Array, slots: Array, key: Array | None) -> Array:
         """`self(beside(vector, slots))` without the pairs: one product for each side."""
-        left, right = jnp.split(self.weight[...].T, [vector.shape[-1]])
+        left, right = jnp.split(self.scaled_weight().T, [vector.shape[-1]])
         return self.finish((vector @ left + self.bias[...])[..., None, :] + slots @ right, key)
 
     def finish(self, x: Array, key: Array | None) -> Array:
@@ -168,4 +174,6 @@ def build_trunk(choice: Any, in_width: int, start: Start) -> nnx.Module:
         return MLPTrunk(choice, in_width, start)
     if isinstance(choice, nnx.Module):
         return CustomTrunkModule(choice, output_width("trunk", choice))
+    if isinstance(choice, Trunk) and not isinstance(choice, Linear):
+        raise TypeError(message("trunk", choice, "a trunk that this backend has (MLP)"))
     return LinearTrunk()

@@ -90,3 +90,15 @@ def narrow_like(tree: Any, dims: Any, start: int, stop: int) -> Any:
         made = [narrow_like(t, d, start, stop) for t, d in zip(tree, dims, strict=True)]
         return type(tree)(*made) if hasattr(tree, "_fields") else type(tree)(made)
     return tree
+
+
+def select_like(tree: Any, dims: Any, index: int) -> Any:
+    """Return `tree` with every paired tensor replaced by its slice `index` along its dimension."""
+    if isinstance(tree, Tensor):
+        return tree if dims is None else tree.select(dims, index)
+    if isinstance(tree, dict):
+        return {key: select_like(value, dims[key], index) for key, value in tree.items()}
+    if isinstance(tree, (tuple, list)):
+        made = [select_like(t, d, index) for t, d in zip(tree, dims, strict=True)]
+        return type(tree)(*made) if hasattr(tree, "_fields") else type(tree)(made)
+    return tree

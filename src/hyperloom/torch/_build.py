@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,7 +27,14 @@ from hyperloom.torch._conditions import (
     build_condition,
 )
 from hyperloom.torch._generate import feature_moments
-from hyperloom.torch._heads import LinearHead, SharedHead, TableHead, build_head, uniform
+from hyperloom.torch._heads import (
+    LinearHead,
+    SharedHead,
+    SlotHead,
+    TableHead,
+    build_head,
+    uniform,
+)
 from hyperloom.torch._recurrent import RecurrentCondition
 from hyperloom.torch._tree import TensorTree
 from hyperloom.torch._trunks import build_trunk, neutral_trunk
@@ -156,6 +164,10 @@ def _fill(built: Built, native: Mapping[str, Tensor]) -> None:
             module.fill(head, module.table[0], native)
         elif isinstance(module, SharedHead):
             module.fill(head, native)
+        elif head.scaled and built.scales is not None:
+            # No weights to hold the scale of the features: the pieces' own take it over.
+            rows = [row for row, piece in enumerate(built.plan.pieces) if piece.head == i]
+            built.scales[rows, 0] /= math.sqrt(moments[i])
     with torch.no_grad():
         for bank, values in zip(built.plan.banks, built.banks, strict=True):
             uniform(values, bank.std)
@@ -215,7 +227,7 @@ def grow(hnet: HyperNetwork, num: int) -> tuple[Plan, list[nn.Parameter]]:
     added = [_grow_rows(embeddings[0].table, num, embeddings[0].reset)]
     for head in plan.heads:
         module: Any = hnet.heads[head.name]
-        if isinstance(module, LinearHead) and isinstance(module.slots, Table):
+        if isinstance(module, SlotHead) and isinstance(module.slots, Table):
             added.append(_grow_rows(module.slots, num, module.new_ids))
         elif isinstance(module, TableHead):
             fill = partial(module.fill, head, native=native)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperloom._form import Whole
+from hyperloom._layout import Source
 from hyperloom._plan import Entry, Plan
 from hyperloom.torch._conditions import Encoded
 from hyperloom.torch._heads import GivenHead, LinearHead, SharedHead, TableHead
@@ -39,7 +40,7 @@ def raw_numbers(
         if isinstance(module, LinearHead):
             made.append(linear_numbers(plan, i, module, features[i], scales))
         elif isinstance(module, GivenHead):
-            made.append(features[i])
+            made.append(given_numbers(plan, i, features[i], scales))
         elif isinstance(module, TableHead):
             assert encoded.ids is not None
             made.append(module.table.look_up(encoded.ids))
@@ -47,6 +48,8 @@ def raw_numbers(
             assert isinstance(module, SharedHead)
             # A clone: a view would let what was generated change when the row is trained.
             made.append(module.row.clone().expand(*encoded.batch, -1))
+    if waits_for_gradient(plan):
+        made[0] = made[0] + 0 * encoded.vector.sum(-1, keepdim=True)
     return made
 
 
@@ -61,6 +64,36 @@ def linear_numbers(
         assert scales is not None
         numbers = scale_and_shift(lambda: module(features), scales, *plan.sections[index])
     return numbers.flatten(-2) if head.embedding else numbers
+
+
+def given_numbers(plan: Plan, index: int, features: Tensor, scales: Tensor | None) -> Tensor:
+    """Return the numbers `(*batch, num_slots * slot_size)` of a head that has no weights.
+
+    Not in place, as scales are elsewhere: other heads may see the same features.
+    """
+    head = plan.heads[index]
+    flat = features.flatten(-2) if head.embedding else features
+    if not head.scaled:
+        return flat
+    assert scales is not None
+    rows, sizes = plan.sections[index]
+    own = scales[list(rows)]
+    if len(sizes) > len(rows):  # what is cut off
+        own = torch.cat([own, own[:1]])
+    repeats = torch.tensor(sizes, device=own.device)
+    each = own.repeat_interleave(repeats, 0, output_size=flat.shape[-1])
+    return torch.addcmul(each[:, 1], flat, each[:, 0])
+
+
+def waits_for_gradient(plan: Plan) -> bool:
+    """Whether a condition's vector that nothing reads is to be given a gradient, of zero.
+
+    With tables and shared rows only, the vector has no part in anything. That is fine, but not
+    for DistributedDataParallel, which waits for the gradient of each parameter.
+    """
+    if any(head.source is Source.FEATURES for head in plan.heads):
+        return False
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def slot_features(

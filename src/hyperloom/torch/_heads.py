@@ -13,21 +13,17 @@ from hyperloom._layout import Head, Segment, Source, slot_signs
 from hyperloom.torch._conditions import Table, unit_rows
 
 
-class LinearHead(nn.Module):
-    """Maps features `(*batch, C, F)` to numbers `(*batch, C, S)`; owns the slot embeddings.
+class SlotHead(nn.Module):
+    """What the heads that read a trunk share: they own the slot embeddings.
 
     A head without slot embeddings has one slot, and no axis for it.
     """
 
-    signs: Tensor | None
+    slots: Table | nn.Parameter | None
 
-    def __init__(self, head: Head, features: int, num_ids: int | None) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(head.slot_size, features))
-        self.bias = nn.Parameter(torch.empty(head.slot_size))
-        signs = torch.from_numpy(slot_signs(head.num_slots, features)) if head.signs else None
-        self.register_buffer("signs", None if signs is None else signs.float(), persistent=False)
-        self.slots: Table | nn.Parameter | None = None
+    def make_slots(self, head: Head, num_ids: int | None) -> None:
+        """Make the slot embeddings, if the head has any."""
+        self.slots = None
         if head.per_condition:
             assert num_ids is not None
             self.slots = Table(num_ids, head.num_slots, head.embedding)
@@ -48,6 +44,28 @@ class LinearHead(nn.Module):
             return self.slots.look_up(ids)
         assert self.slots is not None
         return self.slots
+
+
+class GivenHead(SlotHead):
+    """No weights: the features `(*batch, C, S)` are the numbers."""
+
+    def __init__(self, head: Head, num_ids: int | None) -> None:
+        super().__init__()
+        self.make_slots(head, num_ids)
+
+
+class LinearHead(SlotHead):
+    """Maps features `(*batch, C, F)` to numbers `(*batch, C, S)`."""
+
+    signs: Tensor | None
+
+    def __init__(self, head: Head, features: int, num_ids: int | None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(head.slot_size, features))
+        self.bias = nn.Parameter(torch.empty(head.slot_size))
+        signs = torch.from_numpy(slot_signs(head.num_slots, features)) if head.signs else None
+        self.register_buffer("signs", None if signs is None else signs.float(), persistent=False)
+        self.make_slots(head, num_ids)
 
     def forward(self, features: Tensor) -> Tensor:
         return F.linear(self.signed(features), self.weight, self.bias)
@@ -99,10 +117,6 @@ class SharedHead(nn.Module):
                 view += _mean(part, native)
 
 
-class GivenHead(nn.Module):
-    """Nothing of its own: the features are the numbers."""
-
-
 def build_head(head: Head, features: Callable[[Head], int], num_ids: int | None) -> nn.Module:
     """Return the head as a module; its numbers are still to be filled."""
     if head.source is Source.TABLE:
@@ -110,7 +124,7 @@ def build_head(head: Head, features: Callable[[Head], int], num_ids: int | None)
     if head.source is Source.SHARED:
         return SharedHead(head)
     if head.source is Source.GIVEN:
-        return GivenHead()
+        return GivenHead(head, num_ids)
     return LinearHead(head, features(head), num_ids)
 
 

@@ -17,15 +17,20 @@ from hyperloom._form import Form
 from hyperloom._init import Init
 from hyperloom._layout import Layout
 from hyperloom._plan import Plan
+from hyperloom._statistics import Statistics
 from hyperloom.torch._build import Built, build, grow, modules_of, prepare
 from hyperloom.torch._conditions import Encoded
 from hyperloom.torch._dynamic import refuse_without_carry
 from hyperloom.torch._generate import assemble, raw_numbers
+from hyperloom.torch._held import Held, inside_transform
+from hyperloom.torch._inputs import Inputs, unpacked
 from hyperloom.torch._program import Program, find
 from hyperloom.torch._run import Call, apply_tensors, contracts, execute, explain
 from hyperloom.torch._skeleton import Skeleton
 from hyperloom.torch._spec import target_spec, uncompiled
+from hyperloom.torch._strategy import Strategist, outside
 from hyperloom.torch._supplied import generate_with
+from hyperloom.torch._tables import grow_tables, settled, tables
 
 _USUAL = Execution()
 
@@ -52,9 +57,13 @@ class HyperNetwork(nn.Module):
             name patterns to forms.
         init: How the generated networks start out; by default as the target's own
             initialisation would (`Native()`).
+        statistics: What becomes of the running statistics of norms in the target:
+            `PerConditionStatistics()` (default where the condition has ids),
+            `SharedStatistics()` (default where it has none) or `BatchStatistics()`.
 
     Attributes:
         plan: The compiled `Plan`: what is generated, by what, how large it is.
+        statistics: As given, or the default.
         execution: How batches are run (`Execution()`: all conditions at once, nothing computed
             again). Assign another one to bound memory.
 
@@ -70,6 +79,7 @@ class HyperNetwork(nn.Module):
     heads: nn.ModuleDict
     scales: Tensor | None
     execution: Execution
+    statistics: Statistics
 
     def __init__(
         self,
@@ -80,16 +90,24 @@ class HyperNetwork(nn.Module):
         layout: Layout | Mapping[str, Layout] | None = None,
         form: Form | Mapping[str, Form] | None = None,
         init: Init | None = None,
+        statistics: Statistics | None = None,
     ) -> None:
         super().__init__()
         target = uncompiled(target)
         spec = target_spec(target)
         plan, modules = prepare(spec, condition, trunk, layout, form, init)
-        self._take(target, build(target, plan, *modules))
+        statistics = settled(statistics, plan)
+        self._take(target, build(target, plan, *modules), statistics)
 
     @classmethod
     def from_plan(
-        cls, target: nn.Module, plan: Plan, *, condition: Any = None, trunk: Any = None
+        cls,
+        target: nn.Module,
+        plan: Plan,
+        *,
+        condition: Any = None,
+        trunk: Any = None,
+        statistics: Statistics | None = None,
     ) -> HyperNetwork:
         """Make a hypernetwork that executes a given plan, e.g. one read from a checkpoint.
 
@@ -98,6 +116,7 @@ class HyperNetwork(nn.Module):
             plan: The plan.
             condition: The condition, if the plan says `Custom`; in a `Concat`, all of it.
             trunk: The trunk module, if the plan says `CustomTrunk`.
+            statistics: As for `HyperNetwork`.
 
         Raises:
             ValueError: The target's tensors are not those of the plan.
@@ -109,10 +128,11 @@ class HyperNetwork(nn.Module):
             raise ValueError(message("target", "; ".join(found[:3]), wanted))
         made = cls.__new__(cls)
         nn.Module.__init__(made)
-        made._take(target, build(target, plan, *modules_of(plan, condition, trunk)))
+        built = build(target, plan, *modules_of(plan, condition, trunk))
+        made._take(target, built, settled(statistics, plan))
         return made
 
-    def _take(self, target: nn.Module, built: Built) -> None:
+    def _take(self, target: nn.Module, built: Built, statistics: Statistics) -> None:
         self.plan = built.plan.settled()
         self.condition = built.condition
         self.trunks = built.trunks
@@ -124,9 +144,12 @@ class HyperNetwork(nn.Module):
         self.target_buffers = built.buffers
         self.native = built.native
         self.execution = Execution()
+        self.statistics = statistics
         # In the instance's dict, past nn.Module: the skeleton's parameters are not ours.
         self.__dict__["_skeleton"] = Skeleton(target, built.plan.spec)
-        self.__dict__["_warned"] = False
+        self.target_statistics = tables(statistics, self._skeleton, built.buffers, built.plan)
+        self.__dict__["_warned"] = set()
+        self.__dict__["_chooser"] = Strategist()
         self.__dict__["_known"] = {}
         self.__dict__["_programs"] = {}
         self.__dict__["_has_carry"] = built.plan.condition.has_carry
@@ -139,6 +162,7 @@ class HyperNetwork(nn.Module):
         Args:
             *inputs: The target's inputs. For a batch of conditions `(B,)` every tensor has a
                 leading `B`, one slice for each condition, unless `in_dims` says otherwise.
+                Or one `Inputs` object, for targets that take a keyword named `condition`.
             condition: Raw value of one condition, or of a batch with leading dimensions.
             in_dims: Which dimension of the inputs pairs with the conditions, as in
                 `torch.func.vmap`: an int or `None` (inputs shared by all conditions) for all
@@ -158,6 +182,8 @@ class HyperNetwork(nn.Module):
             IndexError: A condition id out of range.
         """
         encoded = self._encode(condition, self._carry_of(kwargs))
+        if len(inputs) == 1 and type(inputs[0]) is Inputs:
+            inputs, kwargs = unpacked(inputs, kwargs)
         made = self._call(encoded, inputs, in_dims, kwargs)
         return (made, encoded.carry) if self.__dict__["_has_carry"] else made
 
@@ -180,6 +206,7 @@ class HyperNetwork(nn.Module):
             was taken with the estimated operations and bytes of the alternatives. Print it.
         """
         encoded = self._encode(condition, self._carry_of(kwargs))
+        inputs, kwargs = unpacked(inputs, kwargs)
         program = self._program(encoded, inputs, in_dims, kwargs)
         return explain(self, encoded, Call(encoded.batch, inputs, in_dims, kwargs), program)
 
@@ -242,6 +269,7 @@ class HyperNetwork(nn.Module):
         self,
         params: Mapping[str, Tensor],
         *inputs: Any,
+        of: Any = None,
         in_dims: int | tuple[Any, ...] | None = 0,
         **kwargs: Any,
     ) -> Any:
@@ -251,6 +279,8 @@ class HyperNetwork(nn.Module):
             params: What `generate` returns, or tensors of the same names and shapes, with common
                 leading batch dimensions. Tensors that the hypernetwork keeps may be given too.
             *inputs: As in `forward`.
+            of: The conditions that `params` are of. Only needed to find running statistics of
+                the target that are kept by id, and to keep them.
             in_dims: As in `forward`.
             **kwargs: As in `forward`.
 
@@ -262,10 +292,14 @@ class HyperNetwork(nn.Module):
             ValueError: A missing or unknown name, a wrong shape, or another device.
         """
         batch = self._check_params(params)
+        inputs, kwargs = unpacked(inputs, kwargs)
         call = Call(batch, inputs, in_dims, kwargs)
+        held = Held(self, self._ids(of, batch), batch)
         made = {name: value for name, value in params.items() if name not in self.plan.kept}
         kept = {name: value for name, value in params.items() if name in self.plan.kept}
-        return apply_tensors(self, made, kept, call)
+        output = apply_tensors(self, made, kept, call, held)
+        self._store(held)
+        return output
 
     def instantiate(self, condition: Any, *, carry: Any = None) -> nn.Module:
         """Return a plain module of the target's class with the parameters of one condition in it.
@@ -287,7 +321,9 @@ class HyperNetwork(nn.Module):
                 way_out = "Instantiate them one by one."
                 raise ValueError(message("condition", got, "one condition", way_out))
             tensors = self._generate(encoded)
-        return self._skeleton.build({**self._kept(), **tensors}, self._buffers_now())
+            held = Held(self, encoded.ids, encoded.batch)
+            with held.one(0) as buffers:
+                return self._skeleton.build({**self._kept(), **tensors}, buffers)
 
     def add_conditions(self, num: int) -> list[nn.Parameter]:
         """Add ids at the end; the outputs of the old ids stay bitwise the same.
@@ -305,6 +341,7 @@ class HyperNetwork(nn.Module):
             ValueError: `num` below 1, or a condition without ids of its own to grow.
         """
         plan, added = grow(self, num)
+        grow_tables(self.target_statistics, self.target_buffers, num)
         self.plan = plan.settled()
         return added
 
@@ -390,18 +427,42 @@ class HyperNetwork(nn.Module):
         buffers: Any = self._modules["target_buffers"]
         return dict(buffers.tensors())
 
-    def _warn_of_lost_statistics(self) -> None:
-        """Say once that running statistics of the target are not kept."""
-        found = None if self.__dict__["_warned"] else self._skeleton.loses_statistics()
-        if found is not None:
-            self.__dict__["_warned"] = True
-            name, module = found
-            warnings.warn(
-                f"target: {name!r} ({type(module).__name__}) updates running statistics while "
-                "training; they are not kept, and eval() will use the target's own. Use "
-                "track_running_stats=False, or a norm without statistics.",
-                stacklevel=6,
+    def _ids(self, of: Any, batch: torch.Size) -> Tensor | None:
+        """Return the ids `(*batch,)` of a condition that is given beside parameters."""
+        if of is None:
+            return None
+        encoded = self._encode(of)
+        if encoded.batch != batch:
+            got = f"conditions {tuple(encoded.batch)} beside params of {tuple(batch)}"
+            raise ValueError(message("of", got, "one for each set of params"))
+        return encoded.ids
+
+    @property
+    def _strategist(self) -> Strategist:
+        return self.__dict__["_chooser"]
+
+    def _store(self, held: Held) -> None:
+        """Keep what the target has written into its buffers."""
+        if held.empty:
+            return
+        if held.lost:
+            self._warn_once(
+                "run: the target updates running statistics that are kept by id, and no condition "
+                "was given; they are not kept. Pass it: run(params, ..., of=ids)."
             )
+            return
+        if inside_transform():
+            self._warn_once(
+                "target: it updates its buffers (running statistics) inside a torch.func "
+                "transform around the hypernetwork; they are not kept."
+            )
+            return
+        held.store()
+
+    def _warn_once(self, text: str) -> None:
+        if text not in self.__dict__["_warned"]:
+            self.__dict__["_warned"].add(text)
+            warnings.warn(text, stacklevel=outside())
 
     def _check_params(self, params: Mapping[str, Tensor]) -> torch.Size:
         """Check given tensors against the target; return their batch dimensions."""
@@ -421,7 +482,8 @@ class HyperNetwork(nn.Module):
             got = f"no tensor for {', '.join(map(repr, missing))}"
             raise ValueError(message("params", got, "a tensor for every generated name"))
         batch: torch.Size | None = None
-        device = next(self.parameters()).device
+        # Not every hypernetwork has parameters: Given() with a Vector has none.
+        device = next(iter((*self.parameters(), *self.buffers()))).device
         for name, value in params.items():
             batch = self._check_one(name, value, batch, device)
         assert batch is not None

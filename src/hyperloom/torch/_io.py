@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ from hyperloom._errors import CheckpointError, message
 from hyperloom._plan import Plan
 from hyperloom.torch._conditions import Table
 from hyperloom.torch._spec import target_spec
+from hyperloom.torch._tables import settled
+from hyperloom.torch._translated import Translated
 
 if TYPE_CHECKING:
     from hyperloom.torch._hypernetwork import HyperNetwork
@@ -60,6 +63,7 @@ def save(hnet: HyperNetwork, path: str | os.PathLike[str]) -> None:
     Raises:
         OSError: The file cannot be written.
         TypeError: A tensor of a dtype that the file cannot hold (complex128, float8).
+        ValueError: Learned values that are NaN or infinite, which `load` would refuse.
     """
     import hyperloom
 
@@ -69,7 +73,13 @@ def save(hnet: HyperNetwork, path: str | os.PathLike[str]) -> None:
         if value.dtype not in _NAMES:
             wanted = "one of " + ", ".join(str(t).removeprefix("torch.") for t in _NAMES)
             raise TypeError(message("hnet", f"{key!r} of dtype {value.dtype}", wanted))
-    data = metadata(hnet.plan, hyperloom.__version__, _digest(hnet.plan, tensors))
+    bad = _not_finite(tensors)
+    if bad is not None:
+        way_out = "The training has diverged: save earlier, or look at hnet.doctor()."
+        raise ValueError(message("hnet", bad, "finite values", way_out))
+    said = hnet.statistics != settled(None, hnet.plan) or any(hnet.target_statistics.tensors())
+    version, statistics = hyperloom.__version__, hnet.statistics if said else None
+    data = metadata(hnet.plan, version, _digest(hnet.plan, tensors), statistics)
     name = f"{path}.{secrets.token_hex(4)}.part"
     open(name, "xb").close()
     mode = os.stat(name).st_mode
@@ -88,6 +98,7 @@ def load(
     *,
     condition: nn.Module | None = None,
     trunk: nn.Module | None = None,
+    translate: bool | Mapping[str, str] = False,
 ) -> HyperNetwork:
     """Read a hypernetwork from a file that `save` wrote.
 
@@ -97,6 +108,10 @@ def load(
         condition: The condition module, if the hypernetwork was made with one of the user's own
             (built the same way; its parameters are loaded). In a `Concat`, the whole `Concat`.
         trunk: The trunk module, likewise.
+        translate: `True` if the file was made for the same network in JAX: the target then runs
+            with the tensors that the plan generates, turned into its own; `generate` keeps their
+            names and shapes. A dict says which layer or tensor of `target` is which of the file's
+            where that cannot be told. See `hyperloom.translate`.
 
     Returns:
         The hypernetwork, in training mode, on the target's device.
@@ -105,18 +120,26 @@ def load(
         FileNotFoundError: There is no such file.
         CheckpointError: The file is cut, altered, of a newer format, holds values that are not
             finite, or was made for another target; the message says which.
+        ValueError: `translate` for networks that cannot be matched.
     """
     from hyperloom.torch._hypernetwork import HyperNetwork
 
     described = read_description(path)
     tensors = _read(path, described)
     plan = described.plan
-    _same_target(path, plan, target)
+    if translate is False:
+        _same_target(path, plan, target)
+    else:
+        names = {} if translate is True else translate
+        prefix = "target_buffers."
+        buffers = {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
+        target = Translated(target, plan.spec, names, buffers)
     hnet = HyperNetwork.from_plan(
         target,
         plan,
         condition=given_part(path, "condition", plan.condition, condition),
         trunk=given_part(path, "trunk", plan.trunk, trunk),
+        statistics=described.statistics,
     )
     # As it was saved: after .double(), .half() ... its dtypes are no more those of the target.
     dtypes = {value.dtype for value in tensors.values() if value.is_floating_point()}
@@ -193,15 +216,22 @@ def _read(path: Any, described: Description) -> dict[str, Tensor]:
         way_out = "Copy it again from where it was saved."
         got = "altered numbers or an altered plan (the checksum differs)"
         raise CheckpointError(message(f"checkpoint {path}", got, wanted, way_out))
+    bad = _not_finite(tensors)
+    if bad is not None:
+        way_out = "The hypernetwork had diverged when it was saved."
+        raise CheckpointError(message(f"checkpoint {path}", bad, "finite values", way_out))
+    return tensors
+
+
+def _not_finite(tensors: dict[str, Tensor]) -> str | None:
+    """Say which tensor holds values that are not finite, if one does."""
     for name, value in tensors.items():
         # What is the target's own may hold infinities on purpose: masks.
-        own = name.startswith(("kept.", "target_buffers."))
+        own = name.startswith(("kept.", "target_buffers.", "target_statistics."))
         num = int((torch.isnan(value) if own else ~torch.isfinite(value)).sum())
         if num:
-            got = f"{num} NaN or infinite values in {name!r}"
-            way_out = "The hypernetwork had diverged when it was saved."
-            raise CheckpointError(message(f"checkpoint {path}", got, "finite values", way_out))
-    return tensors
+            return f"{num} NaN or infinite values in {name!r}"
+    return None
 
 
 def _digest(plan: Plan, tensors: dict[str, Tensor]) -> str:

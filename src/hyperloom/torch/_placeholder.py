@@ -63,6 +63,16 @@ def _dense(tree: Any) -> Any:
     return tree
 
 
+def dense_tree(tree: Any) -> Any:
+    """Replace stand-ins by dense tensors, in tuples, lists and dicts."""
+    return _dense(tree)
+
+
+def dense_leaf(tensor: Tensor) -> Tensor:
+    """Return the dense tensor of a stand-in, and any other tensor as it is."""
+    return _dense(tensor)
+
+
 # `input` is how torch names it, and it may be given by name.
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:  # noqa: A002
     if not isinstance(weight, Generated):
@@ -71,7 +81,7 @@ def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     return y if bias is None else y + _dense(bias).to(y.dtype)
 
 
-def _as_autocast(x: Tensor) -> Tensor:
+def as_autocast(x: Tensor) -> Tensor:
     """Convert as autocast would; inside vmap it does not for convolutions (torch 2.13)."""
     kind = x.device.type
     if x.dtype != torch.float32 or not torch.is_autocast_enabled(kind):
@@ -89,13 +99,13 @@ def _convolution(conv: Any, transposed: bool) -> Rule:
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        x = _as_autocast(_dense(input))
+        x = as_autocast(_dense(input))
         if not isinstance(weight, Generated):
             return conv(x, weight, _dense(bias), *args, **kwargs)
         groups = kwargs.get("groups", args[3] if len(args) > 3 else 1)
 
         def apply(x: Tensor, kernel: Tensor) -> Tensor:
-            return conv(x, _as_autocast(kernel), None, *args, **kwargs)
+            return conv(x, as_autocast(kernel), None, *args, **kwargs)
 
         y = weight.weight.convolve(apply, x, transposed, groups)
         if bias is None:
@@ -127,14 +137,15 @@ def _embedding(
     return F.embedding(_dense(input), torch.where(padding, dense.detach(), dense))
 
 
-def _bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return `F.bilinear` as one product."""
     # As one product: vmap has no rule for bilinear and would loop.
     outer = (_dense(input1).unsqueeze(-1) * _dense(input2).unsqueeze(-2)).flatten(-2)
     y = outer @ _dense(weight).flatten(1).mT
     return y if bias is None else y + _dense(bias)
 
 
-def _without_override_check(function: Any) -> Any:
+def without_override_check(function: Any) -> Any:
     """Return a copy of a Python function of torch that does not look for overrides again.
 
     The functions it calls then see the stand-ins and take them their own way; calling the
@@ -172,8 +183,8 @@ _RULES: dict[Any, Rule] = {
     Tensor.device.__get__: _device,  # type: ignore[attr-defined]
     F.linear: _linear,
     F.embedding: _embedding,
-    F.bilinear: _bilinear,
-    F.multi_head_attention_forward: _without_override_check(F.multi_head_attention_forward),
+    F.bilinear: bilinear,
+    F.multi_head_attention_forward: without_override_check(F.multi_head_attention_forward),
     F.conv1d: _convolution(F.conv1d, False),
     F.conv2d: _convolution(F.conv2d, False),
     F.conv3d: _convolution(F.conv3d, False),

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.func import vmap
-from torch.utils._pytree import tree_map  # the trees that torch.func.vmap returns
 from torch.utils.checkpoint import checkpoint
 
 from hyperloom._cost import Layer
+from hyperloom._execution import Auto
 from hyperloom._explain import Explanation, used
 from hyperloom._form import Delta, Whole
 from hyperloom._layout import Source
@@ -21,9 +20,12 @@ from hyperloom._plan import Entry, Plan
 from hyperloom.torch._batch import dims_like, first_paired, narrow_like, pair_check
 from hyperloom.torch._choice import choose
 from hyperloom.torch._conditions import Encoded
-from hyperloom.torch._placeholder import Generated
+from hyperloom.torch._generate import waits_for_gradient
+from hyperloom.torch._held import Held
+from hyperloom.torch._loop import concatenated, same_draws
+from hyperloom.torch._lowered import Chain
 from hyperloom.torch._program import Program
-from hyperloom.torch._skeleton import Skeleton
+from hyperloom.torch._strategy import Chosen
 from hyperloom.torch._structured import Dense, Weight
 from hyperloom.torch._unique import shared_ids
 from hyperloom.torch._weights import Loom, in_one_slot
@@ -101,7 +103,18 @@ def slices(encoded: Encoded, call: Call, size: int) -> Iterator[tuple[Encoded, C
         yield Encoded(encoded.vector[start:stop], ids), call.narrow(start, stop)
 
 
-Record = Callable[[Weight, str, str, Layer | None], None]
+CHAIN = "the target is a chain of simple layers, run with the conditions in front"
+
+
+@dataclass
+class Notes:
+    """What `explain()` wants to know of a run."""
+
+    chosen: Chosen = field(default_factory=Chosen)
+    uses: list[tuple[str, str, str, Layer | None]] = field(default_factory=list)
+
+    def __call__(self, weight: Weight, operation: str, choice: str, layer: Layer | None) -> None:
+        self.uses.append((weight.name, operation, choice, layer))
 
 
 def execute(hnet: HyperNetwork, encoded: Encoded, call: Call) -> Any:
@@ -111,29 +124,49 @@ def execute(hnet: HyperNetwork, encoded: Encoded, call: Call) -> Any:
     num = call.batch[0] if len(call.batch) == 1 else 1
     recompute = choice.recompute and torch.is_grad_enabled()
     if (at_once is None or at_once >= num) and not recompute:
-        return run_part(hnet, encoded, call, None)
-    made = []
-    for part, own in slices(encoded, call, at_once or num):
-        if recompute:
-            run = partial(run_part, hnet, part, own, None)
-            made.append(checkpoint(lambda _, run=run: run(), part.vector, use_reentrant=False))
-        else:
-            made.append(run_part(hnet, part, own, None))
-    return made[0] if len(made) == 1 else tree_map(lambda *outs: torch.cat(outs), *made)
+        held = Held(hnet, encoded.ids, call.batch)
+        made = run_part(hnet, encoded, call, held, None)
+        hnet._store(held)
+        return made
+    outputs = []
+    with same_draws(hnet) as again:
+        for part, own in slices(encoded, call, at_once or num):
+            again()
+            held = Held(hnet, part.ids, own.batch)
+            outputs.append(
+                _run_again(hnet, part, own, held)
+                if recompute
+                else run_part(hnet, part, own, held, None)
+            )
+            hnet._store(held)
+    return outputs[0] if len(outputs) == 1 else concatenated(outputs)
 
 
-def run_part(hnet: HyperNetwork, encoded: Encoded, call: Call, record: Record | None) -> Any:
+def _run_again(hnet: HyperNetwork, encoded: Encoded, call: Call, held: Held) -> Any:
+    """Generate and run now, and once more in the backward pass instead of keeping activations."""
+    start, first = held.copy(), [held]
+
+    def run(_: Tensor) -> Any:
+        # The second run starts from the same buffers; only what the first writes is stored.
+        return run_part(hnet, encoded, call, first.pop() if first else start.copy(), None)
+
+    return checkpoint(run, encoded.vector, use_reentrant=False)
+
+
+def run_part(
+    hnet: HyperNetwork, encoded: Encoded, call: Call, held: Held, notes: Notes | None
+) -> Any:
     """Generate and run; layers are evaluated from the weights' parts where that is cheaper."""
     if len(call.batch) != 1:
-        return apply_tensors(hnet, hnet._generate(encoded), {}, call, record)
+        return apply_tensors(hnet, hnet._generate(encoded), {}, call, held, notes)
     few, index = shared_ids(hnet, encoded)
     backward = torch.is_grad_enabled()
     sizes = (call.batch[0], call.rows(), few.vector.element_size(), few.vector.device.type)
-    if not hnet._contracts(*sizes, backward):
+    if waits_for_gradient(hnet.plan) or not hnet._contracts(*sizes, backward):
         made = hnet._generate(few)
         if index is not None:
             made = {name: value.index_select(0, index) for name, value in made.items()}
-        return apply_tensors(hnet, made, {}, call, record)
+        return apply_tensors(hnet, made, {}, call, held, notes)
     loom = Loom(
         hnet.plan,
         hnet.trunks,
@@ -142,42 +175,35 @@ def run_part(hnet: HyperNetwork, encoded: Encoded, call: Call, record: Record | 
         hnet._skeleton.dtypes,
         few,
         index,
-        record,
+        notes,
     )
-    return _apply_weights(hnet, loom.weights(), loom.shared(), call)
+    return _apply_weights(hnet, loom.weights(), loom.shared(), call, held, notes)
 
 
 def explain(
     hnet: HyperNetwork, encoded: Encoded, call: Call, program: Program | None
 ) -> Explanation:
     """Run once, and note what was chosen; a program has chosen already."""
-    notes: list[tuple[str, str, str, Layer | None]] = []
-
-    def record(weight: Weight, operation: str, choice: str, layer: Layer | None) -> None:
-        notes.append((weight.name, operation, choice, layer))
-
+    notes = Notes()
+    found = notes.uses
     if program is None:
-        run_part(hnet, encoded, call, record)
+        run_part(hnet, encoded, call, Held(hnet, encoded.ids, call.batch), notes)
     else:
-        notes += [(name, "linear", way, layer) for name, way, layer in program.ways]
-    seen = {name for name, *_ in notes}
-    notes += [(e.tensor, "other", "dense", None) for e in hnet.plan.entries if e.tensor not in seen]
+        notes.chosen.strategy, notes.chosen.reason = "chain", CHAIN
+        found += [(name, "linear", way, layer) for name, way, layer in program.ways]
+    seen = {name for name, *_ in found}
+    found += [(e.tensor, "other", "dense", None) for e in hnet.plan.entries if e.tensor not in seen]
     num, single = math.prod(call.batch), not call.batch
     size, device = encoded.vector.element_size(), encoded.vector.device.type
     entries = {entry.tensor: entry for entry in hnet.plan.entries}
     uses = []
-    for name, operation, choice, layer in notes:
+    for name, operation, choice, layer in found:
         if layer is None and choice == "dense" and not single:
             layer = layer_of(hnet.plan, entries[name], num, call.rows(), torch.is_grad_enabled())
         spec = hnet.plan.spec[name]
         uses.append(used(spec, operation, choice, layer, size, device, single))
-    done = tuple(uses)
-    if not call.batch:
-        return Explanation("single", "one condition: the target is run as it is", 1, done)
-    if call.chain_input() is not None and hnet._skeleton.chain is not None:
-        reason = "the target is a chain of simple layers, run with the conditions in front"
-        return Explanation("chain", reason, num, done)
-    return Explanation("vmap", "the target has a forward of its own", num, done)
+    how = notes.chosen
+    return Explanation(how.strategy, how.reason, 1 if single else num, tuple(uses), how.slow)
 
 
 def apply_tensors(
@@ -185,31 +211,48 @@ def apply_tensors(
     made: Mapping[str, Tensor],
     kept: Mapping[str, Tensor],
     call: Call,
-    record: Record | None = None,
+    held: Held,
+    notes: Notes | None = None,
 ) -> Any:
     """Run the target with dense tensors `(*batch, *shape)`, and `kept` in place of its own."""
     if call.batch:
-        chain = hnet._skeleton.chain if record is None else None
-        x = call.chain_input() if chain is not None else None
+        chain, x = _chain(hnet, call) if notes is None else (None, None)
         if chain is not None and x is not None:
             return chain.run({**hnet._kept(), **kept, **made}, x)
-        return _apply_weights(hnet, dense_weights(made, hnet.plan, record), kept, call)
-    hnet._warn_of_lost_statistics()
-    tensors = {**hnet._kept(), **kept, **made}
-    return run_single(hnet._skeleton, tensors, hnet._buffers_now(), call)
+        return _apply_weights(hnet, dense_weights(made, hnet.plan, notes), kept, call, held, notes)
+    if notes is not None:
+        notes.chosen.strategy = "single"
+        notes.chosen.reason = "one condition: the target is run as it is"
+    return run_single(hnet, {**hnet._kept(), **kept, **made}, call, held)
 
 
 def _apply_weights(
-    hnet: HyperNetwork, weights: Mapping[str, Weight], shared: Mapping[str, Tensor], call: Call
+    hnet: HyperNetwork,
+    weights: Mapping[str, Weight],
+    shared: Mapping[str, Tensor],
+    call: Call,
+    held: Held,
+    notes: Notes | None,
 ) -> Any:
     """Run the target with weight objects, and `shared` in place of its own tensors."""
-    hnet._warn_of_lost_statistics()
     kept = {**hnet._kept(), **shared}
-    chain = hnet._skeleton.chain
-    x = call.chain_input() if chain is not None else None
+    chosen = Chosen() if notes is None else notes.chosen
+    chain, x = _chain(hnet, call)
     if chain is not None and x is not None:
+        chosen.strategy = "chain"
+        chosen.reason = CHAIN
         return chain.run({**kept, **weights}, x)
-    return run_vmap(hnet._skeleton, weights, kept, hnet._buffers_now(), call)
+    return hnet._strategist.run(hnet, weights, kept, call, held, chosen)
+
+
+def _chain(hnet: HyperNetwork, call: Call) -> tuple[Chain | None, Tensor | None]:
+    """Return the target as a chain and its input, if this call can be run so."""
+    chain, execution = hnet._skeleton.chain, hnet.execution
+    if chain is None or not isinstance(execution.batch, Auto):
+        return None, None
+    if execution.same_draws and hnet._skeleton.module.training:
+        return None, None  # the chain's dropout draws for each condition
+    return chain, call.chain_input()
 
 
 def contracts(plan: Plan, num: int, rows: int, itemsize: int, device: str, backward: bool) -> bool:
@@ -242,49 +285,7 @@ def dense_weights(tensors: Mapping[str, Tensor], plan: Plan, record: Any) -> dic
     }
 
 
-def run_single(
-    skeleton: Skeleton,
-    tensors: Mapping[str, Tensor],
-    buffers: Mapping[str, Tensor],
-    call: Call,
-) -> Any:
+def run_single(hnet: HyperNetwork, tensors: Mapping[str, Tensor], call: Call, held: Held) -> Any:
     """Run the target once, with one condition's tensors."""
-    # Clones: a target that writes its buffers (running statistics, caches) writes these.
-    own = {name: value.clone() for name, value in buffers.items()}
-    return skeleton.call(tensors, own, call.inputs, call.kwargs)
-
-
-def run_vmap(
-    skeleton: Skeleton,
-    weights: Mapping[str, Weight],
-    kept: Mapping[str, Tensor],
-    buffers: Mapping[str, Tensor],
-    call: Call,
-) -> Any:
-    """Run the target under `vmap`, with weight objects in place of its matrices and kernels."""
-    owned = {name: weight.owned for name, weight in weights.items()}
-
-    def one(owned: Any, buffers: Any, args: Any, kwargs: Any) -> Any:
-        tensors = dict(kept)
-        for name, weight in weights.items():
-            hidden = weight.with_owned(owned[name])
-            dtype = skeleton.dtypes[name]
-            # Vectors have no way of their own; matrices and kernels have, even dense ones, where
-            # vmap is wrong (padding rows of embeddings) or loops (bilinear layers).
-            matrix = len(weight.shape) >= 2
-            tensors[name] = Generated.of(hidden, dtype) if matrix else hidden.dense().to(dtype)
-        own = {name: value.clone() for name, value in buffers.items()}
-        return skeleton.call(tensors, own, args, kwargs)
-
-    # A batched write into a buffer needs a buffer for each condition.
-    writes = skeleton.module.training and bool(buffers)
-    if writes:
-        buffers = {n: v.expand(*call.batch, *v.shape) for n, v in buffers.items()}
-    function = one
-    for _ in call.batch:
-        function = vmap(
-            function,
-            in_dims=(0, 0 if writes else None, call.dims, call.kwargs_dims),
-            randomness="different",
-        )
-    return function(owned, buffers, call.inputs, call.kwargs)
+    with held.one(0) as buffers:
+        return hnet._skeleton.call(tensors, buffers, call.inputs, call.kwargs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from hyperloom._spec import TargetSpec
+from hyperloom.torch._checkpointing import CheckpointedError, Watch, may_checkpoint
+from hyperloom.torch._closures import refuse_outside_references
 from hyperloom.torch._lowered import Chain, lower
 
 Convert = Callable[[Tensor], Tensor]
@@ -30,14 +32,15 @@ class Skeleton:
 
     def __init__(self, target: nn.Module, spec: TargetSpec) -> None:
         self.module = _copy(target, lambda t: t.to("meta"))
+        refuse_outside_references(target, self.module)
+        # Modes in which the values of buffers were compared, and what that has found.
+        self.compared: set[bool] = set()
+        self.secretly_written: set[str] = set()
+        # Modes in which a call was watched, and in which it checkpoints activations.
+        self.watched: set[bool] = set()
+        self.checkpointing: set[bool] = set()
         self.spec = spec
         self._rnns = [m for m in self.module.modules() if isinstance(m, nn.RNNBase)]
-        self._norms = [
-            (name, m)
-            for name, m in self.module.named_modules()
-            if getattr(m, "track_running_stats", False)
-            and getattr(m, "running_mean", 0) is not None
-        ]
         self._dtypes = {t.name: getattr(torch, t.dtype) for t in spec}
         # A shared submodule is set once, at its first path: setting it twice would leave the
         # second value behind.
@@ -47,7 +50,7 @@ class Skeleton:
             for key in (*module._parameters, *module._buffers)
         }
         self._paths = {t.name: tuple(n for n in t.names if n in first_paths) for t in spec}
-        self._settle()
+        self.settle()
 
     @cached_property
     def chain(self) -> Chain | None:
@@ -60,16 +63,22 @@ class Skeleton:
 
     def __getstate__(self) -> dict[str, Any]:
         # The chain refers to the modules of this skeleton; a copy makes its own, and its own lock.
-        own = ("chain", "_lock")
+        own = ("chain", "lock")
         return {key: value for key, value in self.__dict__.items() if key not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._settle()
+        self.settle()
 
-    def _settle(self) -> None:
-        """Compute the chain now: torch.compile cannot trace the lock of a cached_property."""
-        self._lock = threading.RLock()
+    def settle(self) -> None:
+        """Look at the modules once; to be called again after they were changed.
+
+        The chain is computed now: torch.compile cannot trace the lock of a cached_property.
+        """
+        self.lock = threading.RLock()
+        self._norms = dict(norms_of(self.module))
+        self.momenta = _momenta(self._norms)
+        self._may_checkpoint = may_checkpoint(self.module)
         _ = self.chain
 
     @property
@@ -85,51 +94,132 @@ class Skeleton:
         for name, dtype in self._dtypes.items():
             self._dtypes[name] = fn(torch.empty(0, dtype=dtype)).dtype
 
-    def loses_statistics(self) -> tuple[str, nn.Module] | None:
-        """Return a norm that would update running statistics now, if there is one."""
-        for name, module in self._norms:
-            if module.training:
-                return name, module
-        return None
+    def statistics_now(self) -> list[str]:
+        """Return the names of the running statistics that a run in the present mode updates."""
+        return [
+            f"{path}.{key}" if path else key
+            for path, module in self._norms.items()
+            if module.training
+            for key, value in module._buffers.items()
+            if value is not None
+        ]
 
     def call(
         self,
         tensors: Mapping[str, Tensor],
-        buffers: Mapping[str, Tensor],
+        buffers: dict[str, Tensor],
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
+        at_once: bool = False,
     ) -> Any:
         """Run the target with `tensors` (by their spec's names) and `buffers` in place.
 
-        One thread at a time: two would put their tensors into the same module.
+        A buffer that the target replaces by another tensor is replaced in `buffers`.
+
+        One thread at a time: two would put their tensors into the same module. A target that
+        checkpoints activations is run as a module of its own, which still holds its tensors when
+        the backward pass runs parts of it again; not under `vmap` (`at_once`).
+
+        Raises:
+            ValueError: Activation checkpointing with `use_reentrant=True`, while gradients are
+                taken.
         """
         given = {path: tensors[name] for name, paths in self._paths.items() for path in paths}
         given.update(buffers)
         if torch.compiler.is_compiling():  # a graph has no threads, and no locks
             return functional_call(self.module, given, args, dict(kwargs), tie_weights=False)
-        with self._lock:
-            return self._call(given, args, kwargs)
+        if at_once or not torch.is_grad_enabled():
+            made = self._call(given, args, kwargs)
+        elif self.module.training in self.checkpointing:
+            made = self._call_own(given, args, kwargs)
+        elif self.module.training in self.watched and not self._may_checkpoint:
+            made = self._call(given, args, kwargs)
+        else:
+            made, given = self._call_watched(given, buffers, args, kwargs)
+        # functional_call notes here what the target has put in place of a buffer.
+        buffers.update((name, given[name]) for name in buffers)
+        return made
 
     def _call(
         self, given: dict[str, Tensor], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Any:
+        with self.lock:
+            try:
+                return functional_call(self.module, given, args, dict(kwargs), tie_weights=False)
+            finally:
+                for rnn in self._rnns:  # the list that an RNN keeps would hold the given tensors
+                    rnn._update_flat_weights()
+
+    def _call_watched(
+        self,
+        given: dict[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """Run, and run again as a module of its own if the target checkpoints activations."""
+        mode = self.module.training
+        start = {name: value.clone() for name, value in buffers.items()}
         try:
-            return functional_call(self.module, given, args, dict(kwargs), tie_weights=False)
-        finally:
-            for rnn in self._rnns:  # the list that an RNN keeps would hold the given tensors
-                rnn._update_flat_weights()
+            with Watch(self.module):
+                made = self._call(given, args, kwargs)
+            self.watched.add(mode)
+            return made, given
+        except CheckpointedError:
+            self.checkpointing.add(mode)
+        given.update(start)
+        return self._call_own(given, args, kwargs), given
+
+    def _call_own(
+        self, given: dict[str, Tensor], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Any:
+        """Run as a module of its own, which holds `given` for as long as anything refers to it."""
+        with self.lock:
+            found = self._lookup(given)
+            module = _copy(self.module, lambda t: found[id(t)], as_given=True)
+        with Watch(self.module, own=module):
+            made = module(*args, **kwargs)
+        given.update((name, value) for name, value in module.named_buffers() if name in given)
+        return made
+
+    def _lookup(self, values: Mapping[str, Tensor]) -> dict[int, Tensor]:
+        """Return by the skeleton's tensors (`id`) what `values` has for them by path."""
+        return {
+            id(tensor): values[f"{path}.{key}" if path else key]
+            for path, module in self.module.named_modules()
+            for key, tensor in (*module._parameters.items(), *module._buffers.items())
+            if tensor is not None
+        }
 
     def build(self, tensors: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> nn.Module:
         """Return a plain module that owns copies of the given tensors, ties kept."""
         values = {n: tensors[t.name] for t in self.spec for n in t.names}
         values.update(buffers)
-        by_id = {}
-        for path, module in self.module.named_modules():
-            for key, tensor in (*module._parameters.items(), *module._buffers.items()):
-                if tensor is not None:
-                    by_id[id(tensor)] = values[f"{path}.{key}" if path else key]
+        by_id = self._lookup(values)
         made = _copy(self.module, lambda t: by_id[id(t)].detach().clone())
         return _tie(made, self.spec)
+
+
+def norms_of(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield path and module of all norms that keep running statistics."""
+    for path, part in module.named_modules():
+        if (
+            getattr(part, "track_running_stats", False)
+            and part._buffers.get("running_mean") is not None
+        ):
+            yield path, part
+
+
+def _momenta(norms: Mapping[str, nn.Module]) -> dict[str, float]:
+    """Return for each running statistic its momentum; 0 for what is counted."""
+    found = {}
+    for path, module in norms.items():
+        for key, value in module._buffers.items():
+            if value is not None:
+                momentum = module.momentum if value.is_floating_point() else 0.0
+                # Without a momentum every step is worth something else: vmap is not tried.
+                found[f"{path}.{key}" if path else key] = momentum or 0.0
+    return found
 
 
 def _tie(module: nn.Module, spec: TargetSpec) -> nn.Module:
@@ -143,16 +233,20 @@ def _tie(module: nn.Module, spec: TargetSpec) -> nn.Module:
     return module
 
 
-def _copy(module: nn.Module, value: Convert) -> nn.Module:
+def _copy(module: nn.Module, value: Convert, as_given: bool = False) -> nn.Module:
     """Deep-copy a module with every parameter and buffer replaced by `value` of it.
 
-    The original tensors are never copied, so a large target costs no memory.
+    The original tensors are never copied, so a large target costs no memory. With `as_given` the
+    values stand in the copy as they are, with their gradients; else parameters are made of them.
     """
     memo: dict[int, Any] = {}
     for part in module.modules():
         for tensor in part._parameters.values():
             if tensor is not None and id(tensor) not in memo:
-                memo[id(tensor)] = nn.Parameter(value(tensor).detach(), tensor.requires_grad)
+                new = value(tensor)
+                memo[id(tensor)] = (
+                    new if as_given else nn.Parameter(new.detach(), tensor.requires_grad)
+                )
         for tensor in part._buffers.values():
             if tensor is not None and id(tensor) not in memo:
                 memo[id(tensor)] = value(tensor)

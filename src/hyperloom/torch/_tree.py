@@ -21,6 +21,16 @@ class TensorTree(nn.Module):
         node, leaf = self._node(name)
         node.register_buffer(leaf, value, persistent=persistent)
 
+    def remove(self, name: str) -> None:
+        """Hold the buffer `name` no longer."""
+        node, leaf = self._node(name)
+        del node._buffers[leaf]
+
+    def is_persistent(self, name: str) -> bool:
+        """Whether the buffer `name` is in the state dict."""
+        node, leaf = self._node(name)
+        return leaf not in node._non_persistent_buffers_set
+
     def tensors(self, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
         """Yield all names and tensors."""
         for held in (self._parameters, self._buffers):

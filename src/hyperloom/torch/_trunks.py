@@ -11,26 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hyperloom._deconv import Deconv
 from hyperloom._errors import call_it, message
 from hyperloom._trunk import MLP, CustomTrunk, Linear, Trunk
+from hyperloom.torch._activations import ACTIVATIONS
 from hyperloom.torch._conditions import output_width
-
-
-def _identity(x: Tensor) -> Tensor:
-    return x
-
-
-_ACTIVATIONS = {
-    "relu": F.relu,
-    "gelu": F.gelu,
-    "silu": F.silu,
-    "elu": F.elu,
-    "leaky_relu": F.leaky_relu,
-    "tanh": torch.tanh,
-    "sigmoid": torch.sigmoid,
-    "softplus": F.softplus,
-    "identity": _identity,
-}
+from hyperloom.torch._deconv import DeconvTrunk
 
 
 def beside(vector: Tensor, slots: Tensor | None) -> Tensor:
@@ -64,7 +50,7 @@ class Layer(nn.Module):
     def __init__(self, choice: MLP, fan_in: int, fan_out: int) -> None:
         super().__init__()
         self.choice = choice
-        self.activation: Callable[[Tensor], Tensor] = _ACTIVATIONS[choice.activation]
+        self.activation: Callable[[Tensor], Tensor] = ACTIVATIONS[choice.activation]
         self.weight = nn.Parameter(torch.empty(fan_out, fan_in))
         self.bias = nn.Parameter(torch.empty(fan_out))
         bound = math.sqrt(3 * choice.gain / fan_in)
@@ -164,7 +150,7 @@ def neutral_trunk(choice: Any) -> Trunk:
             width, type(choice).__name__, sum(p.numel() for p in choice.parameters())
         )
     got = choice if isinstance(choice, type) else repr(choice)
-    wanted = "None, MLP(*widths) or a torch.nn.Module"
+    wanted = "None, MLP(*widths), Deconv(image) or a torch.nn.Module"
     raise TypeError(message("trunk", got, wanted, call_it(choice)))
 
 
@@ -172,6 +158,8 @@ def build_trunk(choice: Any, in_width: int) -> nn.Module:
     """Return the trunk as a module, for inputs of `in_width`."""
     if isinstance(choice, MLP):
         return MLPTrunk(choice, in_width)
+    if isinstance(choice, Deconv):
+        return DeconvTrunk(choice, in_width)
     if isinstance(choice, nn.Module):
         return CustomTrunkModule(choice, output_width("trunk", choice))
     return LinearTrunk()

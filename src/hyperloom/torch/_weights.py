@@ -15,7 +15,7 @@ from hyperloom._form import Delta, Whole
 from hyperloom._layout import Piece, Source
 from hyperloom._plan import Entry, Plan
 from hyperloom.torch._conditions import Encoded
-from hyperloom.torch._generate import base_of, linear_numbers, slot_features
+from hyperloom.torch._generate import base_of, given_numbers, linear_numbers, slot_features
 from hyperloom.torch._heads import GivenHead, LinearHead, TableHead
 from hyperloom.torch._structured import (
     Dense,
@@ -191,7 +191,7 @@ class Loom:
         if isinstance(module, LinearHead):
             return linear_numbers(self.plan, index, module, self.features[index], self.scales)
         if isinstance(module, GivenHead):
-            return self.features[index]
+            return given_numbers(self.plan, index, self.features[index], self.scales)
         if isinstance(module, TableHead):
             assert self.encoded.ids is not None
             return self._rows(module.table.look_up(self.encoded.ids))

@@ -236,7 +236,7 @@ class _OwnActivation(nn.Module):
             layer.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.inner(x, None).squeeze(-2)
+        return self.inner(x, None)
 
 
 def activation_name(activation: Any) -> str | None:

@@ -1,6 +1,8 @@
 """hypnettorch's hypernetworks."""
 
+from hyperloom.compat.hypnettorch.hnets.chunked_deconv_hnet import ChunkedHDeconv
 from hyperloom.compat.hypnettorch.hnets.chunked_mlp_hnet import ChunkedHMLP
+from hyperloom.compat.hypnettorch.hnets.deconv_hnet import HDeconv
 from hyperloom.compat.hypnettorch.hnets.hnet_container import HContainer
 from hyperloom.compat.hypnettorch.hnets.hnet_interface import HyperNetInterface
 from hyperloom.compat.hypnettorch.hnets.hnet_perturbation_wrapper import HPerturbWrapper
@@ -9,8 +11,10 @@ from hyperloom.compat.hypnettorch.hnets.structured_mlp_hnet import StructuredHML
 
 __all__ = [
     "HMLP",
+    "ChunkedHDeconv",
     "ChunkedHMLP",
     "HContainer",
+    "HDeconv",
     "HPerturbWrapper",
     "HyperNetInterface",
     "StructuredHMLP",

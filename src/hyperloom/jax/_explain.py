@@ -1,0 +1,52 @@
+"""`explain()`: how a call would be run, found by tracing it; nothing is computed."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+from hyperloom._cost import Layer
+from hyperloom._explain import Explanation, used
+from hyperloom._ways import layer_of
+from hyperloom.jax._batch import Call
+from hyperloom.jax._conditions import Encoded
+from hyperloom.jax._contract import device_class
+from hyperloom.jax._run import Extras, run_part, split_keys
+from hyperloom.jax._target import Notes
+
+if TYPE_CHECKING:
+    from hyperloom.jax._hypernetwork import HyperNetwork
+
+
+def explain(hnet: HyperNetwork, encoded: Encoded, call: Call, extras: Extras) -> Explanation:
+    """Trace a call, and note what was chosen for every use of a generated tensor."""
+    notes: list[tuple[str, str, str, Layer | None]] = []
+
+    def record(name: str, operation: str, way: str, layer: Layer | None) -> None:
+        notes.append((name, operation, way, layer))
+
+    def run(vector: Any, ids: Any, keys: Any, arrays: Any) -> Any:
+        own = Extras(keys, extras.trunk_key, extras.state, extras.mutable)
+        part = Call.of_arrays(call, arrays, call.batch)
+        return run_part(hnet, Encoded(vector, ids), part, own, Notes(), record)
+
+    keys = split_keys(extras.keys, call.batch)
+    jax.eval_shape(run, encoded.vector, encoded.ids, keys, call.arrays)
+    num, single = math.prod(call.batch), not call.batch
+    size, device = encoded.vector.dtype.itemsize, device_class()
+    entries = {entry.tensor: entry for entry in hnet.plan.entries}
+    seen = {name for name, *_ in notes}
+    notes += [(name, "other", "dense", None) for name in entries if name not in seen]
+    uses = []
+    # A loop's body may be traced more than once.
+    for name, operation, way, layer in dict.fromkeys(notes):
+        if layer is None and way == "dense" and not single:
+            layer = layer_of(hnet.plan, entries[name], num, call.rows())
+        spec = hnet.plan.spec[name]
+        uses.append(used(spec, operation, way, layer, size, device, single))
+    if single:
+        return Explanation("single", "one condition: the target is run as it is", 1, tuple(uses))
+    reason = "the target is traced, and its equations run for all conditions at once"
+    return Explanation("vmap", reason, num, tuple(uses))

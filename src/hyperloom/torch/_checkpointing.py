@@ -1,0 +1,107 @@
+"""Activation checkpointing inside the target: seen while it runs.
+
+`torch.utils.checkpoint` runs a part of the target again in the backward pass, when a call is over
+and its tensors are no longer in place.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from types import CodeType, FrameType, FunctionType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import CheckpointFunction
+
+from hyperloom._errors import message
+
+
+class CheckpointedError(RuntimeError):
+    """The target checkpoints activations, in the way that can be run exactly."""
+
+
+class Watch(TorchFunctionMode):
+    """Raises as soon as the target checkpoints activations.
+
+    Args:
+        target: The skeleton's module, for names.
+        own: The module that is run, if it is one that keeps its tensors: then checkpointing is
+            fine, but for the reentrant kind.
+    """
+
+    def __init__(self, target: nn.Module, own: nn.Module | None = None) -> None:
+        super().__init__()
+        self.target, self.own = target, own
+        self.hooks = saving_hooks()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch._C._set_grad_enabled:
+            refuse_reentrant(self.own or self.target)
+        if self.own is None and checkpointed(self.hooks):
+            raise CheckpointedError("it checkpoints activations")
+        return func(*args, **(kwargs or {}))
+
+
+def saving_hooks() -> Any:
+    """Return the hooks for saved tensors that are in force, or `None`."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(True)
+
+
+def checkpointed(start: Any) -> bool:
+    """Whether a part is being checkpointed that was not when `start` were the hooks."""
+    now = saving_hooks()
+    return now is not None and now != start and now[0].__module__ == "torch.utils.checkpoint"
+
+
+def refuse_reentrant(target: nn.Module) -> None:
+    """Raise if the code that runs now is checkpointed in the reentrant way.
+
+    That way takes no gradient for what the recomputed part finds by itself: generated tensors.
+
+    Raises:
+        ValueError: It is.
+    """
+    code = CheckpointFunction.forward.__code__
+    frames = list(_frames(sys._getframe(1)))
+    places = [i for i, frame in enumerate(frames) if frame.f_code is code]
+    if not places:
+        return
+    paths = {id(m): repr(path) if path else type(m).__name__ for path, m in target.named_modules()}
+    inner = [frame.f_locals.get("self") for frame in frames[places[0] :]]
+    name = next((paths[id(part)] for part in inner if id(part) in paths), "")
+    got = f"activation checkpointing with use_reentrant=True{f' in {name}' if name else ''}"
+    way_out = (
+        "In transformers: gradient_checkpointing_enable({'use_reentrant': False}). Or switch it "
+        "off and checkpoint around the whole call: hnet.execution = Execution(recompute=True)."
+    )
+    raise ValueError(message("target", got, "use_reentrant=False", way_out))
+
+
+def may_checkpoint(target: nn.Module) -> bool:
+    """Whether the code of a target names a `checkpoint`, so that every call is to be watched.
+
+    The layers of transformers all name one; there it counts if it is switched on.
+    """
+    parts = list(target.modules())
+    if any(getattr(part, "gradient_checkpointing", False) is True for part in parts):
+        return True
+    kinds = {kind for part in parts for kind in type(part).__mro__}
+    own = [kind for kind in kinds if not kind.__module__.startswith(("torch.", "builtins"))]
+    functions = [f for kind in own for f in vars(kind).values() if isinstance(f, FunctionType)]
+    return any("checkpoint" in code.co_names for f in functions for code in _codes(f.__code__))
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _codes(constant)
+
+
+def _frames(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back

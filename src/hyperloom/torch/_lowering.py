@@ -1,0 +1,192 @@
+"""What the functions of PyTorch do inside `vmap`, where `vmap` itself refuses or is slow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from hyperloom.torch import _packed, _rnn
+from hyperloom.torch._attention import attention_rule
+from hyperloom.torch._checkpointing import CheckpointedError, checkpointed, saving_hooks
+from hyperloom.torch._placeholder import (
+    Generated,
+    as_autocast,
+    bilinear,
+    dense_leaf,
+    dense_tree,
+    without_override_check,
+)
+
+Rule = Callable[..., Any]
+
+
+class Lowering(TorchFunctionMode):
+    """Runs a target's functions by rules of our own, where there is one.
+
+    Args:
+        same_draws: Whether random draws are the same for all conditions.
+
+    Raises:
+        CheckpointedError: The target checkpoints activations; the recomputation would run when
+            `vmap` is over.
+    """
+
+    def __init__(self, same_draws: bool = False) -> None:
+        super().__init__()
+        self.attention = attention_rule(same_draws)
+        self.grad = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        self.hooks = saving_hooks() if self.grad else None
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if self.grad and checkpointed(self.hooks):
+            raise CheckpointedError("it checkpoints activations")
+        if func is F.scaled_dot_product_attention:
+            return self.attention(*args, **kwargs)
+        if func is F.multi_head_attention_forward:
+            if torch.compiler.is_compiling():  # a graph cannot enter a mode again
+                return func(*dense_tree(args), **dense_tree(kwargs))
+            with self:  # what it calls is to come here too
+                return _multi_head(*args, **kwargs)
+        rule = _RULES.get(func)
+        return func(*args, **kwargs) if rule is None else rule(*args, **kwargs)
+
+
+_multi_head = without_override_check(F.multi_head_attention_forward)
+
+
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    v, g = dense_leaf(v), dense_leaf(g)
+    axes = [axis for axis in range(v.ndim) if axis != dim]
+    return v * (g / v.square().sum(axes, keepdim=True).sqrt())
+
+
+def _normalize(
+    input: Tensor,  # noqa: A002
+    p: float = 2.0,
+    dim: int = 1,
+    eps: float = 1e-12,
+    out: Tensor | None = None,
+) -> Tensor:
+    made = F.normalize(input, p, dim, eps)  # vmap has no rule for functions with `out`
+    return made if out is None else out.copy_(made)
+
+
+def _embedding_bag(
+    input: Tensor,  # noqa: A002
+    weight: Tensor,
+    offsets: Tensor | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2,
+    scale_grad_by_freq: bool = False,
+    mode: str = "mean",
+    sparse: bool = False,
+    per_sample_weights: Tensor | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int | None = None,
+) -> Tensor:
+    """Look up all entries, and reduce each bag with a mask over them."""
+    bad = offsets is None and input.ndim != 2
+    if max_norm is not None or scale_grad_by_freq or sparse or weight.ndim != 2 or bad:
+        return F.embedding_bag(
+            input,
+            dense_leaf(weight),
+            offsets,
+            max_norm,
+            norm_type,
+            scale_grad_by_freq,
+            mode,
+            sparse,
+            per_sample_weights,
+            include_last_offset,
+            padding_idx,
+        )
+    rows = F.embedding(input, weight)  # (bags, length, D) or (entries, D)
+    used = torch.ones_like(input, dtype=torch.bool)
+    if padding_idx is not None:
+        used = input != padding_idx % weight.shape[0]
+    if offsets is not None:
+        starts = offsets[:-1] if include_last_offset else offsets
+        place = torch.arange(len(input), device=input.device)
+        bag = (place.unsqueeze(-1) >= starts).sum(-1) - 1
+        if include_last_offset:
+            used = used & (place < offsets[-1])
+        used = used & (bag == torch.arange(len(starts), device=input.device).unsqueeze(-1))
+    if mode == "max":
+        least = torch.finfo(rows.dtype).min
+        top = rows.masked_fill(~used.unsqueeze(-1), least).max(-2).values
+        return torch.where(used.any(-1, keepdim=True), top, 0.0)
+    shares = used.to(rows.dtype)
+    if per_sample_weights is not None:
+        shares = shares * per_sample_weights
+    with torch.autocast(rows.device.type, enabled=False):
+        total = (shares.unsqueeze(-2) @ rows).squeeze(-2)
+    return total if mode == "sum" else total / used.sum(-1, keepdim=True).clamp(min=1)
+
+
+def _in_autocast(function: Any) -> Rule:
+    """Convert as autocast would; inside vmap it does not for these (torch 2.13)."""
+
+    def rule(*args: Any, **kwargs: Any) -> Any:
+        weight = args[1] if len(args) > 1 else kwargs.get("weight")
+        if isinstance(weight, Generated) or not torch.is_autocast_enabled(weight.device.type):
+            return function(*args, **kwargs)
+        args = tuple(as_autocast(a) if isinstance(a, Tensor) else a for a in args)
+        kwargs = {k: as_autocast(a) if isinstance(a, Tensor) else a for k, a in kwargs.items()}
+        return function(*args, **kwargs)
+
+    return rule
+
+
+def _batch_norm(
+    input: Tensor,  # noqa: A002
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    *args: Any,
+    **kwargs: Any,
+) -> Tensor:
+    wide = (t for t in (running_mean, weight) if t is not None)
+    if all(t.dtype == input.dtype for t in wide):
+        return F.batch_norm(input, running_mean, running_var, weight, *args, **kwargs)
+    # Inputs in half precision beside wider tensors: the kernel can, its rule for vmap cannot.
+    made = F.batch_norm(input.float(), running_mean, running_var, weight, *args, **kwargs)
+    return made.to(input.dtype)
+
+
+def _group_norm(
+    input: Tensor,  # noqa: A002
+    *args: Any,
+    **kwargs: Any,
+) -> Tensor:
+    made = F.group_norm(input, *args, **kwargs)
+    return made if input.device.type != "cpu" else made.to(input.dtype)  # as outside of vmap
+
+
+_WITH_WEIGHT = (
+    F.linear,
+    F.conv1d,
+    F.conv2d,
+    F.conv3d,
+    F.conv_transpose1d,
+    F.conv_transpose2d,
+    F.conv_transpose3d,
+    F.prelu,
+)
+
+_RULES: dict[Any, Rule] = {
+    **_packed.RULES,
+    **_rnn.RULES,
+    **{function: _in_autocast(function) for function in _WITH_WEIGHT},
+    F.bilinear: bilinear,
+    F.embedding_bag: _embedding_bag,
+    F.batch_norm: _batch_norm,
+    F.group_norm: _group_norm,
+    F.normalize: _normalize,
+    torch._weight_norm: _weight_norm,
+}
