@@ -137,8 +137,8 @@ def setup(iterations: int) -> list[str]:
         f"per_condition=True), trunk MLP(100, 100): {plan.num_parameters} learned numbers (with "
         f"one task's embeddings) for {plan.num_target_parameters} generated.",
         f"Adam, new for each task, {RATE:g} for the generator and {EMBEDDING_RATE:g} for the "
-        f"task's embeddings; batch {BATCH}; {iterations} iterations a task; "
-        f"gradients clipped to norm {CLIP:g}; output regulariser β = {BETA:g} without the "
+        f"task's embeddings; batch {BATCH}; {iterations} iterations a task; gradients clipped to "
+        f"norm {CLIP:g}; output regulariser β = {BETA:g} without the "
         "lookahead step; a task trains its own embeddings and the generator. Everything else is "
         "this library's default.",
         "Other than published: two rates; half the iterations; the normalised features and the "

@@ -19,7 +19,7 @@ SOURCE = (
     "Ha, Dai and Le, HyperNetworks, ICLR 2017, section 4.1: 99.24 % against 99.28 % plain on all "
     "60,000 digits; 98.0 against 98.2 when it was run on these 10,000"
 )
-SEEDS = (0, 1, 2)
+SEEDS = (0,)
 BATCH = 100
 GENERATED = "3.weight"  # 16 x 16 x 7 x 7
 WIDTH = 4  # of the condition, of a chunk's embedding, and of the features
@@ -84,7 +84,7 @@ def train(data: Path | None, seed: int, generated: bool, epochs: int, step: Step
 
 
 def run(
-    data: Path | None, track: Track = silent, seeds: Sequence[int] = SEEDS, epochs: int = 30
+    data: Path | None, track: Track = silent, seeds: Sequence[int] = SEEDS, epochs: int = 20
 ) -> dict[str, Any]:
     """Train both networks from every seed."""
     step = track(TITLE, 2 * len(seeds) * epochs * 8000 // BATCH)
@@ -92,9 +92,10 @@ def run(
     hnet = make_hypernetwork()
     share = second_layer_parameters(hnet) / hnet.plan.spec[GENERATED].numel
     gap = sum(plain) / len(plain) - sum(ours) / len(ours)
+    shown = "one seed" if len(seeds) == 1 else f"means of {len(seeds)} seeds"
     claims = [
         claim(
-            f"points lost against the plain CNN, means of {len(seeds)} seeds",
+            f"points lost against the plain CNN, {shown}",
             [gap],
             most=0.5,
             published="0.04 (60,000 digits), 0.2 (these)",

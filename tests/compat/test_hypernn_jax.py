@@ -138,14 +138,14 @@ def test_a_batch_for_a_dynamic_network_is_a_loop(hypernn: Any) -> None:
         more = {"hidden_state": state}
         return ours.apply(params, x, has_aux=True, generate_params_kwargs=more)
 
-    xs = random.normal(random.key(1), (2, 5, 1, 6))
+    xs = random.normal(random.key(1), (2, 3, 1, 6))
     state = flat_state = None
-    states: list[Any] = [None] * 5
+    states: list[Any] = [None] * 3
     for x in xs:
         y, _, aux = call(x, state)
         flat_y, _, flat_aux = call(x[:, 0], flat_state)
         state, flat_state = aux["hidden_state"], flat_aux["hidden_state"]
-        for i in range(5):
+        for i in range(3):
             more = {"x": x[i], "hidden_state": states[i]}
             one, _, aux = theirs.apply(params, x[i], has_aux=True, generate_params_kwargs=more)
             states[i] = aux["hidden_state"]
@@ -160,6 +160,7 @@ class Dropped(nn.Module):
         return nn.Dense(4)(nn.Dropout(0.5, deterministic=False)(nn.Dense(64)(x)))
 
 
+@pytest.mark.slow  # seconds of compilation
 def test_rngs_reach_the_target() -> None:
     ours: Any = door.JaxHyperNetwork.from_target(Dropped(), inputs=[jnp.zeros((1, 6))])
     x = random.normal(random.key(1), (7, 6))
@@ -171,6 +172,7 @@ def test_rngs_reach_the_target() -> None:
     assert not jnp.allclose(other, first)
 
 
+@pytest.mark.slow  # seconds of compilation
 def test_an_nnx_target_and_custom_modules() -> None:
     target = nnx.Linear(6, 4, rngs=nnx.Rngs(0))
     ours: Any = door.JaxHyperNetwork.from_target(

@@ -11,7 +11,15 @@ import pytest
 import torch
 
 from reproductions import __main__ as command
-from reproductions import _report, init_depth, init_scale, split_mnist, toy_regression
+from reproductions import (
+    _report,
+    init_depth,
+    init_scale,
+    permuted_mnist,
+    split_mnist,
+    static_cnn,
+    toy_regression,
+)
 from reproductions._result import claim
 
 # `make reproduce DATA=...` hands it to the command; the slow test here reads it from there.
@@ -80,6 +88,36 @@ def test_split_mnist_learns_and_reports_forgetting(digits: Path) -> None:
     assert made["claims"][1]["ours"] == [pytest.approx((sum(after) - sum(final)) / 5)]
 
 
+def test_permuted_mnist_learns_and_reports_forgetting(
+    digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders = permuted_mnist.make_permutations()
+    assert len(orders) == 10
+    assert all(sorted(order.tolist()) == list(range(784)) for order in orders)
+    assert len({tuple(order.tolist()) for order in orders}) == 10
+    monkeypatch.setattr(permuted_mnist, "make_permutations", lambda: orders[:2])
+    made = permuted_mnist.run(digits, seeds=(0,), iterations=25)
+    after = made["raw"]["beta 250, seed 0"]["right after"]
+    final = made["raw"]["beta 250, seed 0"]["at the end"]
+    assert after[0] > 90  # a class that one pixel shows
+    assert made["claims"][0]["ours"] == [pytest.approx(sum(final) / 2)]
+    assert made["claims"][1]["ours"] == [pytest.approx((sum(after) - sum(final)) / 2)]
+
+
+def test_static_cnn_learns_with_a_third_of_the_parameters(digits: Path) -> None:
+    hnet = static_cnn.make_hypernetwork()
+    plain = static_cnn.make_plain()
+    num = sum(p.numel() for p in plain.parameters()) - 16 * 16 * 49
+    generated = static_cnn.second_layer_parameters(hnet)
+    assert sum(p.numel() for p in hnet.parameters()) == num + generated
+    assert generated / (16 * 16 * 49) < 1 / 3
+    x = torch.arange(2 * 28 * 28.0).view(2, 1, 28, 28)
+    moved = static_cnn.shifted(x)
+    assert moved.shape == x.shape
+    assert set(moved.unique().tolist()) <= {0.0, *x.unique().tolist()}
+    assert (moved > 0).float().mean() > 0.9
+
+
 def test_split_mnist_refuses_other_data(tmp_path: Path) -> None:
     path = tmp_path / "other.npz"
     np.savez(path, X=np.zeros((5, 784), np.float32), Y=np.zeros(5, np.int64))
@@ -139,7 +177,8 @@ def test_every_claim_holds(module) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(DATA is None, reason="HYPERLOOM_MNIST10K does not name the digits' .npz file")
-def test_split_mnist_claims_hold() -> None:
+@pytest.mark.parametrize("module", [split_mnist, permuted_mnist, static_cnn])
+def test_claims_on_the_digits_hold(module) -> None:
     assert DATA is not None
-    broken = [one for one in split_mnist.run(Path(DATA))["claims"] if not one["holds"]]
+    broken = [one for one in module.run(Path(DATA))["claims"] if not one["holds"]]
     assert not broken
