@@ -151,12 +151,42 @@ def _batch_norm(
     *args: Any,
     **kwargs: Any,
 ) -> Tensor:
+    if torch.compiler.is_compiling():
+        return by_hand(input, running_mean, running_var, weight, *args, **kwargs)
     wide = (t for t in (running_mean, weight) if t is not None)
     if all(t.dtype == input.dtype for t in wide):
         return F.batch_norm(input, running_mean, running_var, weight, *args, **kwargs)
     # Inputs in half precision beside wider tensors: the kernel can, its rule for vmap cannot.
     made = F.batch_norm(input.float(), running_mean, running_var, weight, *args, **kwargs)
     return made.to(input.dtype)
+
+
+def by_hand(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Return `F.batch_norm`; vmap's rule reads the number of conditions: a graph for each."""
+    axes, shape = [0, *range(2, x.ndim)], (-1, *(1,) * (x.ndim - 2))
+    if training or running_mean is None or running_var is None:
+        mean, var = x.mean(axes), x.var(axes, correction=0)
+        if running_mean is not None and running_var is not None:
+            count = x.numel() // x.shape[1]
+            with torch.no_grad():
+                kept, unbiased = 1 - momentum, momentum * count / (count - 1)
+                running_mean.mul_(kept).add_(mean.to(running_mean.dtype) * momentum)
+                running_var.mul_(kept).add_(var.to(running_var.dtype) * unbiased)
+    else:
+        mean, var = running_mean, running_var
+    y = (x - mean.reshape(shape)) * (var + eps).rsqrt().reshape(shape)
+    y = y if weight is None else y * weight.reshape(shape)
+    y = y if bias is None else y + bias.reshape(shape)
+    return y.to(x.dtype)
 
 
 def _group_norm(
