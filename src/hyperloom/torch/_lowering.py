@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from hyperloom.torch import _packed, _rnn
 from hyperloom.torch._attention import attention_rule
-from hyperloom.torch._checkpointing import CheckpointedError, checkpointed, saving_hooks
+from hyperloom.torch._checkpointing import CheckpointedError, checkpointed
 from hyperloom.torch._placeholder import (
     Generated,
     as_autocast,
@@ -21,6 +21,7 @@ from hyperloom.torch._placeholder import (
     dense_tree,
     without_override_check,
 )
+from hyperloom.torch._private import saving_hooks, weight_norm
 
 Rule = Callable[..., Any]
 
@@ -133,7 +134,7 @@ def _in_autocast(function: Any) -> Rule:
     """Convert as autocast would; inside vmap it does not for these (torch 2.13)."""
 
     def rule(*args: Any, **kwargs: Any) -> Any:
-        weight = args[1] if len(args) > 1 else kwargs.get("weight")
+        weight: Any = args[1] if len(args) > 1 else kwargs["weight"]
         if isinstance(weight, Generated) or not torch.is_autocast_enabled(weight.device.type):
             return function(*args, **kwargs)
         args = tuple(as_autocast(a) if isinstance(a, Tensor) else a for a in args)
@@ -218,5 +219,5 @@ _RULES: dict[Any, Rule] = {
     F.batch_norm: _batch_norm,
     F.group_norm: _group_norm,
     F.normalize: _normalize,
-    torch._weight_norm: _weight_norm,
+    weight_norm: _weight_norm,
 }
