@@ -23,8 +23,9 @@ from hyperloom.torch._conditions import Encoded
 from hyperloom.torch._dynamic import refuse_without_carry
 from hyperloom.torch._generate import assemble, raw_numbers
 from hyperloom.torch._given import check_params
-from hyperloom.torch._held import Held, inside_transform
+from hyperloom.torch._held import Held
 from hyperloom.torch._inputs import Inputs, unpacked
+from hyperloom.torch._private import inside_transform
 from hyperloom.torch._program import Program, find
 from hyperloom.torch._run import Call, apply_tensors, contracts, execute, explain
 from hyperloom.torch._skeleton import Skeleton
