@@ -26,8 +26,9 @@ beside this page.
 - Contestants do the same work on the same numbers: float32, outputs and all gradients are
   compared before anything is timed, and differ by at most 1e-5 of a tensor's largest number. A
   step is the forward and the backward pass unless it says otherwise.
-- Times are medians of repeats in turns, A B C A B C ..., in one process. “To hyperloom” is a
-  contestant's time over hyperloom's: above 1, hyperloom is faster.
+- Times are medians of repeats in turns, in one process, every round in an order of its own,
+  after the C library's allocator has settled (freed blocks up to 32 MiB are used again). “To
+  hyperloom” is a contestant's time over hyperloom's: above 1, hyperloom is faster.
 - Peak memory is what one step needs beside what was there before it, measured for each contestant
   in a process of its own after one step to warm up: the high-water mark of the resident set
   (`VmHWM`, reset before the step), with every large block on pages of its own; on a GPU, torch's

@@ -23,7 +23,8 @@ SOURCE = (
 )
 NUM_TASKS = 10
 BETA = 250.0
-RATE = 5e-4
+RATE = 1e-4  # of the generator
+EMBEDDING_RATE = 1e-2  # of a task's own embeddings
 BATCH = 128
 CLIP = 1.0
 
@@ -63,7 +64,8 @@ def train_sequence(
     for task, order in enumerate(orders):
         own = hnet.add_conditions(1) if task else own
         trained = [*generator, *own]
-        optimizer = torch.optim.Adam(trained, lr=RATE)
+        groups = [{"params": generator}, {"params": own, "lr": EMBEDDING_RATE}]
+        optimizer = torch.optim.Adam(groups, lr=RATE)
         regularizer.remember(hnet, range(task if beta else 0))
         for _ in range(iterations):
             rows = torch.randint(len(x), (BATCH,))
@@ -92,7 +94,7 @@ def run(
     data: Path | None,
     track: Track = silent,
     seeds: Sequence[int] = (0,),
-    iterations: int = 3000,
+    iterations: int = 1500,
 ) -> dict[str, Any]:
     """Train with the regulariser, one run a seed, and once without it for contrast."""
     runs = [(seed, BETA) for seed in seeds] + [(seeds[0], 0.0)]
@@ -134,10 +136,16 @@ def setup(iterations: int) -> list[str]:
         "Main network 784-100-100-10 (ReLU); embedding 32, Chunked(750, embedding=16, "
         f"per_condition=True), trunk MLP(100, 100): {plan.num_parameters} learned numbers (with "
         f"one task's embeddings) for {plan.num_target_parameters} generated.",
-        f"Adam {RATE:g}, new for each task; batch {BATCH}; {iterations} iterations a task; "
+        f"Adam, new for each task, {RATE:g} for the generator and {EMBEDDING_RATE:g} for the "
+        f"task's embeddings; batch {BATCH}; {iterations} iterations a task; "
         f"gradients clipped to norm {CLIP:g}; output regulariser β = {BETA:g} without the "
         "lookahead step; a task trains its own embeddings and the generator. Everything else is "
         "this library's default.",
-        "Other than published: the normalised features and the signs of each chunk, which are "
-        "this library's defaults, and digits of 28 by 28 that are not padded.",
+        "Other than published: two rates; half the iterations; the normalised features and the "
+        "signs of each chunk, which are this library's defaults; digits of 28 by 28 that are not "
+        "padded.",
+        "Why two rates: an embedding of the task's own is free, the generator is held by the "
+        "regulariser. With one rate of 1e-3 (3000 iterations) the steps of the generator keep the "
+        "penalty above the task's loss, and tasks from the fifth on are learned to 34 – 67 % "
+        "only (average 61.7, no forgetting).",
     ]

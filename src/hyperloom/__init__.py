@@ -5,7 +5,7 @@ framework: specs, layouts, plans, initialisation, and the NumPy oracle. Importin
 neither torch nor jax.
 """
 
-from hyperloom._condition import Concat, Condition, Custom, Embedding, Ids, Noise, Vector
+from hyperloom._condition import Angles, Concat, Condition, Custom, Embedding, Ids, Noise, Vector
 from hyperloom._deconv import Deconv
 from hyperloom._doctor import Finding, Report
 from hyperloom._errors import CheckpointError
@@ -46,6 +46,7 @@ __version__ = "0.1.0.dev0"
 
 __all__ = [
     "MLP",
+    "Angles",
     "Auto",
     "BatchStatistics",
     "BiasHyperInit",

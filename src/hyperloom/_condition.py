@@ -140,6 +140,35 @@ class Noise(Vector):
     """
 
 
+@dataclass(frozen=True, init=False, repr=False)
+class Angles(Vector):
+    """Values in 0 .. 1, each as a point of the quarter circle: `cos(πγ/2)` and `sin(πγ/2)`.
+
+    The vector has the same length whatever the values are, so that generated tensors do not
+    shrink or grow with them. With `form=Delta(trained=True)` that is the magnitude-invariant
+    parametrisation of Gonzalez Ortiz, Guttag and Dalca, "Magnitude Invariant Parametrizations
+    Improve Hypernetwork Learning", ICLR 2024. The raw value is that of a `Vector(dim)`.
+
+    Args:
+        dim: Number of values; the vector is twice as wide, all cosines first.
+
+    Raises:
+        ValueError: `dim` below 1.
+    """
+
+    def __init__(self, dim: int) -> None:
+        positive_int("Angles(dim=)", dim)
+        object.__setattr__(self, "dim", dim)
+        object.__setattr__(self, "std", 0.5**0.5)
+
+    def __repr__(self) -> str:
+        return f"Angles({self.dim})"
+
+    @property
+    def width(self) -> int:
+        return 2 * self.dim
+
+
 @dataclass(frozen=True, repr=False)
 class Custom(Condition):
     """Stands for a condition module of the user's own.

@@ -264,7 +264,7 @@ def _dtypes(r: Readings) -> Iterator[Finding]:
 
 
 def _part_gradients(r: Readings, resting: bool) -> Iterator[Finding]:
-    frozen = [p.name for p in r.parts if not p.trains]
+    frozen = [p.name for p in r.parts if not p.trains and not p.idle]
     text = "asks for no gradient (requires_grad is False): frozen, it does not learn."
     yield from _some(Level.WARNING, "gradient", frozen, text)
     if r.errors:
@@ -434,9 +434,7 @@ def _draw_finding(f: Finding) -> str:
 
 
 def _part_gradient(p: PartReading) -> str:
-    if not p.trains:
-        return "frozen"
-    return p.idle or _number(p.gradient)
+    return p.idle or (_number(p.gradient) if p.trains else "frozen")
 
 
 def _tensor_row(t: TensorReading) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperloom._condition import Concat, Condition, Embedding
+from hyperloom._condition import Angles, Concat, Condition, Embedding
 from hyperloom._deconv import Deconv
 from hyperloom._errors import message
 from hyperloom._layout import Head, Source, slot_signs
@@ -71,6 +71,9 @@ def _vector(condition: Condition, tensors: Tensors, value: Any, name: str) -> np
     if isinstance(condition, Recurrent):
         new = recurrent_step(condition, tensors, *value, name=name)
         return new[0] if isinstance(new, tuple) else new
+    if isinstance(condition, Angles):
+        angles = np.asarray(value) * np.pi / 2
+        return np.concatenate([np.cos(angles), np.sin(angles)])
     if type(condition).__name__ in ("Vector", "Noise"):
         return np.asarray(value)
     raise TypeError(message("plan", condition, "a condition that NumPy can compute"))

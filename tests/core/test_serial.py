@@ -48,6 +48,9 @@ EXAMPLES = [
     *LAYOUTS.values(),
     *INITS,
     hl.BiasHyperInit(),
+    hl.PerConditionStatistics(also="*.codebook"),
+    hl.SharedStatistics(),
+    hl.BatchStatistics(),
     hl.Tensors(),
     hl.Layers(),
     hl.Tiles(7),
@@ -61,6 +64,7 @@ EXAMPLES = [
     hl.Templates(3),
     hl.Embedding(3, 4, std=0.1),
     hl.Ids(3),
+    hl.Angles(2),
     hl.Vector(3, std=2.0),
     hl.Noise(3),
     hl.Custom(3, "Encoder", 17),
@@ -84,7 +88,7 @@ EXAMPLES = [
     PLAN,
 ]
 # Nobody makes one of these.
-BASES = {"Condition", "Form", "Init", "Layout", "Trunk", "OnBase", "_Hyperfan"}
+BASES = {"Statistics", "Condition", "Form", "Init", "Layout", "Trunk", "OnBase", "_Hyperfan"}
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,8 @@ def weight(form: str, shape: tuple[int, ...]) -> StructuredWeight:
             return scaled("w", base, dtype, [out, draw(3, B, *ones[1:], shape[-2], 1)])
         case "shift":
             return shifted("w", base, dtype, out)
-    return formed("w", draw(1, B, *shape))
+        case _:
+            return formed("w", draw(1, B, *shape))
 
 
 def conv(**options: Any) -> Pure:
@@ -119,12 +120,22 @@ USES: dict[str, tuple[Pure, tuple[int, ...], Any]] = {
     ),
 }
 FORMS = ("sum", "templates", "low rank", "scale", "rank one", "shift", "formed")
+
+
+def _quick(use: str, form: str, way: str) -> bool:
+    """Whether a case is in the short suite: every use and every form at least once."""
+    if (form, way) == ("sum", "outputs") or use in ("linear", "conv"):
+        return True
+    return form == "low rank" and use in ("from heads", "embedding")
+
+
 CASES = [
-    pytest.param(use, form, way, id=f"{use}-{form}-{way}")
+    pytest.param(*case, id="-".join(case), marks=() if _quick(*case) else pytest.mark.slow)
     for use in USES
     for form in FORMS
     for way in (WAYS if form == "sum" else ("outputs",))
     if form != "templates" or use in ("linear", "conv")
+    for case in [(use, form, way)]
 ]
 
 

@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-import hyperloom._ways
 import hyperloom.jax as hl
-from hyperloom.jax import _contract, _interpret
+from hyperloom.jax import _contract, _interpret, _weights
 
-B, E = 3, 4
+B, E = 2, 4
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 DOUBLE = {"param_dtype": jnp.float64}
 
@@ -30,8 +29,7 @@ def _double() -> Iterator[None]:
 def force(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     """Let the cost model always answer one way."""
     monkeypatch.setattr(_contract, "choose", lambda *_: way)
-    monkeypatch.setattr(hyperloom._ways, "contracts", lambda *_: True)
-    monkeypatch.setattr(hyperloom.jax._weights, "contracts", lambda *_: True)
+    monkeypatch.setattr(_weights, "contracts", lambda *_: True)
 
 
 class Custom(nnx.Module):
@@ -132,12 +130,21 @@ FORMS = {
     "rank one": hl.RankOne(trained=True),
     "templates": hl.Templates(3),
 }
-CASES = [
+SHORT = [
+    *(("custom", form, "outputs") for form in ("whole", "low rank")),
+    *((t, "whole", "outputs") for t in ("convolutions", "tied", "attention", "stack")),
+    ("linen lstm", "whole", "inputs"),
+]
+LONG = [
     *(("custom", form, "outputs") for form in FORMS),
-    *((target, "whole", "outputs") for target in TARGETS if target != "custom"),
+    *((target, "whole", "outputs") for target in TARGETS),
     *((target, "low rank", "dense") for target in ("convolutions", "attention", "lstm", "stack")),
-    *((target, "whole", "inputs") for target in ("tied", "attention", "linen lstm", "stack")),
+    *((target, "whole", "inputs") for target in ("tied", "attention", "stack")),
     *((target, "whole", "dense") for target in ("convolutions", "linen lstm", "stack")),
+]
+CASES = [
+    *(pytest.param(*case, id="-".join(case)) for case in SHORT),
+    *(pytest.param(*case, id="-".join(case), marks=pytest.mark.slow) for case in LONG),
 ]
 
 
@@ -161,7 +168,7 @@ def inputs(target: str) -> tuple[Any, Any]:
     return jnp.asarray(x), jnp.asarray(rng.standard_normal((B, E)))
 
 
-@pytest.mark.parametrize(("target", "form", "way"), CASES, ids=lambda name: name)
+@pytest.mark.parametrize(("target", "form", "way"), CASES)
 def test_batch_equals_loop(
     target: str, form: str, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,7 +216,6 @@ def test_jacobians_and_directions(monkeypatch: pytest.MonkeyPatch) -> None:
         lambda f: jax.jacrev(f)(c),
         lambda f: jax.jvp(f, (c,), (jnp.cos(c),)),
         lambda f: jax.vmap(f)(jnp.stack([c, 2 * c])),
-        lambda f: jax.hessian(lambda c: f(c).sum())(c),
     ):
         got, wanted = jax.jit(lambda run=run: (run(together), run(one_by_one)))()
         jax.tree.map(
@@ -238,8 +244,15 @@ def test_a_target_that_differentiates_itself(monkeypatch: pytest.MonkeyPatch) ->
         np.testing.assert_allclose(got[i], hnet.instantiate(c[i])(x[i]), rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("form", ["whole", "scale", "low rank"])
-@pytest.mark.parametrize("dtypes", [("float32", "bfloat16"), ("bfloat16", "bfloat16")])
+@pytest.mark.parametrize(
+    ("form", "dtypes"),
+    [
+        ("whole", ("float32", "bfloat16")),
+        ("scale", ("float32", "bfloat16")),
+        ("low rank", ("bfloat16", "bfloat16")),
+        ("whole", ("bfloat16", "float32")),
+    ],
+)
 def test_dtypes_are_those_of_plain_modules(
     form: str, dtypes: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -275,7 +288,7 @@ def test_nothing_of_the_size_of_all_weights_is_formed(
     many, size = 64, 32
     target = nnx.Linear(size, size, use_bias=False, rngs=nnx.Rngs(0))
     hnet = hl.HyperNetwork(target, condition=hl.Vector(E), rngs=nnx.Rngs(1))
-    c, x = jnp.ones((many, E)), jnp.ones((many, 1, size))
+    c, x = jnp.ones((many, E), "float32"), jnp.ones((many, 1, size), "float32")
 
     def loss(c: Any, x: Any) -> Any:
         return hnet(x, condition=c).sum()
@@ -290,13 +303,19 @@ def test_nothing_of_the_size_of_all_weights_is_formed(
 def test_explain_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     target = nnx.Sequential(nnx.Linear(64, 256, rngs=nnx.Rngs(0)), nnx.relu)
     hnet = hl.HyperNetwork(target, condition=hl.Vector(16), rngs=nnx.Rngs(1))
-    few = hnet.explain(jnp.ones((512, 1, 64)), condition=jnp.ones((512, 16)))
-    many = hnet.explain(jnp.ones((8, 512, 64)), condition=jnp.ones((8, 16)))
+
+    def ones(*shape: int) -> Any:
+        return jnp.ones(shape, jnp.float32)
+
+    few = hnet.explain(ones(512, 1, 64), condition=ones(512, 16))
+    many = hnet.explain(ones(8, 512, 64), condition=ones(8, 16))
     assert few["layers.0.kernel"].choice in ("inputs", "outputs")
-    assert few["layers.0.kernel"].layer.rows == 1
+    layer = few["layers.0.kernel"].layer
+    assert layer is not None
+    assert layer.rows == 1
     assert many["layers.0.kernel"].choice == "dense"
     assert "x faster than the next" in str(few)
-    single = hnet.explain(jnp.ones((1, 64)), condition=jnp.ones(16))
+    single = hnet.explain(ones(1, 64), condition=ones(16))
     assert single.strategy == "single"
 
 

@@ -17,6 +17,7 @@ from torch import nn
 import hyperloom.torch as hl
 from hyperloom._checkpoint import digest, read_description
 from hyperloom._serial import to_json
+from hyperloom.torch import _io
 from tests.on_torch.builders import make_with_trunk as make
 from tests.on_torch.builders import mlp, other_seed, same_outputs
 from tests.on_torch.snapshots import refused
@@ -220,12 +221,19 @@ def test_a_newer_format(saved: tuple[Path, bytes], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_values_that_are_not_finite(value: float, tmp_path: Path) -> None:
+def test_values_that_are_not_finite(
+    value: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hnet = make(layout=hl.Chunked(7, embedding=3))
     with torch.no_grad():
         hnet.heads["chunked"].bias[2:4] = value  # type: ignore[index, union-attr]
     path = tmp_path / "diverged"
+    with pytest.raises(ValueError, match=r"hnet: got 2 NaN or infinite values in 'heads.chunked"):
+        hl.save(hnet, path)
+    assert not path.exists()
+    monkeypatch.setattr(_io, "_not_finite", lambda tensors: None)  # as an older version did
     hl.save(hnet, path)
+    monkeypatch.undo()
     text = (
         f"checkpoint {path}: got 2 NaN or infinite values in 'heads.chunked.bias'; wanted finite "
         "values. The hypernetwork had diverged when it was saved."
@@ -233,13 +241,17 @@ def test_values_that_are_not_finite(value: float, tmp_path: Path) -> None:
     refused_file(path, text)
 
 
-def test_nan_in_what_is_the_targets_own(tmp_path: Path) -> None:
+def test_nan_in_what_is_the_targets_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = mlp()
     with torch.no_grad():
         target[4].bias[0] = float("nan")  # type: ignore[index, union-attr]
     hnet = make(target=target, layout={"0.*": hl.Full()})
     path = tmp_path / "nan"
+    with pytest.raises(ValueError, match=r"hnet: got 1 NaN or infinite values in 'kept.4.bias'"):
+        hl.save(hnet, path)
+    monkeypatch.setattr(_io, "_not_finite", lambda tensors: None)
     hl.save(hnet, path)
+    monkeypatch.undo()
     fresh = other_seed()
     text = f"checkpoint {path}: got 1 NaN or infinite values in 'kept.4.bias'; wanted finite values"
     refused(lambda: hl.load(path, fresh), hl.CheckpointError, text, fresh)

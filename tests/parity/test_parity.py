@@ -164,7 +164,7 @@ FORMULAS: list[tuple[Any, Callable[..., Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("form", "formula"), FORMULAS, ids=lambda v: str(v) if v else None)
+@pytest.mark.parametrize(("form", "formula"), FORMULAS, ids=[str(form) for form, _ in FORMULAS])
 def test_forms_by_their_formulas(form: Any, formula: Callable[..., Any]) -> None:
     target = nn.Linear(3, 5, bias=False).double()
     hnet = shaken(hl.HyperNetwork(target, condition=hl.Vector(4), form=form))

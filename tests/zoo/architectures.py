@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ class Architecture:
     """One architecture.
 
     Attributes:
+        kind: What it is, for the table.
         model: Name of the model's class in transformers.
         config: Name of its configuration's class.
         options: The configuration's arguments.
@@ -43,7 +44,6 @@ class Architecture:
     single: str = ""
     eval_only: str = ""
     fast: bool = False
-    nested: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -54,11 +54,7 @@ class Architecture:
         import transformers
 
         torch.manual_seed(0)
-        parts = {
-            key: getattr(transformers, cls)(**options)
-            for key, (cls, options) in self.nested.items()
-        }
-        config = getattr(transformers, self.config)(**self.options, **parts)
+        config = getattr(transformers, self.config)(**self.options)
         config._experts_implementation = "eager"  # the grouped product has no float64
         return without_dropout(getattr(transformers, self.model)(config))
 
@@ -154,6 +150,7 @@ def _encoders() -> list[Architecture]:
         config = model.removesuffix("Model") + "Config"
         return Architecture("encoder", model, config, {**ENCODER, **(more or {})}, tokens, **rest)
 
+    modern = {"global_attn_every_n_layers": 2, "local_attention": 4}
     dim = {"dim": 8, "n_layers": 1, "n_heads": 2, "hidden_dim": 12, "vocab_size": VOCABULARY}
     return [
         one("BertModel", fast=True, pattern="*.attention.*"),
@@ -165,7 +162,7 @@ def _encoders() -> list[Architecture]:
         one("MPNetModel"),
         one("ConvBertModel", {"embedding_size": 8, "conv_kernel_size": 3, "head_ratio": 1}),
         one("SqueezeBertModel", {"embedding_size": 8}),
-        one("ModernBertModel", {"global_attn_every_n_layers": 2, "local_attention": 4}),
+        one("ModernBertModel", modern, pattern="*.mlp.*"),
         one("NystromformerModel", {"num_landmarks": 1, "segment_means_seq_len": 5}),
         one("FNetModel"),
         one("RoFormerModel", {"embedding_size": 8}),
@@ -186,6 +183,7 @@ def _decoders() -> list[Architecture]:
     old = {"n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 20, "vocab_size": VOCABULARY}
     old |= {"use_cache": False, "n_inner": 12, "bos_token_id": 1, "eos_token_id": 2}
     falcon = {key: value for key, value in DECODER.items() if key != "head_dim"}
+    xglm = {"d_model": 8, "ffn_dim": 12, "num_layers": 1, "attention_heads": 2}
     turned = {"rotary_dim": 2}
     neo = {"num_layers": 2, "num_heads": 2, "attention_types": [[["global", "local"], 1]]}
     return [
@@ -193,7 +191,9 @@ def _decoders() -> list[Architecture]:
             "decoder", "GPT2LMHeadModel", "GPT2Config", old, tokens, "*.attn.*", fast=True
         ),
         Architecture("decoder", "GPTJModel", "GPTJConfig", old | turned, tokens),
-        Architecture("decoder", "CodeGenModel", "CodeGenConfig", old | turned | {"n_head": 4}, tokens),
+        Architecture(
+            "decoder", "CodeGenModel", "CodeGenConfig", old | turned | {"n_head": 4}, tokens
+        ),
         Architecture("decoder", "GPTNeoModel", "GPTNeoConfig", DECODER | neo, tokens),
         one("GPTNeoXModel"),
         one("OPTModel", {"ffn_dim": 12, "word_embed_proj_dim": 8}),
@@ -239,17 +239,16 @@ def _decoders() -> list[Architecture]:
         one("CohereModel", pattern="*.mlp.*"),
         one("GraniteModel", pattern="*.mlp.*"),
         one("Starcoder2Model"),
-        one("XGLMModel", {"d_model": 8, "ffn_dim": 12, "num_layers": 1, "attention_heads": 2}),
+        one("XGLMModel", xglm, single="its mask is filled with a number of float32"),
     ]
 
 
 def _mixtures() -> list[Architecture]:
     def one(model: str, more: dict[str, Any], **rest: Any) -> Architecture:
         options = {**DECODER, "num_experts_per_tok": 2, **more}
+        rest = {"pattern": "*.mlp.*", **rest}
         config = model.removesuffix("ForCausalLM").removesuffix("Model") + "Config"
-        return Architecture(
-            "mixture of experts", model, config, options, tokens, pattern="*.mlp.*", **rest
-        )
+        return Architecture("mixture of experts", model, config, options, tokens, **rest)
 
     experts = {"num_experts": 4, "moe_intermediate_size": 6}
     return [
@@ -257,9 +256,11 @@ def _mixtures() -> list[Architecture]:
         one("Qwen2MoeModel", {**experts, "shared_expert_intermediate_size": 6}),
         one("Qwen3MoeModel", experts),
         one("OlmoeModel", {"num_experts": 4}),
-        one("GraniteMoeModel", {"num_local_experts": 4}),
+        one("GraniteMoeModel", {"num_local_experts": 4}, pattern="*.experts.*"),
         one("GptOssModel", {"num_local_experts": 4}),
-        one("PhimoeModel", {"num_local_experts": 4}),
+        one(
+            "PhimoeModel", {"num_local_experts": 4}, eval_only="its router draws experts at random"
+        ),
         Architecture(
             "mixture of experts",
             "SwitchTransformersModel",
@@ -302,7 +303,12 @@ def _state_spaces() -> list[Architecture]:
         ),
         one(
             "RwkvModel",
-            {"attention_hidden_size": 8, "num_hidden_layers": 2, "intermediate_size": 12},
+            {
+                "attention_hidden_size": 8,
+                "rescale_every": 0,
+                "num_hidden_layers": 2,
+                "intermediate_size": 12,
+            },
             pattern="*.key.*",
         ),
         one("RecurrentGemmaModel", {**DECODER, "lru_width": 8, "attention_window_size": 4}),

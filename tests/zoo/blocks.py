@@ -202,7 +202,10 @@ class GraphAttention(nn.Module):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.linear = nn.Linear(inputs, outputs, bias=False)
-        self.source, self.target = nn.Parameter(torch.randn(outputs)), nn.Parameter(torch.randn(outputs))
+        self.source, self.target = (
+            nn.Parameter(torch.randn(outputs)),
+            nn.Parameter(torch.randn(outputs)),
+        )
         self.bias = nn.Parameter(torch.zeros(outputs))
 
     def forward(self, x: Tensor, edges: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -89,20 +90,23 @@ def batch_equals_loop(
         args: Positional inputs; tensors with a leading `NUM`.
         kwargs: Keyword inputs, likewise.
         tolerance: Relative to the largest number of each tensor.
-        prepare: Called before every run of the target, to set random generators.
+        prepare: Called before the batch and before the loop, to set random generators.
     """
     kwargs = dict(kwargs or {})
+    # The loop starts from what the batch started from: a target may write its buffers.
+    looped = copy.deepcopy(hnet)
     prepare()
     batch = tensors(hnet(*args, condition=list(IDS), **kwargs))
     each: list[list[Tensor]] = []
+    prepare()
     for i, condition in enumerate(IDS):
-        prepare()
-        each.append(tensors(hnet(*pick(args, i), condition=condition, **pick(kwargs, i))))
+        outputs = looped(*pick(args, i), condition=condition, **pick(kwargs, i))
+        each.append(tensors(outputs))
     assert batch, "no outputs"
     loop = [torch.stack(list(outs)) for outs in zip(*each, strict=True)]
     assert [b.dtype for b in batch] == [a.dtype for a in loop]
     compare(batch, loop, tolerance, [str(i) for i in range(len(batch))])
-    ours, theirs = gradients(batch, hnet), gradients(loop, hnet)
+    ours, theirs = gradients(batch, hnet), gradients(loop, looped)
     missing = [n for n in ours if (ours[n] is None) != (theirs[n] is None)]
     # A part that no output reaches may get zeros one way and nothing the other.
     for name in missing:
@@ -111,6 +115,10 @@ def batch_equals_loop(
     names = [n for n in ours if ours[n] is not None]
     assert names, "no gradient"
     compare([ours[n] for n in names], [theirs[n] for n in names], tolerance, names)
+    # What both have written into their buffers, e.g. running statistics by id.
+    written, also = dict(hnet.named_buffers()), dict(looped.named_buffers())
+    held = [name for name in written if written[name].is_floating_point()]
+    compare([written[n] for n in held], [also[n] for n in held], tolerance, held)
 
 
 def compare(actual: list[Any], expected: list[Any], tolerance: float, names: list[str]) -> None:
@@ -120,7 +128,9 @@ def compare(actual: list[Any], expected: list[Any], tolerance: float, names: lis
         assert bool(torch.isfinite(one.float()).all()) or torch.equal(
             torch.isfinite(one), torch.isfinite(two)
         ), f"{name} is not finite"
-        size = max(1.0, float(two.detach()[torch.isfinite(two)].abs().max())) if two.numel() else 1.0
+        size = (
+            max(1.0, float(two.detach()[torch.isfinite(two)].abs().max())) if two.numel() else 1.0
+        )
         torch.testing.assert_close(
             one, two, rtol=0.0, atol=tolerance * size, msg=lambda m, n=name: f"{n}: {m}"
         )

@@ -134,7 +134,7 @@ def _norms() -> dict[str, list[Layer]]:
     ]
     made["LayerNorm"] = [
         Layer(lambda: nn.LayerNorm(4), floats((3, 4))),
-        Layer(lambda: nn.LayerNorm((2, 4), bias=False), floats((3, 2, 4))),
+        Layer(lambda: nn.LayerNorm([2, 4], bias=False), floats((3, 2, 4))),
     ]
     made["RMSNorm"] = [Layer(lambda: nn.RMSNorm(4), floats((3, 4)))]
     made["GroupNorm"] = [Layer(lambda: nn.GroupNorm(2, 4), floats((3, 4, 5)))]
@@ -285,7 +285,11 @@ def _parametrized() -> dict[str, list[Layer]]:
             Layer(lambda: of.spectral_norm(nn.Linear(4, 3)), _ROW, note="`spectral_norm`"),
             Layer(lambda: of.orthogonal(nn.Linear(4, 4)), _ROW, note="`orthogonal`"),
             Layer(old_weight_norm, _ROW, note="the older `utils.weight_norm`"),
-            Layer(lambda: old.spectral_norm(nn.Linear(4, 3)), _ROW, note="the older `utils.spectral_norm`"),
+            Layer(
+                lambda: old.spectral_norm(nn.Linear(4, 3)),
+                _ROW,
+                note="the older `utils.spectral_norm`",
+            ),
         ]
     }
 

@@ -10,6 +10,7 @@ from hyperloom import (
     Embedding,
     Execution,
     Full,
+    Given,
     Grouped,
     Harmonic,
     HyperfanIn,
@@ -22,6 +23,7 @@ from hyperloom import (
     Plan,
     Product,
     RankOne,
+    Recurrent,
     Scale,
     Shared,
     Shift,
@@ -32,6 +34,7 @@ from hyperloom import (
     Vector,
     Whole,
 )
+from hyperloom.jax._dynamic import unroll
 from hyperloom.jax._functional import Functional, functional
 from hyperloom.jax._hypernetwork import HyperNetwork
 from hyperloom.jax._io import load, save
@@ -49,6 +52,7 @@ __all__ = [
     "Execution",
     "Full",
     "Functional",
+    "Given",
     "Grouped",
     "Harmonic",
     "HyperNetwork",
@@ -64,6 +68,7 @@ __all__ = [
     "Plan",
     "Product",
     "RankOne",
+    "Recurrent",
     "Scale",
     "Shared",
     "Shift",
@@ -77,4 +82,5 @@ __all__ = [
     "load",
     "save",
     "target_spec",
+    "unroll",
 ]

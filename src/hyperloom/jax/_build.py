@@ -26,6 +26,7 @@ from hyperloom.jax._conditions import (
 )
 from hyperloom.jax._generate import feature_moments
 from hyperloom.jax._heads import LinearHead, TableHead, build_head
+from hyperloom.jax._recurrent import RecurrentCondition
 from hyperloom.jax._start import Start
 from hyperloom.jax._target import Read
 from hyperloom.jax._trunks import build_trunk
@@ -168,6 +169,8 @@ def sample_conditions(choice: Condition, module: Any) -> Encoded:
 def _sample(choice: Condition, module: Any, num: int, draws: np.random.RandomState) -> Encoded:
     if isinstance(module, EmbeddingCondition):
         return module(np.arange(num) % module.table.num)
+    if isinstance(module, RecurrentCondition):
+        return Encoded(module.sample(num, draws))
     if isinstance(choice, Concat):
         assert isinstance(module, ConcatCondition)
         pairs = zip(choice.parts, module.parts, strict=True)

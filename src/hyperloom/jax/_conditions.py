@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -12,28 +11,13 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from hyperloom._condition import Concat, Condition, Custom, Embedding, Noise, Vector
+from hyperloom._condition import Angles, Concat, Condition, Custom, Embedding, Noise, Vector
 from hyperloom._errors import call_it, message, positive_int
+from hyperloom._recurrent import CustomRecurrent, Recurrent
+from hyperloom.jax._encoded import Encoded, shown
+from hyperloom.jax._recurrent import RecurrentCondition
 from hyperloom.jax._start import Start
 from hyperloom.jax._variables import Param, is_traced, walk
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """A condition, encoded.
-
-    Attributes:
-        vector: `(*batch, E)`.
-        ids: `(*batch,)`, or `None` where the condition has no ids.
-    """
-
-    vector: Array
-    ids: Array | None = None
-
-    @property
-    def batch(self) -> tuple[int, ...]:
-        """Leading dimensions; `()` for one condition."""
-        return self.vector.shape[:-1]
 
 
 class Table(nnx.Module):
@@ -108,30 +92,41 @@ class VectorCondition(nnx.Module):
             return Encoded(jax.random.normal(key, shape, self.dtype) * self.choice.std)
         wanted = f"a floating array (*batch, {dim}) for {name}({dim})"
         if not isinstance(value, (Array, np.ndarray)):
-            raise TypeError(message("condition", _shown(value), wanted))
+            raise TypeError(message("condition", shown(value), wanted))
         if not jnp.issubdtype(value.dtype, jnp.floating):
             way_out = "For ids use Embedding(num, dim); otherwise call .astype(float)."
-            raise TypeError(message("condition", _shown(value), wanted, way_out))
+            raise TypeError(message("condition", shown(value), wanted, way_out))
         if value.ndim == 0 or value.shape[-1] != dim:
-            raise ValueError(message("condition", _shown(value), wanted))
-        return Encoded(jnp.asarray(value, self.dtype))
+            raise ValueError(message("condition", shown(value), wanted))
+        value = jnp.asarray(value, self.dtype)
+        if isinstance(self.choice, Angles):
+            angles = value * (jnp.pi / 2)
+            value = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+        return Encoded(value)
 
 
 class CustomCondition(nnx.Module):
-    """A module of the user's own: its output is the vector."""
+    """A module of the user's own: its output is the vector, or the vector and a state."""
 
     def __init__(self, module: nnx.Module, dim: int) -> None:
         self.module = module
         self.dim = dim
+        self.has_carry = _has_carry(module)
 
-    def __call__(self, value: Any, keys: Any = None) -> Encoded:
+    def __call__(self, value: Any, keys: Any = None, carry: Any = None) -> Encoded:
         call: Any = self.module
-        vector = call(*value) if isinstance(value, tuple) else call(value)
+        values = value if isinstance(value, tuple) else (value,)
+        vector, new = call(*values, carry) if self.has_carry else call(*values), None
         name = type(self.module).__name__
+        if self.has_carry:
+            if not isinstance(vector, tuple) or len(vector) != 2:
+                pair = "a pair (vector, state), as its `has_carry` says"
+                raise ValueError(message(f"condition module {name}", shown(vector), pair))
+            vector, new = vector
         wanted = f"an array (*batch, {self.dim}), as its width says"
         if not isinstance(vector, Array) or vector.ndim == 0 or vector.shape[-1] != self.dim:
-            raise ValueError(message(f"condition module {name}", _shown(vector), wanted))
-        return Encoded(vector)
+            raise ValueError(message(f"condition module {name}", shown(vector), wanted))
+        return Encoded(vector, None, new)
 
 
 class ConcatCondition(nnx.Module):
@@ -140,15 +135,24 @@ class ConcatCondition(nnx.Module):
     def __init__(self, parts: Sequence[nnx.Module], has_ids: bool) -> None:
         self.parts = nnx.List(parts)
         self.has_ids = has_ids
+        self.has_carry = any(_has_carry(part) for part in parts)
 
-    def __call__(self, value: Any, keys: nnx.Rngs | None = None) -> Encoded:
+    def __call__(self, value: Any, keys: nnx.Rngs | None = None, carry: Any = None) -> Encoded:
         num = len(self.parts)
         if not isinstance(value, (tuple, list)) or len(value) != num:
             wanted = f"a tuple of {num} values, one for each part of Concat"
-            raise TypeError(message("condition", _shown(value), wanted))
+            raise TypeError(message("condition", shown(value), wanted))
         parts: list[Any] = list(self.parts)
-        pairs = list(zip(parts, value, strict=True))
-        made = [None if self._drawn(part, v) else part(v, keys) for part, v in pairs]
+        carries = (None,) * num if carry is None else carry
+        if not isinstance(carries, (tuple, list)) or len(carries) != num:
+            wanted = f"a tuple of {num} states, None for the parts of Concat that have none"
+            raise TypeError(message("carry", shown(carry), wanted))
+        made = [
+            None
+            if self._drawn(part, v)
+            else (part(v, keys, c) if _has_carry(part) else part(v, keys))
+            for part, v, c in zip(parts, value, carries, strict=True)
+        ]
         batch = _common_batch([m for m in made if m is not None])
         done = [
             part(None, keys, batch) if m is None else m for part, m in zip(parts, made, strict=True)
@@ -156,13 +160,18 @@ class ConcatCondition(nnx.Module):
         vectors = [jnp.broadcast_to(m.vector, (*batch, m.vector.shape[-1])) for m in done]
         ids = [m.ids for m in done if m.ids is not None] if self.has_ids else []
         wide = jnp.concatenate(vectors, axis=-1)
-        return Encoded(wide, jnp.broadcast_to(ids[0], batch) if ids else None)
+        new = tuple(m.carry for m in done) if self.has_carry else None
+        return Encoded(wide, jnp.broadcast_to(ids[0], batch) if ids else None, new)
 
     @staticmethod
     def _drawn(part: Any, value: Any) -> bool:
         """Whether a part is noise to be drawn, whose batch the other parts tell."""
         is_noise = isinstance(part, VectorCondition) and isinstance(part.choice, Noise)
         return is_noise and value is None
+
+
+def _has_carry(part: Any) -> bool:
+    return bool(getattr(part, "has_carry", False))
 
 
 def _common_batch(made: list[Encoded]) -> tuple[int, ...]:
@@ -190,11 +199,15 @@ def build_condition(choice: Any, start: Start) -> tuple[Condition, nnx.Module]:
         return choice, EmbeddingCondition(choice, start)
     if isinstance(choice, Vector):
         return choice, VectorCondition(choice, start)
+    if isinstance(choice, Recurrent):
+        return choice, RecurrentCondition(choice, start)
     if isinstance(choice, nnx.Module):
         dim = output_width("condition", choice)
-        return Custom(dim, type(choice).__name__, num_learned(choice)), CustomCondition(choice, dim)
-    wanted = "a condition object (Embedding, Vector, Noise, Concat) or an nnx.Module"
-    raise TypeError(message("condition", _shown(choice), wanted, call_it(choice)))
+        neutral = CustomRecurrent if _has_carry(choice) else Custom
+        size = num_learned(choice)
+        return neutral(dim, type(choice).__name__, size), CustomCondition(choice, dim)
+    wanted = "a condition object (Embedding, Vector, Noise, Recurrent, Concat) or an nnx.Module"
+    raise TypeError(message("condition", shown(choice), wanted, call_it(choice)))
 
 
 def num_learned(module: nnx.Module) -> int:
@@ -241,10 +254,10 @@ def as_ids(value: Any, num: int) -> Array:
     if isinstance(value, (int, np.integer, list, tuple, range)):
         ids = _array(list(value) if isinstance(value, range) else value)
     if not isinstance(ids, (Array, np.ndarray)):
-        raise TypeError(message("condition", _shown(value), wanted))
+        raise TypeError(message("condition", shown(value), wanted))
     if not jnp.issubdtype(ids.dtype, jnp.integer):
         way_out = "For a vector as condition use Vector(dim); otherwise call .astype(int)."
-        raise TypeError(message("condition", _shown(value), wanted, way_out))
+        raise TypeError(message("condition", shown(value), wanted, way_out))
     if ids.size and not is_traced(ids):
         known = np.asarray(ids)  # in NumPy: inside jit, JAX traces what is done to constants too
         low, high = int(known.min()), int(known.max())
@@ -265,12 +278,3 @@ def _array(value: Any) -> Any:
 
 def _traced(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and any(isinstance(v, Array) for v in value)
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, (Array, np.ndarray)):
-        kind = "NumPy array" if isinstance(value, np.ndarray) else "array"
-        return f"a {value.dtype} {kind} of shape {tuple(value.shape)}"
-    if isinstance(value, type):
-        return f"the class {value.__name__}"
-    return repr(value)

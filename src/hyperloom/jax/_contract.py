@@ -166,9 +166,8 @@ def _size(weight: StructuredWeight, labels: Sequence[int]) -> int:
 
 def _combine(plan: _Dot, c: Factor, t: Factor, way: str, options: dict[str, Any]) -> Factor:
     """Apply a sum of templates, coefficients into the inputs or into the outputs."""
-    if way == "inputs" and plan.contract:
-        x = outer(plan.x, c, min(plan.contract, key=plan.x.labels.index))
-        return multiply(x, t, plan.keep, **options)
+    if way == "inputs" and len(c.labels) == 1:
+        return multiply(outer(plan.x, c), t, plan.keep, **options)
     y = multiply(plan.x, t, plan.keep.union(c.labels), **options)
     return multiply(y, c.cast(y.value.dtype), plan.keep)
 

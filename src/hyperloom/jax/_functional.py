@@ -52,9 +52,11 @@ class Functional:
         """
         return self.merge(params)(*inputs, **options)
 
-    def generate(self, params: Mapping[str, Array], condition: Any, *, rngs: Any = None) -> Params:
+    def generate(
+        self, params: Mapping[str, Array], condition: Any, *, rngs: Any = None, carry: Any = None
+    ) -> Any:
         """Generate the target's parameters; arguments as in a call, returns as `HyperNetwork`."""
-        return self.merge(params).generate(condition, rngs=rngs)
+        return self.merge(params).generate(condition, rngs=rngs, carry=carry)
 
     def merge(self, params: Mapping[str, Array]) -> HyperNetwork:
         """Return a hypernetwork with `params` in it; the one it came from stays as it is.

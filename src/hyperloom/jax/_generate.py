@@ -14,7 +14,7 @@ from jax import Array
 from hyperloom._form import Whole
 from hyperloom._plan import Entry, Plan
 from hyperloom.jax._conditions import Encoded
-from hyperloom.jax._heads import LinearHead, TableHead
+from hyperloom.jax._heads import GivenHead, LinearHead, TableHead
 
 
 def raw_numbers(
@@ -31,6 +31,8 @@ def raw_numbers(
         if isinstance(module, LinearHead):
             numbers = module(features[i])
             made.append(numbers.reshape(*numbers.shape[:-2], -1))
+        elif isinstance(module, GivenHead):
+            made.append(features[i][..., 0, :])
         elif isinstance(module, TableHead):
             assert encoded.ids is not None
             made.append(module.table.look_up(encoded.ids))

@@ -89,12 +89,18 @@ class SharedHead(nnx.Module):
         self.row = nnx.Param(TableHead.new_rows(head, 1, start).reshape(-1))
 
 
+class GivenHead(nnx.Module):
+    """Nothing of its own: the features are the numbers."""
+
+
 def build_head(head: Head, features: int, num_ids: int | None, start: Start) -> nnx.Module:
     """Return the head as a module; the numbers of a linear one are still to be filled."""
     if head.source is Source.TABLE:
         return TableHead(head, num_ids, start)
     if head.source is Source.SHARED:
         return SharedHead(head, start)
+    if head.source is Source.GIVEN:
+        return GivenHead()
     if head.source is not Source.FEATURES:
         got = f"a head whose numbers are {head.source}"
         raise TypeError(message("layout", got, "a layout that this backend has"))

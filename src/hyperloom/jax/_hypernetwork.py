@@ -30,6 +30,7 @@ from hyperloom.jax._build import (
 )
 from hyperloom.jax._checks import check_params, check_state
 from hyperloom.jax._conditions import Encoded, build_condition
+from hyperloom.jax._dynamic import refuse_without_carry
 from hyperloom.jax._generate import assemble, raw_numbers
 from hyperloom.jax._run import Extras, apply_weights, as_rngs, execute, split_keys
 from hyperloom.jax._start import Start
@@ -190,11 +191,14 @@ class HyperNetwork(nnx.Module):
                 target's own.
             mutable: Return the target's state after the call too.
             **kwargs: The target's keyword arguments. Arrays in them pair at dimension 0, or as
-                `in_dims` says if that is an int or `None`.
+                `in_dims` says if that is an int or `None`. With a condition that carries a state
+                (`Recurrent`), `carry` is not the target's: it is the state that the call before
+                returned; `None`, the default, is the start.
 
         Returns:
             What the target returns; for a batch, with the batch's dimensions in front. With
-            `mutable`, that and the state, `{name: array (*batch, *shape)}`.
+            `mutable`, that and the state, `{name: array (*batch, *shape)}`. With a condition that
+            carries a state, the pair of that and the next state.
 
         Raises:
             TypeError: A condition of the wrong type or dtype.
@@ -202,13 +206,11 @@ class HyperNetwork(nnx.Module):
                 it.
             IndexError: A condition id out of range.
         """
-        streams = as_rngs(rngs)
-        encoded = self._encode(condition, streams)
-        call = Call(encoded.batch, inputs, in_dims, kwargs)
-        own = check_state(self, state or {}, encoded.batch)
-        extras = Extras(self.target.keys(streams), self._trunk_key(streams), own, mutable)
-        out, left = execute(self, encoded, call, extras)
-        return (out, left) if mutable else out
+        streams, carries = as_rngs(rngs), self.plan.condition.has_carry
+        encoded = self._encode(condition, streams, kwargs.pop("carry", None) if carries else None)
+        options: Any = {"in_dims": in_dims, "rngs": streams, "state": state, "mutable": mutable}
+        made = self._call(encoded, inputs, kwargs, **options)
+        return (made, encoded.carry) if carries else made
 
     def explain(
         self,
@@ -239,25 +241,30 @@ class HyperNetwork(nnx.Module):
         from hyperloom.jax._explain import explain
 
         streams = as_rngs(rngs)
-        encoded = self._encode(condition, streams)
+        carry = kwargs.pop("carry", None) if self.plan.condition.has_carry else None
+        encoded = self._encode(condition, streams, carry)
         call = Call(encoded.batch, inputs, in_dims, kwargs)
         own = check_state(self, state or {}, encoded.batch)
         extras = Extras(self.target.keys(streams), self._trunk_key(streams), own, False)
         return explain(self, encoded, call, extras)
 
-    def generate(self, condition: Any, *, rngs: Any = None) -> dict[str, Array]:
+    def generate(self, condition: Any, *, rngs: Any = None, carry: Any = None) -> Any:
         """Generate the target's parameters.
 
         Args:
             condition: Raw value of one condition, or of a batch.
             rngs: As in a call.
+            carry: For a condition that carries a state, that of the call before.
 
         Returns:
             `{name: array (*batch, *shape)}` for every generated tensor, differentiable; tied
-            tensors once, under their first name. Raises as a call does.
+            tensors once, under their first name. With a condition that carries a state, the pair
+            of that and the next state. Raises as a call does.
         """
         streams = as_rngs(rngs)
-        return self._generate(self._encode(condition, streams), self._trunk_key(streams))
+        encoded = self._encode(condition, streams, carry)
+        made = self._generate(encoded, self._trunk_key(streams))
+        return (made, encoded.carry) if self.plan.condition.has_carry else made
 
     def run(
         self,
@@ -300,7 +307,9 @@ class HyperNetwork(nnx.Module):
         self._after(notes, extras)
         return (out, left) if mutable else out
 
-    def instantiate(self, condition: Any, *, state: Mapping[str, Array] | None = None) -> Any:
+    def instantiate(
+        self, condition: Any, *, state: Mapping[str, Array] | None = None, carry: Any = None
+    ) -> Any:
         """Return a plain module of the target's class with the parameters of one condition in it.
 
         An NNX target gives a module that owns copies of the arrays and has nothing to do with the
@@ -310,11 +319,12 @@ class HyperNetwork(nnx.Module):
         Args:
             condition: Raw value of one condition.
             state: State of the target for this condition, as in a call.
+            carry: For a condition that carries a state, that of the call before.
 
         Raises:
             ValueError: A batch of conditions. Otherwise as a call.
         """
-        encoded = self._encode(condition, None)
+        encoded = self._encode(condition, None, carry)
         if encoded.batch:
             got, way_out = f"a batch of conditions {encoded.batch}", "Instantiate them one by one."
             raise ValueError(message("condition", got, "one condition", way_out))
@@ -354,9 +364,31 @@ class HyperNetwork(nnx.Module):
 
     # ---- one call, step by step -------------------------------------------------------------
 
-    def _encode(self, condition: Any, rngs: nnx.Rngs | None) -> Encoded:
+    def _encode(self, condition: Any, rngs: nnx.Rngs | None, carry: Any = None) -> Encoded:
         encode: Any = self.condition
-        return encode(condition, rngs)
+        if carry is None:
+            return encode(condition, rngs)
+        refuse_without_carry(self)
+        return encode(condition, rngs, carry)
+
+    def _call(
+        self,
+        encoded: Encoded,
+        inputs: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        in_dims: Dims = 0,
+        rngs: Any = None,
+        state: Mapping[str, Array] | None = None,
+        mutable: bool = False,
+    ) -> Any:
+        """Generate and run."""
+        streams = as_rngs(rngs)
+        call = Call(encoded.batch, inputs, in_dims, kwargs)
+        own = check_state(self, state or {}, encoded.batch)
+        extras = Extras(self.target.keys(streams), self._trunk_key(streams), own, mutable)
+        out, left = execute(self, encoded, call, extras)
+        return (out, left) if mutable else out
 
     def _generate(self, encoded: Encoded, key: Array | None = None) -> dict[str, Array]:
         raw = raw_numbers(self.plan, self.trunks, self.heads, encoded, key)

@@ -12,11 +12,13 @@ from typing import Any
 
 import jax
 
-# The rules register themselves.
-from hyperloom.jax import _control, _rules  # noqa: F401
+from hyperloom.jax import _control, _rules
 from hyperloom.jax._contract import Context, Record, device_class
 from hyperloom.jax._evaluate import evaluate
 from hyperloom.jax._structured import StructuredWeight, formed
+
+# Rules register themselves when their modules are read.
+RULE_MODULES = (_rules, _control)
 
 
 def axes(weights: Mapping[str, Any]) -> dict[str, Any]:

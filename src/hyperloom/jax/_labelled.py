@@ -55,12 +55,6 @@ class Factor:
         return self if self.value.dtype == dtype else replace(self, value=self.value.astype(dtype))
 
 
-def product_labels(a: Factor, b: Factor, keep: frozenset[int]) -> tuple[int, ...]:
-    """Return the labels of `multiply(a, b, keep)`, in no particular order."""
-    found = dict.fromkeys((*a.labels, *b.labels))
-    return tuple(label for label in found if label in keep)
-
-
 def multiply(a: Factor, b: Factor, keep: frozenset[int], **options: Any) -> Factor:
     """Multiply, and sum over the labels that nobody needs any more.
 
@@ -73,15 +67,13 @@ def multiply(a: Factor, b: Factor, keep: frozenset[int], **options: Any) -> Fact
     a, b = _sum_alone(a, b, keep), _sum_alone(b, a, keep)
     summed = [label for label in a.labels if label in b.labels and label not in keep]
     free = [label for label in b.labels if label not in a.labels]
-    if not summed or (a.own and b.own and not free):
-        # A vector for each condition: an elementwise pass, where XLA:CPU would run many tiny
-        # products of matrices.
-        return _elementwise(a, b, summed)
+    if not summed:
+        return _elementwise(a, b)
     batch = [label for label in a.labels if label in b.labels and label in keep]
-    dims = tuple(
-        tuple([f.labels.index(label) for label in which] for f in (a, b))
+    dims: Any = [
+        [[factor.labels.index(label) for label in which] for factor in (a, b)]
         for which in (summed, batch)
-    )
+    ]
     made = lax.dot_general(a.value, b.value, dims, **options)
     rest = [label for label in a.labels if label not in b.labels]
     return Factor(made, (*batch, *rest, *free), a.own or b.own)
@@ -97,19 +89,18 @@ def _sum_alone(a: Factor, other: Factor, keep: frozenset[int]) -> Factor:
     return Factor(a.value.sum(axes), left, a.own)
 
 
-def _elementwise(a: Factor, b: Factor, summed: Sequence[int]) -> Factor:
+def _elementwise(a: Factor, b: Factor) -> Factor:
     labels = (*a.labels, *(label for label in b.labels if label not in a.labels))
-    made = a.to(labels) * b.to(labels)
-    if summed:
-        made = made.sum(tuple(labels.index(label) for label in summed))
-    return Factor(made, tuple(x for x in labels if x not in summed), a.own or b.own)
+    return Factor(a.to(labels) * b.to(labels), labels, a.own or b.own)
 
 
-def outer(x: Factor, c: Factor, before: int) -> Factor:
-    """Return the outer product of `x` and a vector, the vector's axis in front of axis `before`."""
-    at = x.labels.index(before)
-    labels = (*x.labels[:at], *c.labels, *x.labels[at:])
-    return Factor(x.to(labels) * c.to(labels), labels, True)
+def outer(x: Factor, c: Factor) -> Factor:
+    """Return the outer product of `x` and a vector, whose axis comes last.
+
+    As a product of matrices: its backward pass sums while it multiplies.
+    """
+    numbers = lax.dot_general(x.value.reshape(-1, 1), c.value[None], (((1,), (0,)), ((), ())))
+    return Factor(numbers.reshape(*x.value.shape, -1), (*x.labels, *c.labels), True)
 
 
 def chain(x: Factor, factors: Iterable[Factor], keep: frozenset[int], **options: Any) -> Factor:

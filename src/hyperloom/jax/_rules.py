@@ -20,10 +20,8 @@ from hyperloom.jax._structured import Joined, StructuredWeight
 def _dot(context: Context, equation: Any, operands: list[Any]) -> Made:
     x, y = operands
     out = equation.outvars[0].aval
-    if isinstance(x, StructuredWeight) and isinstance(y, StructuredWeight):
-        x = to_dense(context, x)
-    if isinstance(y, StructuredWeight):
-        return [dot(context, x, y, False, out, **equation.params)]
+    if isinstance(y, StructuredWeight):  # of two, the first is formed
+        return [dot(context, to_dense(context, x), y, False, out, **equation.params)]
     return [dot(context, y, x, True, out, **equation.params)]
 
 
@@ -75,8 +73,11 @@ def _broadcast(_: Context, equation: Any, operands: list[Any]) -> Made:
 @rule("convert_element_type")
 def _convert(_: Context, equation: Any, operands: list[Any]) -> Made:
     weight, dtype = operands[0], jnp.dtype(equation.params["new_dtype"])
-    # A wider dtype would show the rounding to the narrower one, which factors do not have.
-    if not jnp.issubdtype(dtype, jnp.floating) or dtype.itemsize > weight.dtype.itemsize:
+    # Factors that were rounded do not give the weight that was rounded: such a one is formed
+    # before it is widened again.
+    kinds = [factor.value.dtype.itemsize for term in weight.terms for factor in term]
+    widest = max(weight.dtype.itemsize, min(kinds))
+    if not jnp.issubdtype(dtype, jnp.floating) or dtype.itemsize > widest:
         return None
     return [weight.cast(dtype)]
 

@@ -16,7 +16,7 @@ from hyperloom._ways import contracts, in_one_slot, is_shared
 from hyperloom.jax._conditions import Encoded
 from hyperloom.jax._contract import device_class
 from hyperloom.jax._generate import base_of, scale_and_shift, slot_features
-from hyperloom.jax._heads import LinearHead, TableHead
+from hyperloom.jax._heads import GivenHead, LinearHead, TableHead
 from hyperloom.jax._structured import StructuredWeight, combined, factored, scaled, shifted
 
 if TYPE_CHECKING:
@@ -106,7 +106,8 @@ class Loom:
         return form.assemble(tuple(parts), base, tensor.shape).astype(tensor.dtype)
 
     def _in_one_slot(self, piece: Piece) -> bool:
-        return piece.head in self.features and in_one_slot(self.plan, piece)
+        made_by_rows = isinstance(self.heads[self.plan.heads[piece.head].name], LinearHead)
+        return made_by_rows and in_one_slot(self.plan, piece)
 
     def _linear(self, piece: Piece) -> tuple[Array, Array, Array]:
         """Return features `(B, F)`, rows `(numel, F)` and bias `(numel,)` that give a part."""
@@ -175,6 +176,8 @@ class Loom:
         if isinstance(module, LinearHead):
             numbers = module(self.features[index])
             return numbers.reshape(*numbers.shape[:-2], -1)
+        if isinstance(module, GivenHead):
+            return self.features[index][..., 0, :]
         if isinstance(module, TableHead):
             assert self.encoded.ids is not None
             return module.table.look_up(self.encoded.ids)

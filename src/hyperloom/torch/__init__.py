@@ -2,6 +2,7 @@
 
 from hyperloom import (
     MLP,
+    Angles,
     Auto,
     BatchStatistics,
     BiasHyperInit,
@@ -47,15 +48,28 @@ from hyperloom import (
     Vmap,
     Whole,
 )
+from hyperloom.torch._assembled import Assembled
 from hyperloom.torch._dynamic import unroll
 from hyperloom.torch._hypernetwork import HyperNetwork
+from hyperloom.torch._inputs import Inputs
 from hyperloom.torch._io import load, save
+from hyperloom.torch._perturbed import Perturbed
 from hyperloom.torch._regularizers import OutputRegularizer
 from hyperloom.torch._shapes import Shapes
 from hyperloom.torch._spec import target_spec
+from hyperloom.torch._views import (
+    conditional_parameters,
+    flatten,
+    per_sample,
+    shared_parameters,
+    stacked,
+    unflatten,
+)
 
 __all__ = [
     "MLP",
+    "Angles",
+    "Assembled",
     "Auto",
     "BatchStatistics",
     "BiasHyperInit",
@@ -77,6 +91,7 @@ __all__ = [
     "HyperfanIn",
     "HyperfanOut",
     "Ids",
+    "Inputs",
     "Layers",
     "Loop",
     "LowRank",
@@ -85,6 +100,7 @@ __all__ = [
     "OutputRegularizer",
     "PerCondition",
     "PerConditionStatistics",
+    "Perturbed",
     "Plan",
     "Product",
     "RankOne",
@@ -103,8 +119,14 @@ __all__ = [
     "Vector",
     "Vmap",
     "Whole",
+    "conditional_parameters",
+    "flatten",
     "load",
+    "per_sample",
     "save",
+    "shared_parameters",
+    "stacked",
     "target_spec",
+    "unflatten",
     "unroll",
 ]

@@ -23,6 +23,13 @@ class Attributes:
 
     def __init__(self, target: nn.Module) -> None:
         self.before = [(path, m, dict(vars(m))) for path, m in target.named_modules()]
+        # A target may hang hooks on its modules during the first call, and note that it has.
+        self.hooks = [
+            (value, dict(value))
+            for _, _, before in self.before
+            for key, value in before.items()
+            if key.endswith("_hooks") and isinstance(value, dict)
+        ]
 
     def kept(self) -> str | None:
         """Say what the call has kept, if it is anything that a loop would keep otherwise."""
@@ -44,6 +51,9 @@ class Attributes:
         for _, module, before in self.before:
             vars(module).clear()
             vars(module).update(before)
+        for held, hooks in self.hooks:
+            held.clear()
+            held.update(hooks)
 
 
 def computed_names(module: nn.Module) -> set[str]:

@@ -69,10 +69,10 @@ def refuse_reentrant(target: nn.Module) -> None:
     places = [i for i, frame in enumerate(frames) if frame.f_code is code]
     if not places:
         return
-    paths = {id(module): path for path, module in target.named_modules()}
+    paths = {id(m): repr(path) if path else type(m).__name__ for path, m in target.named_modules()}
     inner = [frame.f_locals.get("self") for frame in frames[places[0] :]]
     name = next((paths[id(part)] for part in inner if id(part) in paths), "")
-    got = f"activation checkpointing with use_reentrant=True{f' in {name!r}' if name else ''}"
+    got = f"activation checkpointing with use_reentrant=True{f' in {name}' if name else ''}"
     way_out = (
         "In transformers: gradient_checkpointing_enable({'use_reentrant': False}). Or switch it "
         "off and checkpoint around the whole call: hnet.execution = Execution(recompute=True)."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hyperloom._condition import Concat, Condition, Custom, Embedding, Noise, Vector
+from hyperloom._condition import Angles, Concat, Condition, Custom, Embedding, Noise, Vector
 from hyperloom._errors import call_it, message, positive_int
 from hyperloom._recurrent import CustomRecurrent, Recurrent
 from hyperloom.torch._encoded import Encoded, shown
@@ -26,7 +27,9 @@ class Table(nn.ParameterList):
     """
 
     def __init__(self, num: int, *shape: int) -> None:
-        super().__init__([nn.Parameter(torch.empty(num, *shape))])
+        rows = torch.empty(num, *shape)
+        # Rows without numbers (Ids) are not learned: DDP would wait for their gradient.
+        super().__init__([nn.Parameter(rows, requires_grad=rows.numel() > 0)])
 
     def rows(self) -> Tensor:
         """Return all rows, `(num, *shape)`."""
@@ -46,7 +49,7 @@ class Table(nn.ParameterList):
 
     def grow(self, rows: Tensor) -> nn.Parameter:
         """Append rows `(num, *shape)`; return the new parameter."""
-        self.append(nn.Parameter(rows))
+        self.append(nn.Parameter(rows, requires_grad=rows.numel() > 0))
         return self[-1]
 
 
@@ -81,7 +84,8 @@ class VectorCondition(nn.Module):
 
     def forward(self, value: Any, batch: Sequence[int] = ()) -> Encoded:
         if type(value) is Tensor and self._fits(value):
-            return Encoded(value if value.device == self.like.device else value.to(self.like))
+            held = value if value.device == self.like.device else value.to(self.like)
+            return Encoded(self._encoded(held))
         name, dim = type(self.choice).__name__, self.choice.dim
         if isinstance(self.choice, Noise) and (value is None or type(value) is int):
             shape = (*batch, dim) if value is None else (positive_int("condition", value), dim)
@@ -101,7 +105,14 @@ class VectorCondition(nn.Module):
             way_out = f"Convert it, condition.to({dtype}), or the hypernetwork, .to({value.dtype})."
             got, wanted = shown(value), f"{dtype}, in which the hypernetwork computes"
             raise TypeError(message("condition", got, wanted, way_out))
-        return Encoded(value.to(self.like))
+        return Encoded(self._encoded(value.to(self.like)))
+
+    def _encoded(self, value: Tensor) -> Tensor:
+        """Return the vector of a value that is right."""
+        if not isinstance(self.choice, Angles):
+            return value
+        angles = value * (math.pi / 2)
+        return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
     def _fits(self, value: Tensor) -> bool:
         """Whether nothing can be wrong with a value; most are so."""

@@ -6,6 +6,7 @@ a call may change (buffers, modes, random generators, what was warned of) is put
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 import re
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from hyperloom._doctor import PartReading, Readings, Report, TensorReading
+from hyperloom._execution import SlowWarning
 from hyperloom._form import Whole
 from hyperloom._layout import Head, Source
 from hyperloom._plan import Entry, Plan
@@ -63,7 +65,8 @@ def examine(
                 how = hnet.explain(*inputs, condition=condition, in_dims=in_dims, **kwargs)
         except Exception as error:  # whatever the user's modules raise is what is to be told
             return Report(replace(readings, errors=(_told("the call fails", error),)))
-        told = [str(w.message).strip() for w in caught]  # what follows are calls of ours
+        # What follows are calls of ours. Slow ways are told by explain().
+        told = [str(w.message).strip() for w in caught if w.category is not SlowWarning]
         again()
         stages, tensors, unchecked = _differences(hnet, condition, encoded, call, again)
         again()
@@ -78,7 +81,7 @@ def examine(
             tolerance=_tolerance(hnet, outputs),
             unchecked=unchecked,
             strategy=f"run as {how.strategy}: {how.reason}",
-            slow=_slow(told),
+            slow=how.slow or _slow(told),
             dtypes=(_dtypes(outputs), inside.dtypes),
             warnings=(*_others_told(told), *inside.errors),
         )
@@ -134,7 +137,9 @@ def _as_it_was(hnet: HyperNetwork) -> Generator[_Again]:
         if value is not None
     ]
     keys = [(module, list(module._buffers)) for module in hnet.modules()]
-    private = {k: hnet.__dict__[k] for k in ("_warned", "_known")}
+    # What was warned of is warned of again: this call was not the user's own.
+    private = {k: copy.copy(hnet.__dict__[k]) for k in ("_warned", "_known", "_programs")}
+    chooser = {k: copy.copy(v) for k, v in vars(hnet.__dict__["_chooser"]).items()}
     devices = sorted({p.device.index for p in hnet.parameters() if p.device.type == "cuda"})
     start = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices), torch.inference_mode(False), torch.enable_grad():
@@ -152,17 +157,18 @@ def _as_it_was(hnet: HyperNetwork) -> Generator[_Again]:
         finally:
             again()
             hnet.__dict__.update(private)
+            vars(hnet.__dict__["_chooser"]).update(chooser)
             for module, mode in modes:
                 module.training = mode
             for module, names in keys:
                 for added in set(module._buffers) - set(names):
                     del module._buffers[added]
-            for module, key, value, copy in buffers:
+            for module, key, value, before in buffers:
                 module._buffers[key] = value
                 # Its version says nothing: batch_norm writes its statistics past it.
-                if not torch.equal(value, copy):
+                if not torch.equal(value, before):
                     with torch.no_grad():
-                        value.copy_(copy)
+                        value.copy_(before)
 
 
 # ---- the parts of the generator -----------------------------------------------------------------

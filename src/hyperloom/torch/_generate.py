@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperloom._form import Whole
+from hyperloom._layout import Source
 from hyperloom._plan import Entry, Plan
 from hyperloom.torch._conditions import Encoded
 from hyperloom.torch._heads import GivenHead, LinearHead, SharedHead, TableHead
@@ -47,6 +48,8 @@ def raw_numbers(
             assert isinstance(module, SharedHead)
             # A clone: a view would let what was generated change when the row is trained.
             made.append(module.row.clone().expand(*encoded.batch, -1))
+    if waits_for_gradient(plan):
+        made[0] = made[0] + 0 * encoded.vector.sum(-1, keepdim=True)
     return made
 
 
@@ -80,6 +83,17 @@ def given_numbers(plan: Plan, index: int, features: Tensor, scales: Tensor | Non
     repeats = torch.tensor(sizes, device=own.device)
     each = own.repeat_interleave(repeats, 0, output_size=flat.shape[-1])
     return torch.addcmul(each[:, 1], flat, each[:, 0])
+
+
+def waits_for_gradient(plan: Plan) -> bool:
+    """Whether a condition's vector that nothing reads is to be given a gradient, of zero.
+
+    With tables and shared rows only, the vector has no part in anything. That is fine, but not
+    for DistributedDataParallel, which waits for the gradient of each parameter.
+    """
+    if any(head.source is Source.FEATURES for head in plan.heads):
+        return False
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def slot_features(

@@ -37,9 +37,9 @@ class Held:
             self.ids = ids.reshape(-1)
         elif self.tables and not self.skeleton.module.training:
             name = next(iter(self.tables))
-            got = f"no condition, and the target's {name!r} is kept by id"
-            way_out = "Pass it: run(params, ..., condition=ids)."
-            raise ValueError(message("condition", got, "the ids that params are of", way_out))
+            got = f"nothing, and the target's {name!r} is kept by id"
+            way_out = "Pass it: run(params, ..., of=ids)."
+            raise ValueError(message("of", got, "the ids that params are of", way_out))
         self.lost = bool(self.tables) and self.ids is None
         own = self.ids is not None
         # Rows of a table are copies; shared buffers are copied by whoever runs with them.
@@ -114,19 +114,19 @@ class Held:
         last = len(self.batch) - 1
         self.made = {name: value.flatten(0, last) for name, value in made.items()}
 
-    @torch.no_grad()
     def store(self) -> None:
         """Write into the hypernetwork what the run has written."""
-        for name, value in self.written.items():
-            self.plain[name].copy_(value)
-        for (name, number), value in self.by_id.items():
-            if self.num == 1:
-                assert self.ids is not None
-                self.tables[name].index_copy_(0, self.ids, value.unsqueeze(0))
-            else:
-                self.tables[name][number] = value
-        if self.made:
-            self._store_rows()
+        with torch.no_grad():
+            for name, value in self.written.items():
+                self.plain[name].copy_(value)
+            for (name, number), value in self.by_id.items():
+                if self.num == 1:
+                    assert self.ids is not None
+                    self.tables[name].index_copy_(0, self.ids, value.unsqueeze(0))
+                else:
+                    self.tables[name][number] = value
+            if self.made:
+                self._store_rows()
 
     def _store_rows(self) -> None:
         """Store what vmap returned, as if the conditions had come one after the other.

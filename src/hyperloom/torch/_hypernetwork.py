@@ -23,6 +23,7 @@ from hyperloom.torch._conditions import Encoded
 from hyperloom.torch._dynamic import refuse_without_carry
 from hyperloom.torch._generate import assemble, raw_numbers
 from hyperloom.torch._held import Held, inside_transform
+from hyperloom.torch._inputs import Inputs, unpacked
 from hyperloom.torch._program import Program, find
 from hyperloom.torch._run import Call, apply_tensors, contracts, execute, explain
 from hyperloom.torch._skeleton import Skeleton
@@ -161,6 +162,7 @@ class HyperNetwork(nn.Module):
         Args:
             *inputs: The target's inputs. For a batch of conditions `(B,)` every tensor has a
                 leading `B`, one slice for each condition, unless `in_dims` says otherwise.
+                Or one `Inputs` object, for targets that take a keyword named `condition`.
             condition: Raw value of one condition, or of a batch with leading dimensions.
             in_dims: Which dimension of the inputs pairs with the conditions, as in
                 `torch.func.vmap`: an int or `None` (inputs shared by all conditions) for all
@@ -180,6 +182,8 @@ class HyperNetwork(nn.Module):
             IndexError: A condition id out of range.
         """
         encoded = self._encode(condition, self._carry_of(kwargs))
+        if len(inputs) == 1 and type(inputs[0]) is Inputs:
+            inputs, kwargs = unpacked(inputs, kwargs)
         made = self._call(encoded, inputs, in_dims, kwargs)
         return (made, encoded.carry) if self.__dict__["_has_carry"] else made
 
@@ -202,6 +206,7 @@ class HyperNetwork(nn.Module):
             was taken with the estimated operations and bytes of the alternatives. Print it.
         """
         encoded = self._encode(condition, self._carry_of(kwargs))
+        inputs, kwargs = unpacked(inputs, kwargs)
         program = self._program(encoded, inputs, in_dims, kwargs)
         return explain(self, encoded, Call(encoded.batch, inputs, in_dims, kwargs), program)
 
@@ -264,7 +269,7 @@ class HyperNetwork(nn.Module):
         self,
         params: Mapping[str, Tensor],
         *inputs: Any,
-        condition: Any = None,
+        of: Any = None,
         in_dims: int | tuple[Any, ...] | None = 0,
         **kwargs: Any,
     ) -> Any:
@@ -274,8 +279,8 @@ class HyperNetwork(nn.Module):
             params: What `generate` returns, or tensors of the same names and shapes, with common
                 leading batch dimensions. Tensors that the hypernetwork keeps may be given too.
             *inputs: As in `forward`.
-            condition: The conditions that `params` are of. Only needed to find running
-                statistics of the target that are kept by id, and to keep them.
+            of: The conditions that `params` are of. Only needed to find running statistics of
+                the target that are kept by id, and to keep them.
             in_dims: As in `forward`.
             **kwargs: As in `forward`.
 
@@ -287,8 +292,9 @@ class HyperNetwork(nn.Module):
             ValueError: A missing or unknown name, a wrong shape, or another device.
         """
         batch = self._check_params(params)
+        inputs, kwargs = unpacked(inputs, kwargs)
         call = Call(batch, inputs, in_dims, kwargs)
-        held = Held(self, self._ids(condition, batch), batch)
+        held = Held(self, self._ids(of, batch), batch)
         made = {name: value for name, value in params.items() if name not in self.plan.kept}
         kept = {name: value for name, value in params.items() if name in self.plan.kept}
         output = apply_tensors(self, made, kept, call, held)
@@ -421,14 +427,14 @@ class HyperNetwork(nn.Module):
         buffers: Any = self._modules["target_buffers"]
         return dict(buffers.tensors())
 
-    def _ids(self, condition: Any, batch: torch.Size) -> Tensor | None:
+    def _ids(self, of: Any, batch: torch.Size) -> Tensor | None:
         """Return the ids `(*batch,)` of a condition that is given beside parameters."""
-        if condition is None:
+        if of is None:
             return None
-        encoded = self._encode(condition)
+        encoded = self._encode(of)
         if encoded.batch != batch:
             got = f"conditions {tuple(encoded.batch)} beside params of {tuple(batch)}"
-            raise ValueError(message("condition", got, "one for each set of params"))
+            raise ValueError(message("of", got, "one for each set of params"))
         return encoded.ids
 
     @property
@@ -442,7 +448,7 @@ class HyperNetwork(nn.Module):
         if held.lost:
             self._warn_once(
                 "run: the target updates running statistics that are kept by id, and no condition "
-                "was given; they are not kept. Pass it: run(params, ..., condition=ids)."
+                "was given; they are not kept. Pass it: run(params, ..., of=ids)."
             )
             return
         if inside_transform():
@@ -476,7 +482,8 @@ class HyperNetwork(nn.Module):
             got = f"no tensor for {', '.join(map(repr, missing))}"
             raise ValueError(message("params", got, "a tensor for every generated name"))
         batch: torch.Size | None = None
-        device = next(self.parameters()).device
+        # Not every hypernetwork has parameters: Given() with a Vector has none.
+        device = next(iter((*self.parameters(), *self.buffers()))).device
         for name, value in params.items():
             batch = self._check_one(name, value, batch, device)
         assert batch is not None

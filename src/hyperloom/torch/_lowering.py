@@ -18,6 +18,7 @@ from hyperloom.torch._placeholder import (
     as_autocast,
     bilinear,
     dense_leaf,
+    dense_tree,
     without_override_check,
 )
 
@@ -48,6 +49,8 @@ class Lowering(TorchFunctionMode):
         if func is F.scaled_dot_product_attention:
             return self.attention(*args, **kwargs)
         if func is F.multi_head_attention_forward:
+            if torch.compiler.is_compiling():  # a graph cannot enter a mode again
+                return func(*dense_tree(args), **dense_tree(kwargs))
             with self:  # what it calls is to come here too
                 return _multi_head(*args, **kwargs)
         rule = _RULES.get(func)
@@ -121,7 +124,8 @@ def _embedding_bag(
     shares = used.to(rows.dtype)
     if per_sample_weights is not None:
         shares = shares * per_sample_weights
-    total = (shares.unsqueeze(-2) @ rows).squeeze(-2)
+    with torch.autocast(rows.device.type, enabled=False):
+        total = (shares.unsqueeze(-2) @ rows).squeeze(-2)
     return total if mode == "sum" else total / used.sum(-1, keepdim=True).clamp(min=1)
 
 
@@ -139,6 +143,31 @@ def _in_autocast(function: Any) -> Rule:
     return rule
 
 
+def _batch_norm(
+    input: Tensor,  # noqa: A002
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    *args: Any,
+    **kwargs: Any,
+) -> Tensor:
+    wide = (t for t in (running_mean, weight) if t is not None)
+    if all(t.dtype == input.dtype for t in wide):
+        return F.batch_norm(input, running_mean, running_var, weight, *args, **kwargs)
+    # Inputs in half precision beside wider tensors: the kernel can, its rule for vmap cannot.
+    made = F.batch_norm(input.float(), running_mean, running_var, weight, *args, **kwargs)
+    return made.to(input.dtype)
+
+
+def _group_norm(
+    input: Tensor,  # noqa: A002
+    *args: Any,
+    **kwargs: Any,
+) -> Tensor:
+    made = F.group_norm(input, *args, **kwargs)
+    return made if input.device.type != "cpu" else made.to(input.dtype)  # as outside of vmap
+
+
 _WITH_WEIGHT = (
     F.linear,
     F.conv1d,
@@ -147,6 +176,7 @@ _WITH_WEIGHT = (
     F.conv_transpose1d,
     F.conv_transpose2d,
     F.conv_transpose3d,
+    F.prelu,
 )
 
 _RULES: dict[Any, Rule] = {
@@ -155,6 +185,8 @@ _RULES: dict[Any, Rule] = {
     **{function: _in_autocast(function) for function in _WITH_WEIGHT},
     F.bilinear: bilinear,
     F.embedding_bag: _embedding_bag,
+    F.batch_norm: _batch_norm,
+    F.group_norm: _group_norm,
     F.normalize: _normalize,
     torch._weight_norm: _weight_norm,
 }

@@ -63,6 +63,11 @@ def _dense(tree: Any) -> Any:
     return tree
 
 
+def dense_tree(tree: Any) -> Any:
+    """Replace stand-ins by dense tensors, in tuples, lists and dicts."""
+    return _dense(tree)
+
+
 def dense_leaf(tensor: Tensor) -> Tensor:
     """Return the dense tensor of a stand-in, and any other tensor as it is."""
     return _dense(tensor)

@@ -37,11 +37,22 @@ class _Tensors:
 
     def from_inputs(self, x: Tensor) -> Tensor:
         """Return the inputs' part of the gates, `(*n, I)` -> `(*n, G)`."""
-        return F.linear(x, self.w_ih, self.b_ih)
+        return _affine(x, self.w_ih, self.b_ih)
 
     def from_state(self, h: Tensor) -> Tensor:
         """Return the state's part of the gates, `(N, H)` -> `(N, G)`."""
-        return F.linear(h, self.w_hh, self.b_hh)
+        return _affine(h, self.w_hh, self.b_hh)
+
+
+def _state(h: Tensor) -> Tensor:
+    """Convert a state as autocast does: on the CPU it leaves it as it is."""
+    return h if h.device.type == "cpu" else as_autocast(h)
+
+
+def _affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return `x W^T + b`; under autocast, vmap of the two in one has another dtype."""
+    y = F.linear(x, weight)
+    return y if bias is None else y + bias.to(y.dtype)
 
 
 def _lstm_step(gates: Tensor, state: State, own: _Tensors) -> State:
@@ -114,7 +125,7 @@ def _layers(cell: Cell, num_states: int) -> Callable[..., Any]:
         hx, params, has_biases, num_layers, dropout, train, both = args[1 + packed : 8 + packed]
         batch_first = args[8] if not packed else False
         states = tuple(hx) if num_states > 1 else (hx,)
-        x, states = as_autocast(dense_leaf(x)), tuple(as_autocast(s) for s in states)
+        x, states = as_autocast(dense_leaf(x)), tuple(map(_state, states))
         x = x.transpose(0, 1) if batch_first else x
         directions = 2 if both else 1
         size = len(params) // (num_layers * directions)
@@ -149,7 +160,7 @@ def _cell(cell: Cell, num_states: int) -> Callable[..., Any]:
     def rule(x: Any, hx: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = None) -> Any:
         own = _Tensors((w_ih, w_hh, b_ih, b_hh), b_ih is not None)
         state = tuple(hx) if num_states > 1 else (hx,)
-        made = cell(own.from_inputs(as_autocast(x)), tuple(map(as_autocast, state)), own)
+        made = cell(own.from_inputs(as_autocast(x)), tuple(map(_state, state)), own)
         return made if num_states > 1 else made[0]
 
     return rule

@@ -20,6 +20,7 @@ from hyperloom._plan import Entry, Plan
 from hyperloom.torch._batch import dims_like, first_paired, narrow_like, pair_check
 from hyperloom.torch._choice import choose
 from hyperloom.torch._conditions import Encoded
+from hyperloom.torch._generate import waits_for_gradient
 from hyperloom.torch._held import Held
 from hyperloom.torch._loop import concatenated, same_draws
 from hyperloom.torch._lowered import Chain
@@ -161,7 +162,7 @@ def run_part(
     few, index = shared_ids(hnet, encoded)
     backward = torch.is_grad_enabled()
     sizes = (call.batch[0], call.rows(), few.vector.element_size(), few.vector.device.type)
-    if not hnet._contracts(*sizes, backward):
+    if waits_for_gradient(hnet.plan) or not hnet._contracts(*sizes, backward):
         made = hnet._generate(few)
         if index is not None:
             made = {name: value.index_select(0, index) for name, value in made.items()}

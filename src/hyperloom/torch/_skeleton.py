@@ -14,6 +14,7 @@ from torch.func import functional_call
 
 from hyperloom._spec import TargetSpec
 from hyperloom.torch._checkpointing import CheckpointedError, Watch, may_checkpoint
+from hyperloom.torch._closures import refuse_outside_references
 from hyperloom.torch._lowered import Chain, lower
 
 Convert = Callable[[Tensor], Tensor]
@@ -31,6 +32,7 @@ class Skeleton:
 
     def __init__(self, target: nn.Module, spec: TargetSpec) -> None:
         self.module = _copy(target, lambda t: t.to("meta"))
+        refuse_outside_references(target, self.module)
         # Modes in which the values of buffers were compared, and what that has found.
         self.compared: set[bool] = set()
         self.secretly_written: set[str] = set()

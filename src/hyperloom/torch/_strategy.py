@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import _StopRecomputationError
 
 from hyperloom._execution import Loop, SlowWarning, Vmap
 from hyperloom.torch._attributes import Attributes
@@ -139,7 +140,8 @@ class Strategist:
             if found is None:
                 return made
             error: Exception = NotAtOnceError(found)
-        except torch.OutOfMemoryError:
+        # The second is how a recomputation ends that was started by checkpointing around the call.
+        except (torch.OutOfMemoryError, _StopRecomputationError):
             raise
         except Exception as caught:
             error = caught

@@ -69,6 +69,10 @@ class Weight(ABC):
     def embed(self, ids: Tensor, **options: Any) -> Tensor:
         """Return the rows of the weight at `ids`. Conditions hidden."""
         self.note("embedding", "dense")
+        if torch.compiler.is_compiling() and not options:
+            # vmap's rule for F.embedding reads the number of conditions: a graph for each.
+            weight, flat = self.dense(), ids.reshape(-1, 1)
+            return weight.gather(0, flat.expand(-1, weight.shape[-1])).reshape(*ids.shape, -1)
         return F.embedding(ids, self.dense(), **options)
 
     def lift(self, tensor: Tensor, x: Tensor, own: int) -> Tensor:

@@ -33,7 +33,8 @@ def settled(choice: Statistics | None, plan: Plan) -> Statistics:
         return SharedStatistics() if plan.num_ids is None else PerConditionStatistics()
     if not isinstance(choice, Statistics):
         wanted = "PerConditionStatistics(), SharedStatistics() or BatchStatistics()"
-        raise TypeError(message("statistics", choice, wanted, call_it(choice, Statistics)))
+        shown = choice if isinstance(choice, type) else repr(choice)
+        raise TypeError(message("statistics", shown, wanted, call_it(choice, Statistics)))
     if isinstance(choice, PerConditionStatistics) and plan.num_ids is None:
         got = f"{choice} with the condition {plan.condition}"
         way_out = "Use SharedStatistics() or BatchStatistics()."

@@ -6,5 +6,12 @@ of 0.0.4 can be read. See the page on migrating for what differs, and why.
 """
 
 from hyperloom.compat.hypnettorch import hnets, mnets, utils
+from hyperloom.compat.hypnettorch._native import to_native
 
-__all__ = ["hnets", "mnets", "utils"]
+# As attributes of hnets and utils, as in hypnettorch.
+from hyperloom.compat.hypnettorch.hnets import hnet_helpers as hnet_helpers
+from hyperloom.compat.hypnettorch.hnets import structured_hmlp_examples as structured_hmlp_examples
+from hyperloom.compat.hypnettorch.utils import batchnorm_layer as batchnorm_layer
+from hyperloom.compat.hypnettorch.utils import hnet_regularizer as hnet_regularizer
+
+__all__ = ["hnets", "mnets", "to_native", "utils"]

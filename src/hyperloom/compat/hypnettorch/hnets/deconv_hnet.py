@@ -31,6 +31,8 @@ _NAMES = {"norm_weight": "bn_scale", "norm_bias": "bn_shift", "bias": "bias"}
 class _Drawing(nn.Module, HyperNetInterface):
     """What `HDeconv` and `ChunkedHDeconv` share: native parameters under hypnettorch's views."""
 
+    _native: hl.HyperNetwork
+
     def _build(
         self,
         target_shapes: Sequence[Sequence[int]],
@@ -95,8 +97,8 @@ class _Drawing(nn.Module, HyperNetInterface):
         self._batchnorm_layers = nn.ModuleList(norms) if norms else None
         self._has_bias = use_bias
         self._has_fc_out = self._mask_fc_out = self._has_linear_out = False
-        # In the instance's dict, past nn.Module: its parameters are those held here.
-        self.__dict__["_native"] = native.to("meta")
+        # Past nn.Module, which would hold its parameters a second time.
+        object.__setattr__(self, "_native", native.to("meta"))
 
     def forward(
         self,
@@ -155,7 +157,7 @@ class _Drawing(nn.Module, HyperNetInterface):
         condition: int | None,
     ) -> list[Tensor]:
         """Run the native hypernetwork with the parameters of this call."""
-        native: hl.HyperNetwork = self.__dict__["_native"]
+        native = self._native
         like = shared[0]
         if next(iter(native.parameters())).dtype != like.dtype:
             native.to(like.dtype)

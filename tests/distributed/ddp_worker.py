@@ -1,0 +1,100 @@
+"""One of two processes that train a hypernetwork together. Run by `test_ddp.py`.
+
+Arguments: rank, number of processes, the folder in which they meet and leave their results.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import hyperloom.torch as hl
+
+STEPS = 3  # a parameter that waits for a gradient shows in the second step
+
+
+def mlp() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2))
+
+
+def cnn() -> nn.Module:
+    layers = nn.Conv2d(1, 3, 2), nn.GroupNorm(1, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3, 2)
+    return nn.Sequential(*layers)
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "full": {"target": mlp, "trunk": hl.MLP(5)},
+    "chunked": {"target": mlp, "trunk": hl.MLP(5), "layout": hl.Chunked(9, embedding=3)},
+    "by id": {"target": mlp, "layout": {"0.*": hl.PerCondition(), "*": hl.Shared()}},
+    "tables only": {"target": mlp, "layout": hl.PerCondition()},
+    "low rank": {"target": mlp, "form": {"*.weight": hl.LowRank(2)}},
+    "trained base": {"target": mlp, "form": hl.Delta(trained=True), "trunk": hl.MLP(5)},
+    "own slots": {"target": mlp, "layout": hl.Chunked(9, embedding=3, per_condition=True)},
+    "vmap": {"target": cnn, "trunk": hl.MLP(5)},
+    "recurrent": {"target": lambda: nn.GRU(4, 3), "trunk": hl.MLP(5)},
+    "grown": {"target": mlp, "trunk": hl.MLP(5), "grow": 2},
+}
+
+
+def build(name: str) -> hl.HyperNetwork:
+    choices = dict(CASES[name])
+    torch.manual_seed(0)
+    target, grow = choices.pop("target")().double(), choices.pop("grow", 0)
+    hnet = hl.HyperNetwork(target, condition=hl.Embedding(4, 3), **choices)
+    if grow:
+        hnet.add_conditions(grow)
+    with torch.no_grad():  # away from a start at zero
+        for parameter in hnet.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return hnet
+
+
+def data(name: str) -> tuple[Tensor, Tensor]:
+    """Return inputs and ids of four conditions for each step."""
+    torch.manual_seed(1)
+    shape = {"vmap": (5, 1, 2, 2), "recurrent": (5, 2, 4)}.get(name, (5, 4))
+    x = torch.randn(STEPS, 4, *shape, dtype=torch.float64)
+    return x, torch.tensor([[0, 1, 2, 3], [3, 0, 0, 1], [2, 2, 1, 0]])
+
+
+def train(model: nn.Module, name: str, part: slice) -> list[Tensor]:
+    """Take `STEPS` steps on a part of the conditions; return all gradients and parameters."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x, ids = data(name)
+    seen: list[Tensor] = []
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        out = model(x[step, part], condition=ids[step, part])
+        out = out[0] if isinstance(out, tuple) else out
+        out.square().mean().backward()
+        trained = [p for p in model.parameters() if p.requires_grad]
+        assert all(p.grad is not None for p in trained)
+        seen += [p.grad.clone() for p in trained if p.grad is not None]
+        optimizer.step()
+    return seen + [p.detach().clone() for p in model.parameters()]
+
+
+def main(rank: int, num: int, folder: Path) -> None:
+    import torch.distributed as dist
+    from torch.nn.parallel import DistributedDataParallel
+
+    warnings.simplefilter("error")
+    torch.set_num_threads(1)
+    meeting = f"file://{folder / 'meeting'}"
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=num)
+    part = slice(rank * 2, rank * 2 + 2)
+    found = {}
+    for name in CASES:
+        model = DistributedDataParallel(build(name), find_unused_parameters=False)
+        found[name] = train(model, name, part)
+    torch.save(found, folder / f"rank{rank}.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
