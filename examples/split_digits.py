@@ -199,10 +199,11 @@ def main() -> None:
     runs = {"door": lambda: peer_style(door, tasks, settings, start)}
     runs["native"] = lambda: natively(tasks, settings, start)
     with contextlib.suppress(ImportError):
-        import hypnettorch
-        import hypnettorch.hnets
-        import hypnettorch.utils.hnet_regularizer
+        from importlib import import_module
 
+        hypnettorch = import_module("hypnettorch")
+        for part in ("hnets", "utils.hnet_regularizer"):  # it imports no part of its own accord
+            import_module(f"hypnettorch.{part}")
         runs["hypnettorch"] = lambda: peer_style(hypnettorch, tasks, settings, start)
     for name, run in runs.items():
         with contextlib.redirect_stdout(io.StringIO()):

@@ -248,6 +248,9 @@ def compile_plan(
             )
         )
     _refuse_empty_features(condition, heads)
+    if condition.num_ids is None and trunk is not None and trunk.needs_ids:
+        got, wanted = f"{trunk} with the condition {condition}", "a condition with ids"
+        raise ValueError(message("trunk", got, wanted, "Use Embedding(num, dim)."))
     trunk = trunk or Linear()
     _refuse_other_width(heads, trunk, condition.width)
     banks, bank_of = _banks(spec, forms, parts, init or Native())

@@ -25,6 +25,11 @@ NORMS = ("rms", "layer", "batch")
 class Trunk(Choice):
     """Base class of the trunk objects."""
 
+    @property
+    def needs_ids(self) -> bool:
+        """Whether the trunk keeps something for each condition id."""
+        return False
+
     def out_width(self, in_width: int) -> int:
         """Width `F` of the features for an input of `in_width`."""
         return in_width
@@ -61,6 +66,10 @@ class MLP(Trunk):
             are: exactly, by a decomposition at every call, so without state. Miyato et al.,
             "Spectral Normalization for Generative Adversarial Networks", ICLR 2018. Default
             False.
+        per_condition: With `norm="batch"`: each condition id has its own statistics. While
+            training, the slots of an id (chunks, group members) are normalised among
+            themselves, whatever else is in the batch; running statistics are kept by id. Needs
+            a condition with ids. Default False: one set for all rows.
 
     Raises:
         ValueError: No width, a width below 1, an unknown activation or norm, or a dropout
@@ -72,6 +81,7 @@ class MLP(Trunk):
     dropout: float
     norm: str | None
     spectral: bool
+    per_condition: bool
 
     def __init__(
         self,
@@ -80,6 +90,7 @@ class MLP(Trunk):
         dropout: float = 0.0,
         norm: str | None = "rms",
         spectral: bool = False,
+        per_condition: bool = False,
     ) -> None:
         if not widths:
             raise ValueError(
@@ -99,7 +110,12 @@ class MLP(Trunk):
         object.__setattr__(self, "activation", activation)
         object.__setattr__(self, "dropout", float(dropout))
         object.__setattr__(self, "norm", norm)
+        if per_condition and norm != "batch":
+            got = f"True with norm={norm!r}"
+            wanted = 'norm="batch", whose statistics there are to be for each id'
+            raise ValueError(message("MLP(per_condition=)", got, wanted))
         object.__setattr__(self, "spectral", bool(spectral))
+        object.__setattr__(self, "per_condition", bool(per_condition))
 
     def __repr__(self) -> str:
         shown = [*map(str, self.widths)]
@@ -107,7 +123,12 @@ class MLP(Trunk):
         shown += [f"dropout={self.dropout}"] if self.dropout else []
         shown += [f"norm={self.norm!r}"] if self.norm != "rms" else []
         shown += ["spectral=True"] if self.spectral else []
+        shown += ["per_condition=True"] if self.per_condition else []
         return f"MLP({', '.join(shown)})"
+
+    @property
+    def needs_ids(self) -> bool:
+        return self.per_condition
 
     @property
     def gain(self) -> float:

@@ -6,7 +6,7 @@ import contextlib
 import io
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,14 +23,12 @@ class Case:
     """One construction.
 
     Attributes:
+        name: What is printed.
         make: Builds it from a namespace of classes (hypnettorch's `hnets`, or ours).
         uncond: Width of the unconditional input that a call needs.
         cond: Width of the conditional input, for calls without ids.
         ids: How many ids it knows.
-        input_free: Calls by id need no input besides.
         stats: Whether batch norm is in it.
-        half: Keyword arguments under which 0.0.4 cannot be built; it is built without them.
-        equal: Equal up to rounding only in eval mode (dropout drawn in another order).
     """
 
     name: str
@@ -39,8 +37,6 @@ class Case:
     cond: int = 0
     ids: int = 4
     stats: bool = False
-    chunk_embs: tuple[int, int] | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return self.name
@@ -67,7 +63,8 @@ class Case:
 
 
 def hmlp(name: str, shapes: Any = SHAPES, **kwargs: Any) -> Case:
-    options = {"cond_in_size": 3, "num_cond_embs": 4, "layers": (7, 6), **kwargs}
+    options: dict[str, Any] = {"cond_in_size": 3, "num_cond_embs": 4, "layers": (7, 6)}
+    options |= kwargs
     return Case(
         f"HMLP-{name}",
         lambda lib: lib.HMLP(shapes, verbose=False, **options),
@@ -79,7 +76,8 @@ def hmlp(name: str, shapes: Any = SHAPES, **kwargs: Any) -> Case:
 
 
 def chunked(name: str, chunk: int = 7, shapes: Any = SHAPES, **kwargs: Any) -> Case:
-    options = {"cond_in_size": 3, "num_cond_embs": 4, "layers": (7, 6), "chunk_emb_size": 5}
+    options: dict[str, Any] = {"cond_in_size": 3, "num_cond_embs": 4, "layers": (7, 6)}
+    options["chunk_emb_size"] = 5
     options |= kwargs
     own = options.get("cond_chunk_embs", False)
     ids = options["num_cond_embs"] if options["cond_in_size"] or own else 0

@@ -369,6 +369,20 @@ def test_parameters_start_filled(make: Any) -> None:
         assert float(parameter.detach().std()) > 0
 
 
+def test_prints_unless_told_not_to(capsys: pytest.CaptureFixture[str]) -> None:
+    inner = ours.HMLP(SHAPES, uncond_in_size=2, layers=(3,))
+    ours.ChunkedHMLP(SHAPES, 7, layers=(3,))
+    ours.HPerturbWrapper(inner, 2)
+    ours.HContainer([[2]], lambda o, s, c: s, uncond_param_shapes=[[2]])
+    ours.StructuredHMLP([[3]], [[[3]]], [1], 2, {"layers": []}, cases.in_order)
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert len(lines) == 5
+    assert lines[0].startswith("HMLP: ")
+    ours.HContainer([[2]], lambda o, s, c: s, uncond_param_shapes=[[2]], verbose=False)
+    ours.HPerturbWrapper(inner, 2, verbose=False)
+    assert not capsys.readouterr().out
+
+
 def test_deprecated_names() -> None:
     hnet = small(ours)
     with pytest.warns(DeprecationWarning, match="instead of"):
@@ -383,7 +397,8 @@ def test_main_network_interface() -> None:
     other, mine = both(lambda lib: small(lib, layers=()))
     masks = mine.get_output_weight_mask(out_inds=[1, 4])
     for a, b in zip(masks, other.get_output_weight_mask(out_inds=[1, 4]), strict=True):
-        assert (a is None and b is None) or torch.equal(a, b)
+        assert (a is None) == (b is None)
+        assert a is None or b is None or torch.equal(a, b)
     new = [torch.randn_like(p) for p in mine.internal_params]
     mine.overwrite_internal_params(new)
     flat = mine.flatten_params(mine.internal_params)

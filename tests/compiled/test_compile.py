@@ -6,6 +6,7 @@ With the backends that need no compiler of C++: `eager` captures the graph and r
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -105,6 +106,30 @@ def test_new_batch_sizes_recompile_once_at_most(make: Callable[[], nn.Module]) -
         x, conditions = torch.randn(num, 2, 4, dtype=torch.float64), torch.arange(num) + 2
         with torch.compiler.set_stance("default" if num < 5 else "fail_on_recompile"):
             close(fast(x, condition=conditions), hnet(x, condition=conditions))
+    assert counters["stats"]["unique_graphs"] <= 2
+
+
+class Looked(nn.Module):
+    """Look-up, and a norm with statistics of each id."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.norm = nn.Embedding(7, 4), nn.BatchNorm1d(4)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.norm(self.table(ids))
+
+
+def test_look_ups_and_statistics_at_new_batch_sizes() -> None:
+    torch.manual_seed(0)
+    hnet = hl.HyperNetwork(Looked().double(), condition=hl.Embedding(9, 3))
+    plain = copy.deepcopy(hnet)
+    fast = compiled(hnet, "eager")
+    for num in (3, 4, 5, 7):
+        x, conditions = torch.randint(7, (num, 6)), torch.arange(num) + 2
+        with torch.compiler.set_stance("default" if num < 5 else "fail_on_recompile"):
+            close(fast(x, condition=conditions), plain(x, condition=conditions))
+        close(hnet.state_dict(), plain.state_dict())
     assert counters["stats"]["unique_graphs"] <= 2
 
 

@@ -76,6 +76,7 @@ EXAMPLES = [
     hl.Concat(hl.Vector(2), hl.Concat(hl.Embedding(2, 3), hl.Noise(2))),
     hl.Linear(),
     hl.MLP(3, 4, activation="gelu", dropout=0.1, norm=None, spectral=True),
+    hl.MLP(3, norm="batch", per_condition=True),
     hl.Deconv((9, 6), (4, 2), (3, (1, 5)), (0,), "tanh", "batch", spectral=True),
     hl.Deconv((9, 6)).steps[0],
     hl.Direct(54, 3, per_condition=True),

@@ -42,5 +42,8 @@ def test_against_the_oracle(choices: dict[str, Any]) -> None:
 def test_what_this_backend_lacks_is_refused() -> None:
     with pytest.raises(TypeError, match=r"trunk: got Deconv\(.*; wanted a trunk that this"):
         build(condition=hj.Embedding(3, 4), trunk=Deconv((5, 5), (2,)))
-    with pytest.raises(TypeError, match="layout: got a head whose numbers are given; wanted"):
+    with pytest.raises(TypeError, match=r"layout: got Direct\(\.\.\.\); wanted Given\(\)"):
         build(condition=hj.Embedding(3, 4), trunk=hj.MLP(24, norm=None), layout=Direct(24))
+    trunk = hj.MLP(6, norm="batch", per_condition=True)
+    with pytest.raises(TypeError, match="a trunk without statistics by id here"):
+        build(condition=hj.Embedding(3, 4), trunk=trunk)

@@ -11,6 +11,7 @@ from torch import nn
 
 import hyperloom.torch as hl
 from hyperloom._reference import generate as oracle
+from hyperloom.torch._deconv import SelfAttention
 from hyperloom.torch._io import neutral_tensors
 
 TARGET = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 4))  # 103 numbers
@@ -50,7 +51,7 @@ def build(name: str, **kwargs: Any) -> hl.HyperNetwork:
     hnet = hl.HyperNetwork(TARGET, **options)
     with torch.no_grad():
         for module in hnet.modules():
-            if hasattr(module, "gamma"):
+            if isinstance(module, SelfAttention):
                 module.gamma.fill_(0.7)  # it starts at 0, where attention cannot be seen
     return hnet
 

@@ -15,7 +15,14 @@ from flax import nnx
 from rich.console import Console
 
 import hyperloom.jax as hl
-from hyperloom.recipes.continual import Record, Task, Training, learn_in_sequence, split_digits
+from hyperloom.recipes.continual import (
+    Record,
+    Task,
+    Training,
+    _demo,
+    learn_in_sequence,
+    split_digits,
+)
 from hyperloom.recipes.continual._demo import CHECKPOINT, NUMBERS, run_demo
 from hyperloom.recipes.continual.jax import (
     ContinualLearner,
@@ -35,7 +42,8 @@ def tasks() -> tuple[Task, ...]:
 
 @pytest.fixture(scope="module")
 def learners() -> dict[str, Any]:
-    return digits_learners(Training(steps=100))
+    made = digits_learners(Training(steps=100))
+    return {name: made[name] for name in ("hypernetwork", "fine-tuning")}
 
 
 @pytest.fixture(scope="module")
@@ -50,18 +58,13 @@ def test_the_hypernetwork_learns_and_does_not_forget(records: dict[str, Record])
     assert min(records["hypernetwork"].final) > 93
 
 
-@pytest.mark.parametrize("name", ["hypernetwork, unprotected", "fine-tuning"])
-def test_without_protection_the_first_task_is_forgotten(
-    records: dict[str, Record], name: str
-) -> None:
-    assert records[name].forgotten[0] > 5
+def test_without_protection_the_first_task_is_forgotten(records: dict[str, Record]) -> None:
+    assert records["fine-tuning"].forgotten[0] > 5
 
 
 def test_the_numbers_kept_are_those_of_torch(records: dict[str, Record]) -> None:
     main = 64 * 64 + 64 + 64 * 32 + 32 + 32 * 2 + 2
-    assert records["separate networks"].forgotten == [0, 0]
     assert records["fine-tuning"].num_parameters == main
-    assert records["separate networks"].num_parameters == 2 * main
 
 
 def test_a_learner_comes_back_from_its_checkpoint(
@@ -98,7 +101,9 @@ def test_learners_refuse_what_they_cannot_use(tasks: tuple[Task, ...]) -> None:
         plain.learn(np.zeros((2, 64), np.float32), np.zeros(1, int))
 
 
-def test_the_demo_in_small(tmp_path: Path) -> None:
+def test_the_demo_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Two tasks of the five: each task of a hypernetwork is compiled anew, as it adds an id.
+    monkeypatch.setattr(_demo, "split_digits", lambda: split_digits()[:2])
     out = io.StringIO()
     console = Console(file=out, width=80)
     assert run_demo(tmp_path, Training(steps=2, batch_size=4), console, "jax")
@@ -109,4 +114,4 @@ def test_the_demo_in_small(tmp_path: Path) -> None:
     assert numbers["versions"]["jax"] == jax.__version__
     assert "import hyperloom.jax as hl" in out.getvalue()
     hnet = hl.load(tmp_path / CHECKPOINT, digits_network())
-    assert hnet(jnp.zeros((3, 64)), condition=4).shape == (3, 2)
+    assert hnet(jnp.zeros((3, 64)), condition=1).shape == (3, 2)

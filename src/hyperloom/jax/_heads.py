@@ -100,8 +100,7 @@ def build_head(head: Head, features: int, num_ids: int | None, start: Start) -> 
     if head.source is Source.SHARED:
         return SharedHead(head, start)
     if head.source is Source.GIVEN:
+        if head.embedding or head.scaled or head.num_used != head.slot_size:
+            raise TypeError(message("layout", "Direct(...)", "Given() in this backend"))
         return GivenHead()
-    if head.source is not Source.FEATURES:
-        got = f"a head whose numbers are {head.source}"
-        raise TypeError(message("layout", got, "a layout that this backend has"))
     return LinearHead(head, features, num_ids, start)

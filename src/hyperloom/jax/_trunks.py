@@ -170,6 +170,8 @@ def neutral_trunk(choice: Any) -> Trunk:
 
 def build_trunk(choice: Any, in_width: int, start: Start) -> nnx.Module:
     """Return the trunk as a module, for inputs of `in_width`."""
+    if isinstance(choice, Trunk) and choice.needs_ids:
+        raise TypeError(message("trunk", choice, "a trunk without statistics by id here"))
     if isinstance(choice, MLP):
         return MLPTrunk(choice, in_width, start)
     if isinstance(choice, nnx.Module):

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hyperloom.torch._private import is_batched
+
 
 class _Folded(torch.autograd.Function):
     """`F.scaled_dot_product_attention` with a rule of its own for `vmap`.
@@ -34,7 +36,7 @@ class _Folded(torch.autograd.Function):
         raise NotImplementedError("attention differentiated inside vmap")
 
     @staticmethod
-    def vmap(
+    def vmap(  # type: ignore[override]
         info: Any, in_dims: Any, q: Tensor, k: Tensor, v: Tensor, mask: Any, options: Any
     ) -> tuple[Tensor, int]:
         num = info.batch_size
@@ -58,7 +60,7 @@ class _Folded(torch.autograd.Function):
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, options: dict[str, Any]) -> Tensor:
     """Return the attention; folded where the tensors are those of a `vmap`."""
     given = [t for t in (q, k, v, mask) if t is not None]
-    if any(torch._C._functorch.is_batchedtensor(t) for t in given):
+    if any(is_batched(t) for t in given):
         return _Folded.apply(q, k, v, mask, options)  # type: ignore[no-any-return]
     return F.scaled_dot_product_attention(q, k, v, mask, **options)
 

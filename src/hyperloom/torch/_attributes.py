@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+
+from hyperloom.torch._private import is_batched
 
 _MEMBERS = ("_parameters", "_buffers", "_modules")
 _MISSING = object()
@@ -58,7 +59,7 @@ class Attributes:
 
 def computed_names(module: nn.Module) -> set[str]:
     """Return the attributes that a module computes anew before each use."""
-    hooks = module._forward_pre_hooks.values()
+    hooks: Any = module._forward_pre_hooks.values()
     names = {hook.name for hook in hooks if type(hook).__name__ in ("WeightNorm", "SpectralNorm")}
     return names | (
         {"_flat_weights", "_flat_weight_refs"} if isinstance(module, nn.RNNBase) else set()
@@ -67,7 +68,7 @@ def computed_names(module: nn.Module) -> set[str]:
 
 def _holds_batched(value: Any, depth: int = 2) -> bool:
     if isinstance(value, Tensor):
-        return torch._C._functorch.is_batchedtensor(value)
+        return is_batched(value)
     if depth and isinstance(value, (list, tuple)):
         return any(_holds_batched(part, depth - 1) for part in value)
     if depth and isinstance(value, dict):

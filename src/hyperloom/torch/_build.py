@@ -37,7 +37,7 @@ from hyperloom.torch._heads import (
 )
 from hyperloom.torch._recurrent import RecurrentCondition
 from hyperloom.torch._tree import TensorTree
-from hyperloom.torch._trunks import build_trunk, neutral_trunk
+from hyperloom.torch._trunks import IdNorm, build_trunk, neutral_trunk
 
 if TYPE_CHECKING:
     from hyperloom.torch._hypernetwork import HyperNetwork
@@ -89,7 +89,7 @@ def _build_trunks(plan: Plan, given: Any) -> nn.ModuleList:
         got = f"one module for inputs of widths {widths}"
         raise ValueError(message("trunk", got, "heads that agree on the input's width", way_out))
     choice = given if isinstance(given, nn.Module) else plan.trunk
-    return nn.ModuleList(build_trunk(choice, width) for width in widths)
+    return nn.ModuleList(build_trunk(choice, width, plan.num_ids) for width in widths)
 
 
 def build(
@@ -232,6 +232,9 @@ def grow(hnet: HyperNetwork, num: int) -> tuple[Plan, list[nn.Parameter]]:
         elif isinstance(module, TableHead):
             fill = partial(module.fill, head, native=native)
             added.append(_grow_rows(module.table, num, fill))
+    for part in hnet.trunks.modules():
+        if isinstance(part, IdNorm):
+            part.grow(num)
     return replace(plan, condition=_with_more_ids(plan.condition, num)), added
 
 

@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import CheckpointFunction
 
 from hyperloom._errors import message
+from hyperloom.torch._private import saving_hooks
 
 
 class CheckpointedError(RuntimeError):
@@ -43,11 +44,6 @@ class Watch(TorchFunctionMode):
         if self.own is None and checkpointed(self.hooks):
             raise CheckpointedError("it checkpoints activations")
         return func(*args, **(kwargs or {}))
-
-
-def saving_hooks() -> Any:
-    """Return the hooks for saved tensors that are in force, or `None`."""
-    return torch._C._autograd._top_saved_tensors_default_hooks(True)
 
 
 def checkpointed(start: Any) -> bool:

@@ -110,15 +110,17 @@ def slot_features(
     modules = trunks._modules.values()
     for trunk, width, members in zip(modules, plan.widths, plan.trunk_heads, strict=True):
         assert trunk is not None
+        ids = (encoded.ids,) if plan.trunk.needs_ids else ()
         if not width:
-            features = trunk(encoded.vector, None)
+            features = trunk(encoded.vector, None, *ids)
             found.update((i, features) for i in members)
             continue
         own: list[Any] = [heads[plan.heads[i].name] for i in members]
         slots = [module.slot_embeddings(encoded.ids) for module in own]
         if any(s.ndim > 2 for s in slots):
             slots = [s.expand(*encoded.batch, *s.shape[-2:]) for s in slots]
-        features = trunk(encoded.vector, slots[0] if len(slots) == 1 else torch.cat(slots, -2))
+        every = slots[0] if len(slots) == 1 else torch.cat(slots, -2)
+        features = trunk(encoded.vector, every, *ids)
         counts = [plan.heads[i].num_slots for i in members]
         found.update(zip(members, features.split(counts, dim=-2), strict=True))
     return found

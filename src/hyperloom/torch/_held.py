@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -41,9 +41,10 @@ class Held:
             way_out = "Pass it: run(params, ..., of=ids)."
             raise ValueError(message("of", got, "the ids that params are of", way_out))
         self.lost = bool(self.tables) and self.ids is None
-        own = self.ids is not None
         # Rows of a table are copies; shared buffers are copied by whoever runs with them.
-        self.rows = {n: t.index_select(0, self.ids) for n, t in self.tables.items()} if own else {}
+        ids = self.ids
+        tables = {} if ids is None else self.tables
+        self.rows = {n: t.index_select(0, ids) for n, t in tables.items() if ids is not None}
         self.shared = {n: v for n, v in self.plain.items() if n not in self.rows}
         self.written: dict[str, Tensor] = {}  # shared buffers, as the loop has left them
         self.by_id: dict[tuple[str, int], Tensor] = {}
@@ -66,7 +67,7 @@ class Held:
         return made
 
     @contextmanager
-    def one(self, row: int) -> Iterator[dict[str, Tensor]]:
+    def one(self, row: int) -> Generator[dict[str, Tensor]]:
         """Give the buffers of one condition; on leaving, note what was written into them."""
         number = row if self.num == 1 or _compiling() or not self.rows else int(self.ids[row])  # type: ignore[index]
         start = {n: self.written.get(n, v) for n, v in self.shared.items()}
@@ -185,8 +186,3 @@ def later(ids: Tensor) -> Tensor:
 
 def _compiling() -> bool:
     return torch.compiler.is_compiling()
-
-
-def inside_transform() -> bool:
-    """Whether a transform of torch.func (vmap, grad ...) is being run around this."""
-    return not _compiling() and torch._C._functorch.maybe_current_level() is not None

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperloom._doctor import Report
-from hyperloom._errors import did_you_mean, message
+from hyperloom._errors import message
 from hyperloom._execution import Execution
 from hyperloom._explain import Explanation
 from hyperloom._form import Form
@@ -22,8 +22,10 @@ from hyperloom.torch._build import Built, build, grow, modules_of, prepare
 from hyperloom.torch._conditions import Encoded
 from hyperloom.torch._dynamic import refuse_without_carry
 from hyperloom.torch._generate import assemble, raw_numbers
-from hyperloom.torch._held import Held, inside_transform
+from hyperloom.torch._given import check_params
+from hyperloom.torch._held import Held
 from hyperloom.torch._inputs import Inputs, unpacked
+from hyperloom.torch._private import inside_transform
 from hyperloom.torch._program import Program, find
 from hyperloom.torch._run import Call, apply_tensors, contracts, execute, explain
 from hyperloom.torch._skeleton import Skeleton
@@ -291,7 +293,7 @@ class HyperNetwork(nn.Module):
             TypeError: A value that is not a tensor, or of another dtype than the target's.
             ValueError: A missing or unknown name, a wrong shape, or another device.
         """
-        batch = self._check_params(params)
+        batch = check_params(self, params)
         inputs, kwargs = unpacked(inputs, kwargs)
         call = Call(batch, inputs, in_dims, kwargs)
         held = Held(self, self._ids(of, batch), batch)
@@ -463,54 +465,6 @@ class HyperNetwork(nn.Module):
         if text not in self.__dict__["_warned"]:
             self.__dict__["_warned"].add(text)
             warnings.warn(text, stacklevel=outside())
-
-    def _check_params(self, params: Mapping[str, Tensor]) -> torch.Size:
-        """Check given tensors against the target; return their batch dimensions."""
-        if not isinstance(params, Mapping):
-            got = f"a {type(params).__name__}"
-            raise TypeError(message("params", got, "a dict from names to tensors"))
-        needed = {entry.tensor for entry in self.plan.entries}
-        known = needed | set(self.plan.kept)
-        unknown = [name for name in params if name not in known]
-        missing = sorted(needed - set(params))
-        if unknown:
-            way_out = did_you_mean(unknown[0], sorted(known))
-            raise ValueError(
-                message("params", f"the name {unknown[0]!r}", "names of the target", way_out)
-            )
-        if missing:
-            got = f"no tensor for {', '.join(map(repr, missing))}"
-            raise ValueError(message("params", got, "a tensor for every generated name"))
-        batch: torch.Size | None = None
-        # Not every hypernetwork has parameters: Given() with a Vector has none.
-        device = next(iter((*self.parameters(), *self.buffers()))).device
-        for name, value in params.items():
-            batch = self._check_one(name, value, batch, device)
-        assert batch is not None
-        return batch
-
-    def _check_one(
-        self, name: str, value: Any, batch: torch.Size | None, device: Any
-    ) -> torch.Size | None:
-        shape = torch.Size(self.plan.spec[name].shape)
-        if not isinstance(value, Tensor):
-            raise TypeError(message(f"params[{name!r}]", value, "a tensor"))
-        dtype = self._skeleton.dtypes[name]
-        if value.dtype != dtype:
-            way_out = f"Convert it: .to({dtype})."
-            raise TypeError(message(f"params[{name!r}]", f"{value.dtype}", f"{dtype}", way_out))
-        if value.device != device:
-            raise ValueError(
-                message(f"params[{name!r}]", f"{value.device}", f"{device}, as the hypernetwork")
-            )
-        own = () if name in self.plan.kept else batch
-        lead = value.shape[: value.ndim - len(shape)]
-        if value.shape[len(lead) :] != shape or (own is not None and lead != torch.Size(own)):
-            got = f"shape {tuple(value.shape)}"
-            sizes = (*(["*batch"] if own is None else own), *shape)
-            wanted = str(sizes).replace("'", "")
-            raise ValueError(message(f"params[{name!r}]", got, f"shape {wanted}"))
-        return batch if name in self.plan.kept else lead
 
     # ---- what nn.Module does, reaching the target too ----------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -110,7 +110,7 @@ CONSTANT = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torc
 
 
 @contextmanager
-def same_draws(hnet: HyperNetwork) -> Iterator[Any]:
+def same_draws(hnet: HyperNetwork) -> Generator[Any]:
     """Give a function that winds the random generators back to here, if that is asked for."""
     if not hnet.execution.same_draws:
         yield lambda: None

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from hyperloom.torch import _packed, _rnn
 from hyperloom.torch._attention import attention_rule
-from hyperloom.torch._checkpointing import CheckpointedError, checkpointed, saving_hooks
+from hyperloom.torch._checkpointing import CheckpointedError, checkpointed
 from hyperloom.torch._placeholder import (
     Generated,
     as_autocast,
@@ -21,6 +21,7 @@ from hyperloom.torch._placeholder import (
     dense_tree,
     without_override_check,
 )
+from hyperloom.torch._private import saving_hooks, weight_norm
 
 Rule = Callable[..., Any]
 
@@ -133,7 +134,7 @@ def _in_autocast(function: Any) -> Rule:
     """Convert as autocast would; inside vmap it does not for these (torch 2.13)."""
 
     def rule(*args: Any, **kwargs: Any) -> Any:
-        weight = args[1] if len(args) > 1 else kwargs.get("weight")
+        weight: Any = args[1] if len(args) > 1 else kwargs["weight"]
         if isinstance(weight, Generated) or not torch.is_autocast_enabled(weight.device.type):
             return function(*args, **kwargs)
         args = tuple(as_autocast(a) if isinstance(a, Tensor) else a for a in args)
@@ -151,12 +152,42 @@ def _batch_norm(
     *args: Any,
     **kwargs: Any,
 ) -> Tensor:
+    if torch.compiler.is_compiling():
+        return by_hand(input, running_mean, running_var, weight, *args, **kwargs)
     wide = (t for t in (running_mean, weight) if t is not None)
     if all(t.dtype == input.dtype for t in wide):
         return F.batch_norm(input, running_mean, running_var, weight, *args, **kwargs)
     # Inputs in half precision beside wider tensors: the kernel can, its rule for vmap cannot.
     made = F.batch_norm(input.float(), running_mean, running_var, weight, *args, **kwargs)
     return made.to(input.dtype)
+
+
+def by_hand(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Return `F.batch_norm`; vmap's rule reads the number of conditions: a graph for each."""
+    axes, shape = [0, *range(2, x.ndim)], (-1, *(1,) * (x.ndim - 2))
+    if training or running_mean is None or running_var is None:
+        mean, var = x.mean(axes), x.var(axes, correction=0)
+        if running_mean is not None and running_var is not None:
+            count = x.numel() // x.shape[1]
+            with torch.no_grad():
+                kept, unbiased = 1 - momentum, momentum * count / (count - 1)
+                running_mean.mul_(kept).add_(mean.to(running_mean.dtype) * momentum)
+                running_var.mul_(kept).add_(var.to(running_var.dtype) * unbiased)
+    else:
+        mean, var = running_mean, running_var
+    y = (x - mean.reshape(shape)) * (var + eps).rsqrt().reshape(shape)
+    y = y if weight is None else y * weight.reshape(shape)
+    y = y if bias is None else y + bias.reshape(shape)
+    return y.to(x.dtype)
 
 
 def _group_norm(
@@ -188,5 +219,5 @@ _RULES: dict[Any, Rule] = {
     F.batch_norm: _batch_norm,
     F.group_norm: _group_norm,
     F.normalize: _normalize,
-    torch._weight_norm: _weight_norm,
+    weight_norm: _weight_norm,
 }

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hyperloom.torch._private import pack_padded_sequence, pad_packed_sequence
+
 
 def _pack(padded: Tensor, lengths: Tensor, batch_first: bool) -> tuple[Tensor, Tensor]:
     """`torch._pack_padded_sequence`: lengths fall; return rows and the sequences of each step."""
@@ -42,6 +44,6 @@ def _pad(
 
 
 RULES: dict[Any, Callable[..., Any]] = {
-    torch._pack_padded_sequence: _pack,
-    torch._pad_packed_sequence: _pad,
+    pack_padded_sequence: _pack,
+    pad_packed_sequence: _pad,
 }

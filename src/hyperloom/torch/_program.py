@@ -142,6 +142,7 @@ def _sizes(plan: Plan) -> tuple[int, ...] | None:
         or head.embedding
         or head.scaled
         or plan.kept
+        or plan.trunk.needs_ids
         or len(plan.widths) != 1
         or plan.widths[0]
     ):

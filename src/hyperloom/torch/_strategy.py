@@ -19,6 +19,7 @@ from hyperloom.torch._attributes import Attributes
 from hyperloom.torch._checkpointing import CheckpointedError
 from hyperloom.torch._held import Held
 from hyperloom.torch._loop import run_loop
+from hyperloom.torch._private import warn_of_slow_operations
 from hyperloom.torch._structured import Weight
 from hyperloom.torch._vmap import NotAtOnceError, run_vmap
 
@@ -194,14 +195,14 @@ class SlowOperations:
             self.show = warnings.showwarning
             warnings.showwarning = self._show
         if self.quiet:
-            torch._C._functorch._set_vmap_fallback_warning_enabled(False)
+            warn_of_slow_operations(False)
         return self
 
     def __exit__(self, *error: object) -> None:
         if self.listen:
             self.guard.__exit__(None, None, None)
         if self.quiet:
-            torch._C._functorch._set_vmap_fallback_warning_enabled(True)
+            warn_of_slow_operations(True)
 
     def found(self) -> tuple[Fallback, ...]:
         """Return what was noted."""

@@ -71,8 +71,7 @@ class Weight(ABC):
         self.note("embedding", "dense")
         if torch.compiler.is_compiling() and not options:
             # vmap's rule for F.embedding reads the number of conditions: a graph for each.
-            weight, flat = self.dense(), ids.reshape(-1, 1)
-            return weight.gather(0, flat.expand(-1, weight.shape[-1])).reshape(*ids.shape, -1)
+            return self.dense()[ids]
         return F.embedding(ids, self.dense(), **options)
 
     def lift(self, tensor: Tensor, x: Tensor, own: int) -> Tensor:

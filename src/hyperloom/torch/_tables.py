@@ -57,7 +57,7 @@ def tables(choice: Statistics, skeleton: Skeleton, buffers: TensorTree, plan: Pl
                 if module._buffers[key] is not None:
                     buffers.remove(f"{path}.{key}" if path else key)
                 module._buffers[key] = None
-            module.track_running_stats = False
+            vars(module)["track_running_stats"] = False
         skeleton.settle()
     if isinstance(choice, PerConditionStatistics):
         assert plan.num_ids is not None

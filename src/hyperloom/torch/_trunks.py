@@ -47,7 +47,7 @@ class Layer(nn.Module):
     norm_mean: Tensor
     norm_var: Tensor
 
-    def __init__(self, choice: MLP, fan_in: int, fan_out: int) -> None:
+    def __init__(self, choice: MLP, fan_in: int, fan_out: int, num_ids: int | None = None) -> None:
         super().__init__()
         self.choice = choice
         self.activation: Callable[[Tensor], Tensor] = ACTIVATIONS[choice.activation]
@@ -59,12 +59,15 @@ class Layer(nn.Module):
         if choice.norm in ("layer", "batch"):
             self.norm_weight = nn.Parameter(torch.ones(fan_out))
             self.norm_bias = nn.Parameter(torch.zeros(fan_out))
-        if choice.norm == "batch":
+        if choice.per_condition:
+            assert num_ids is not None
+            self.by_id = IdNorm(num_ids, fan_out)
+        elif choice.norm == "batch":
             self.register_buffer("norm_mean", torch.zeros(fan_out))
             self.register_buffer("norm_var", torch.ones(fan_out))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.finish(F.linear(x, self.scaled_weight(), self.bias))
+    def forward(self, x: Tensor, ids: Tensor | None = None) -> Tensor:
+        return self.finish(F.linear(x, self.scaled_weight(), self.bias), ids)
 
     def scaled_weight(self) -> Tensor:
         """Return the weight, divided by its largest singular value where that is chosen."""
@@ -72,18 +75,22 @@ class Layer(nn.Module):
             return self.weight
         return self.weight / torch.linalg.matrix_norm(self.weight, 2)
 
-    def pair(self, vector: Tensor, slots: Tensor) -> Tensor:
+    def pair(self, vector: Tensor, slots: Tensor, ids: Tensor | None = None) -> Tensor:
         """`forward(beside(vector, slots))` without the pairs: one product for each side."""
         left, right = self.scaled_weight().split([vector.shape[-1], slots.shape[-1]], dim=1)
-        return self.finish(F.linear(vector, left, self.bias).unsqueeze(-2) + F.linear(slots, right))
+        x = F.linear(vector, left, self.bias).unsqueeze(-2) + F.linear(slots, right)
+        return self.finish(x, ids)
 
-    def finish(self, x: Tensor) -> Tensor:
+    def finish(self, x: Tensor, ids: Tensor | None = None) -> Tensor:
         """Norm, activation, dropout."""
         choice = self.choice
         if choice.norm == "layer":
             # Not F.layer_norm: in torch 2.13 its second derivative inside vmap is wrong.
             var, mean = torch.var_mean(x, -1, correction=0, keepdim=True)
             x = (x - mean) * (var + 1e-5).rsqrt() * self.norm_weight + self.norm_bias
+        elif choice.per_condition:
+            assert ids is not None
+            x = self.by_id(x, ids) * self.norm_weight + self.norm_bias
         elif choice.norm == "batch":
             flat = F.batch_norm(
                 x.reshape(-1, x.shape[-1]),
@@ -98,20 +105,67 @@ class Layer(nn.Module):
         return F.dropout(x, choice.dropout, self.training) if choice.dropout else x
 
 
+class IdNorm(nn.Module):
+    """Standardises the rows of each condition id among themselves; running statistics by id."""
+
+    norm_mean: Tensor
+    norm_var: Tensor
+
+    def __init__(self, num_ids: int, width: int) -> None:
+        super().__init__()
+        self.register_buffer("norm_mean", torch.zeros(num_ids, width))
+        self.register_buffer("norm_var", torch.ones(num_ids, width))
+
+    def grow(self, num: int) -> None:
+        """Add statistics for new ids."""
+        width = self.norm_mean.shape[1]
+        self.norm_mean = torch.cat([self.norm_mean, self.norm_mean.new_zeros(num, width)])
+        self.norm_var = torch.cat([self.norm_var, self.norm_var.new_ones(num, width)])
+
+    def forward(self, x: Tensor, ids: Tensor) -> Tensor:
+        """Standardise `(*batch, C, F)` or `(*batch, F)` for ids `(*batch,)`.
+
+        Raises:
+            ValueError: While training, an id with one row only, which has no variance.
+        """
+        middle = (1,) * (x.ndim - ids.ndim - 1)
+        if not self.training:
+            size = (*ids.shape, *middle, x.shape[-1])
+            mean, var = self.norm_mean[ids].view(size), self.norm_var[ids].view(size)
+            return (x - mean) * (var + 1e-5).rsqrt()
+        rows = x.reshape(-1, x.shape[-1])
+        each = ids.view(*ids.shape, *middle).expand(x.shape[:-1]).reshape(-1)
+        own, index, counts = torch.unique(each, return_inverse=True, return_counts=True)
+        if bool((counts == 1).any()):
+            got = f"one row for the id {int(own[counts == 1][0])}, which has no variance"
+            way_out = "Use a layout with slots (Chunked, Grouped), or call eval()."
+            wanted = "several rows for each id while training"
+            raise ValueError(message("MLP(per_condition=)", got, wanted, way_out))
+        num = counts.unsqueeze(-1).to(rows)
+        empty = rows.new_zeros(len(own), rows.shape[1])
+        mean = empty.index_add(0, index, rows) / num
+        centred = rows - mean[index]
+        var = empty.index_add(0, index, centred.square()) / num
+        with torch.no_grad():
+            for held, new in ((self.norm_mean, mean), (self.norm_var, var * num / (num - 1))):
+                held[own] += 0.1 * (new.to(held) - held[own])
+        return (centred * (var + 1e-5).rsqrt()[index]).view(x.shape)
+
+
 class MLPTrunk(nn.ModuleList):
     """`MLP`, built."""
 
-    def __init__(self, choice: MLP, in_width: int) -> None:
+    def __init__(self, choice: MLP, in_width: int, num_ids: int | None = None) -> None:
         fans = [in_width, *choice.widths]
-        super().__init__(Layer(choice, a, b) for a, b in pairwise(fans))
+        super().__init__(Layer(choice, a, b, num_ids) for a, b in pairwise(fans))
         self.choice = choice
 
-    def forward(self, vector: Tensor, slots: Tensor | None) -> Tensor:
+    def forward(self, vector: Tensor, slots: Tensor | None, ids: Tensor | None = None) -> Tensor:
         layers = [layer for layer in self if isinstance(layer, Layer)]
         first = layers[0]
-        x = first(vector) if slots is None else first.pair(vector, slots)
+        x = first(vector, ids) if slots is None else first.pair(vector, slots, ids)
         for layer in layers[1:]:
-            x = layer(x)
+            x = layer(x, ids)
         if self.choice.norm == "rms":
             x = x * (x.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
         return x
@@ -154,10 +208,10 @@ def neutral_trunk(choice: Any) -> Trunk:
     raise TypeError(message("trunk", got, wanted, call_it(choice)))
 
 
-def build_trunk(choice: Any, in_width: int) -> nn.Module:
-    """Return the trunk as a module, for inputs of `in_width`."""
+def build_trunk(choice: Any, in_width: int, num_ids: int | None = None) -> nn.Module:
+    """Return the trunk as a module, for inputs of `in_width` and a condition with `num_ids` ids."""
     if isinstance(choice, MLP):
-        return MLPTrunk(choice, in_width)
+        return MLPTrunk(choice, in_width, num_ids)
     if isinstance(choice, Deconv):
         return DeconvTrunk(choice, in_width)
     if isinstance(choice, nn.Module):

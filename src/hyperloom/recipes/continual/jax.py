@@ -119,7 +119,8 @@ class ContinualLearner:
             if on_step is not None:
                 on_step(done)
 
-        _fit(self._params, loss, examples, self.training, self._draws, each)
+        step = _stepper(loss, self.training)
+        _fit(self._params, step, examples, self.training, self._draws, each)
         self._net.update(self.hnet, self._params)
         return task
 
@@ -175,7 +176,7 @@ class FineTuning:
     ) -> None:
         self.training = training or Training()
         self.num_tasks = 0
-        self._plain = _Plain(network, loss)
+        self._plain = _Plain(network, loss, self.training)
         self._params = self._plain.start
         self._draws = np.random.default_rng(self.training.seed)
 
@@ -194,7 +195,7 @@ class FineTuning:
             if on_step is not None:
                 on_step(done)
 
-        _fit(self._params, self._plain.loss, examples, self.training, self._draws, each)
+        _fit(self._params, self._plain.step, examples, self.training, self._draws, each)
         return self.num_tasks - 1
 
     def predict(self, inputs: Any, task: int) -> np.ndarray:
@@ -217,7 +218,7 @@ class SeparateNetworks:
     ) -> None:
         self.training = training or Training()
         self.networks: list[Any] = []
-        self._plain = _Plain(network, loss)
+        self._plain = _Plain(network, loss, self.training)
         self._draws = np.random.default_rng(self.training.seed)
 
     @property
@@ -236,7 +237,7 @@ class SeparateNetworks:
                 on_step(done)
 
         start = self._plain.start
-        _fit(start, self._plain.loss, examples, self.training, self._draws, each)
+        _fit(start, self._plain.step, examples, self.training, self._draws, each)
         return len(self.networks) - 1
 
     def predict(self, inputs: Any, task: int) -> np.ndarray:
@@ -248,14 +249,11 @@ class SeparateNetworks:
 class _Plain:
     """A network as pure functions."""
 
-    def __init__(self, network: nnx.Module, loss: Loss) -> None:
+    def __init__(self, network: nnx.Module, loss: Loss, training: Training) -> None:
         graphdef, self.start = nnx.split(network)
         self.size = sum(leaf.size for leaf in jax.tree.leaves(self.start))
         self._run = jax.jit(lambda params, x: nnx.merge(graphdef, params, copy=True)(x))
-        self._loss = loss
-
-    def loss(self, params: Any, x: Array, y: Array) -> Array:
-        return self._loss(self._run(params, x), y)
+        self.step = _stepper(lambda params, x, y: loss(self._run(params, x), y), training)
 
     def predict(self, params: Any, inputs: Any) -> np.ndarray:
         x, num = _padded(inputs)
@@ -334,28 +332,36 @@ def versions() -> dict[str, str]:
     return {"jax": jax.__version__, "flax": flax.__version__}
 
 
+Step = Callable[[Any, Any, np.ndarray, np.ndarray], tuple[Any, Any]]
+
+
+def _stepper(loss: Callable[..., Array], training: Training) -> tuple[Any, Step]:
+    """Return Adam and its step on a batch; compiled once, for all batches of a size."""
+    optimizer = optax.adam(training.learning_rate)
+
+    @jax.jit
+    def step(params: Any, state: Any, x: Array, y: Array) -> tuple[Any, Any]:
+        updates, state = optimizer.update(jax.grad(loss)(params, x, y), state, params)
+        return optax.apply_updates(params, updates), state
+
+    return optimizer, step
+
+
 def _fit(
     params: Any,
-    loss: Callable[..., Array],
-    examples: tuple[Array, Array],
+    stepper: tuple[Any, Step],
+    examples: tuple[np.ndarray, np.ndarray],
     training: Training,
     draws: np.random.Generator,
     each: Callable[[Any, int], None],
 ) -> None:
-    """Train parameters on random batches with Adam; give them to `each` after every step."""
+    """Train parameters on random batches; give them to `each` after every step."""
     inputs, targets = examples
-    optimizer = optax.adam(training.learning_rate)
-
-    @jax.jit
-    def step(params: Any, state: Any, batch: Array) -> tuple[Any, Any]:
-        gradient = jax.grad(loss)(params, inputs[batch], targets[batch])
-        updates, state = optimizer.update(gradient, state, params)
-        return optax.apply_updates(params, updates), state
-
+    optimizer, step = stepper
     state = optimizer.init(params)
     for done in range(1, training.steps + 1):
         batch = draws.integers(len(inputs), size=training.batch_size)
-        params, state = step(params, state, batch)
+        params, state = step(params, state, inputs[batch], targets[batch])
         each(params, done)
 
 
@@ -368,13 +374,13 @@ def _padded(inputs: Any) -> tuple[Array, int]:
     )
 
 
-def _examples(inputs: Any, targets: Any) -> tuple[Array, Array]:
+def _examples(inputs: Any, targets: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return inputs and targets as arrays.
 
     Raises:
         ValueError: No examples, or not one target for each.
     """
-    x, y = jnp.asarray(inputs), jnp.asarray(targets)
+    x, y = np.asarray(inputs), np.asarray(targets)
     if x.ndim == 0 or len(x) == 0:
         raise ValueError(message("inputs", f"shape {x.shape}", "at least one example"))
     if y.ndim == 0 or len(y) != len(x):

@@ -1,0 +1,35 @@
+"""What is used of PyTorch that is not public, in one place. Seen on torch 2.13."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_C: Any = torch._C
+_torch: Any = torch
+
+weight_norm = _torch._weight_norm
+pack_padded_sequence = _torch._pack_padded_sequence
+pad_packed_sequence = _torch._pad_packed_sequence
+
+
+def is_batched(tensor: Tensor) -> bool:
+    """Whether a tensor is one of `vmap`'s, with the conditions hidden."""
+    return _C._functorch.is_batchedtensor(tensor)
+
+
+def inside_transform() -> bool:
+    """Whether a transform of torch.func (vmap, grad ...) is being run around this."""
+    return not torch.compiler.is_compiling() and _C._functorch.maybe_current_level() is not None
+
+
+def saving_hooks() -> Any:
+    """Return the hooks for saved tensors that are in force, or `None`."""
+    return _C._autograd._top_saved_tensors_default_hooks(True)
+
+
+def warn_of_slow_operations(on: bool) -> None:
+    """Let `vmap` warn of what it runs one slice after the other, or not."""
+    _C._functorch._set_vmap_fallback_warning_enabled(on)
