@@ -144,7 +144,11 @@ LONG = [
 ]
 CASES = [
     *(pytest.param(*case, id="-".join(case)) for case in SHORT),
-    *(pytest.param(*case, id="-".join(case), marks=pytest.mark.slow) for case in LONG),
+    *(
+        pytest.param(*case, id="-".join(case), marks=pytest.mark.slow)
+        for case in dict.fromkeys(LONG)
+        if case not in SHORT
+    ),
 ]
 
 
