@@ -10,7 +10,9 @@ from benchmarks._case import Case, Claim, Contestant, Results, Setting, Workload
 from benchmarks.dynamic import MANY, ONE, SIZES, WIDTH
 
 
-def _contestants(sizes: tuple[int, ...], conditions: int, rows: int) -> list[Contestant]:
+def _contestants(
+    sizes: tuple[int, ...], conditions: int, rows: int, slow: bool
+) -> list[Contestant]:
     def target(rngs: Any) -> Any:
         from flax import nnx
 
@@ -21,16 +23,14 @@ def _contestants(sizes: tuple[int, ...], conditions: int, rows: int) -> list[Con
 
     p = _jax_problem.Problem(target, WIDTH, conditions, (rows, sizes[0]), (rows, sizes[-1]))
     made = [_jax_problem.hyperloom(p), _jax_problem.by_vmap(p), _by_einsum(p, sizes)]
+    if not slow:
+        return made
     made.append(_jax_problem.loop(p))
     return [*made, _jax_problem.hyper_nn(p, _linen(sizes))] if _jax.HAS_HYPER_NN else made
 
 
 def _linen(sizes: tuple[int, ...]) -> Any:
     import flax.linen as nn
-
-    parts: list[Any] = []
-    for size in sizes[1:]:
-        parts += [nn.Dense(size), nn.relu]
 
     class Target(nn.Module):
         @nn.compact
@@ -67,7 +67,8 @@ def workloads(setting: Setting) -> list[Workload]:
     def make(conditions: int, rows: int) -> list[Contestant]:
         if setting.tiny:
             conditions, rows = min(conditions, 5), min(rows, 4)
-        return _contestants(sizes, conditions, rows)
+        # A small run shows with one input each that the slow ones do the same.
+        return _contestants(sizes, conditions, rows, slow=rows == 1 or not setting.tiny)
 
     return [
         Workload(f"jax {ONE}", lambda: make(512, 1), seconds=15),
