@@ -86,7 +86,7 @@ def attend(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> Any:
 
 
 def attention(rngs: nnx.Rngs) -> nnx.Module:
-    options = {"dtype": jnp.float64, "attention_fn": attend, **DOUBLE}
+    options: Any = {"dtype": jnp.float64, "attention_fn": attend, **DOUBLE}
     return nnx.MultiHeadAttention(2, 8, decode=False, rngs=rngs, **options)
 
 
