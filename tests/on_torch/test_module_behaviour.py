@@ -261,10 +261,7 @@ def test_the_template_is_no_part_of_the_hypernetwork(layout: str) -> None:
     assert inside.isdisjoint(map(id, (*target.parameters(), *target.buffers(), *target.modules())))
     memory = {t.data_ptr() for t in (*hnet.parameters(), *hnet.buffers())}
     assert memory.isdisjoint(p.data_ptr() for p in target.parameters())
-    # Where every head is a table by id, nothing reads the condition's vector.
-    unread = set() if hnet.plan.widths else set(hnet.condition.parameters())
-    assert all(p.requires_grad for p in hnet.parameters() if p not in unread)
-    assert not any(p.requires_grad for p in unread)
+    assert all(p.requires_grad for p in hnet.parameters())
     assert not any(p.is_meta for p in hnet.parameters())
 
 

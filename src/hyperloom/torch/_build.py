@@ -108,10 +108,6 @@ def build(
     # Built on the meta device there is nothing to fill, as in torch's own modules.
     if not any(p.is_meta for p in heads.parameters()):
         _fill(built, native)
-    if all(head.source is not Source.FEATURES for head in plan.heads):
-        # Nothing reads the condition's vector: its parameters would wait for gradients for ever,
-        # and so would DistributedDataParallel.
-        condition_module.requires_grad_(False)
     return built
 
 
@@ -245,7 +241,7 @@ def grow(hnet: HyperNetwork, num: int) -> tuple[Plan, list[nn.Parameter]]:
 def _grow_rows(table: Table, num: int, fill: Any) -> nn.Parameter:
     rows = table[0].detach().new_empty(num, *table[0].shape[1:])
     fill(rows)
-    return table.grow(rows).requires_grad_(table[0].requires_grad)
+    return table.grow(rows)
 
 
 def _with_more_ids(choice: Condition, num: int) -> Condition:
