@@ -139,9 +139,9 @@ CASE = Case(
         "same for all rows. hand FiLM: `linear(x) * scale + shift` by hand.",
         "Where the bound does not hold: hyperloom does the operations of hand FiLM, by profile "
         "the same products and passes. Beside the shared layer those are two passes over the "
-        "output forward and two with two sums backward, and the generator's own products, or the look-up "
-        "in the table and its gradient; what hyperloom adds is Python and one gradient put "
-        "together from two.",
+        "output forward, two passes and two sums backward, and the generator's own products, or "
+        "the look-up in the table and its gradient. What hyperloom adds is Python, and one "
+        "gradient put together from two.",
     ],
     workloads,
     judge,
