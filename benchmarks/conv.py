@@ -84,6 +84,8 @@ CASE = Case(
         "`Conv2d(16, 16, 3, padding=1)` on one 28x28 image for each of 64 conditions; kernel and "
         "bias are linear in a condition of width 16. grouped: one call with `groups=B`. vmap: "
         "`vmap(functional_call)`. loop: a call for each condition.",
+        "hyperloom runs the layer under vmap, which makes the same grouped convolution and adds "
+        "the bias in a pass of its own.",
     ],
     workloads,
     judge,

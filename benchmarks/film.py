@@ -137,6 +137,11 @@ CASE = Case(
         "1024 rows in all; scale and shift stand in a table with a row for each id, or are linear "
         "in a condition of width 16. All of it is learned. shared linear: the layer alone, the "
         "same for all rows. hand FiLM: `linear(x) * scale + shift` by hand.",
+        "Where the bound does not hold: hyperloom does the operations of hand FiLM, by profile "
+        "the same products and passes. Beside the shared layer those are two passes over the "
+        "output forward, two passes and two sums backward, and the generator's own products, or "
+        "the look-up in the table and its gradient. What hyperloom adds is Python, and one "
+        "gradient put together from two.",
     ],
     workloads,
     judge,

@@ -76,6 +76,10 @@ CASE = Case(
         "conditions with n rows each; gradients of input, condition and generator. The ratio is "
         "to the fastest of the three written by hand. “Way” is what hyperloom chose: `dense` "
         "forms the weights, `inputs` and `outputs` contract on that side.",
+        "Where hyperloom is slower it is for one of two reasons. It has one head for all tensors, "
+        "so that the gradients of what was cut are put together again, a copy that heads for each "
+        "tensor do not need: with B 1 that is most of the difference. Or the cost model chose "
+        "another way than the fastest: it knows sizes, not caches.",
         "–: left out, because the contraction would need an array above 256 MiB.",
     ],
     workloads,

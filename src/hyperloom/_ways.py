@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from hyperloom._cost import Layer, choose
 from hyperloom._form import Delta, Whole
@@ -22,7 +23,7 @@ def is_shared(plan: Plan, entry: Entry) -> bool:
     return sources == {Source.SHARED} and isinstance(entry.form, Whole)
 
 
-def layer_of(plan: Plan, entry: Entry, num: int, rows: int) -> Layer | None:
+def layer_of(plan: Plan, entry: Entry, num: int, rows: int, backward: bool = True) -> Layer | None:
     """Return the sizes of a matrix or kernel that a linear head gives, if it is one."""
     tensor = plan.spec[entry.tensor]
     head = plan.heads[entry.pieces[0].head]
@@ -31,13 +32,22 @@ def layer_of(plan: Plan, entry: Entry, num: int, rows: int) -> Layer | None:
         return None
     fan_out = math.prod(tensor.shape[axis] for axis in tensor.out_axes or (0,))
     fan_in = math.prod(tensor.shape) // max(1, fan_out)
-    return Layer(num, rows, plan.features(head), fan_in, fan_out, fan_in)
+    return Layer(num, rows, plan.features(head), fan_in, fan_out, fan_in, backward)
 
 
-def contracts(plan: Plan, num: int, rows: int, itemsize: int, device: str) -> bool:
+def contracts(
+    plan: Plan,
+    num: int,
+    rows: int,
+    itemsize: int,
+    device: str,
+    *,
+    backward: bool = True,
+    choose: Callable[[Layer, int, str], str] = choose,
+) -> bool:
     """Whether any layer is cheaper from its parts than from dense weights made in one go."""
     for entry in plan.entries:
-        layer = layer_of(plan, entry, num, rows)
+        layer = layer_of(plan, entry, num, rows, backward)
         if layer is not None and choose(layer, itemsize, device) != "dense":
             return True
         if len(plan.spec[entry.tensor].shape) >= 2 and not isinstance(entry.form, (Whole, Delta)):

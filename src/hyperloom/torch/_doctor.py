@@ -26,8 +26,9 @@ from hyperloom._execution import SlowWarning
 from hyperloom._form import Whole
 from hyperloom._layout import Head, Source
 from hyperloom._plan import Entry, Plan
-from hyperloom.torch._conditions import EmbeddingCondition, Encoded, Table
+from hyperloom.torch._conditions import EmbeddingCondition, Table
 from hyperloom.torch._doctor_layers import floats, look_inside, probe, rms
+from hyperloom.torch._encoded import Encoded
 from hyperloom.torch._generate import slot_features
 from hyperloom.torch._heads import LinearHead
 from hyperloom.torch._run import Call, execute

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves  # the trees that torch.func.vmap returns
 
 from hyperloom._doctor import LayerReading, TensorReading
-from hyperloom.torch._conditions import Encoded
+from hyperloom.torch._encoded import Encoded
 from hyperloom.torch._run import Call
 
 if TYPE_CHECKING:

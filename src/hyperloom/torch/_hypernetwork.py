@@ -18,7 +18,9 @@ from hyperloom._init import Init
 from hyperloom._layout import Layout
 from hyperloom._plan import Plan
 from hyperloom._statistics import Statistics
+from hyperloom._ways import contracts
 from hyperloom.torch._build import Built, build, grow, modules_of, prepare
+from hyperloom.torch._choice import choose
 from hyperloom.torch._conditions import Encoded
 from hyperloom.torch._dynamic import refuse_without_carry
 from hyperloom.torch._generate import assemble, raw_numbers
@@ -27,7 +29,7 @@ from hyperloom.torch._held import Held
 from hyperloom.torch._inputs import Inputs, unpacked
 from hyperloom.torch._private import inside_transform
 from hyperloom.torch._program import Program, find
-from hyperloom.torch._run import Call, apply_tensors, contracts, execute, explain
+from hyperloom.torch._run import Call, apply_tensors, execute, explain
 from hyperloom.torch._skeleton import Skeleton
 from hyperloom.torch._spec import target_spec, uncompiled
 from hyperloom.torch._strategy import Strategist, outside
@@ -412,14 +414,14 @@ class HyperNetwork(nn.Module):
         bases = dict(self.bases.tensors()) if plan.has_bases else {}
         return scales, bases, list(self.banks) if plan.banks else []
 
-    def _contracts(self, *sizes: Any) -> bool:
+    def _contracts(self, *sizes: Any, backward: bool) -> bool:
         """Remember for each batch size what `contracts` says."""
         if torch.compiler.is_compiling():  # a graph is not to depend on what is remembered
-            return contracts(self.plan, *sizes)
+            return contracts(self.plan, *sizes, backward=backward, choose=choose)
         known = self.__dict__["_known"]
-        if sizes not in known:
-            known[sizes] = contracts(self.plan, *sizes)
-        return known[sizes]
+        if (*sizes, backward) not in known:
+            known[*sizes, backward] = contracts(self.plan, *sizes, backward=backward, choose=choose)
+        return known[*sizes, backward]
 
     def _kept(self) -> dict[str, Tensor]:
         kept: Any = self._modules["kept"]

@@ -23,12 +23,14 @@ class Generated(Tensor):
     """Stands for a `Weight`: shape and dtype on the meta device, numbers on demand."""
 
     weight: Weight
+    kind: torch.dtype
 
     @staticmethod
     def of(weight: Weight, dtype: torch.dtype) -> Generated:
         """Return a stand-in for a weight whose conditions are hidden."""
         made = torch.empty(weight.shape, dtype=dtype, device="meta").as_subclass(Generated)
         made.weight = weight
+        made.kind = dtype
         return made
 
     @classmethod
@@ -52,7 +54,7 @@ def _dense(tree: Any) -> Any:
         weight = tree.weight
         if not isinstance(weight, Dense):
             weight.note("other", "dense")
-            value = weight.dense().to(torch.Tensor.dtype.__get__(tree))  # type: ignore[attr-defined]
+            value = weight.dense().to(tree.kind)
             tree.weight = weight = Dense(weight.name, weight.shape, weight.num, value, lead=0)
         return weight.value
     if isinstance(tree, (tuple, list)):
@@ -163,24 +165,29 @@ def _device(tensor: Generated) -> torch.device:
     return tensor.weight.owned[0].device
 
 
+def _size(tensor: Generated, dim: int | None = None) -> Any:
+    return tensor.weight.shape if dim is None else tensor.weight.shape[dim]
+
+
 _SHAPE_ONLY = {
-    Tensor.shape.__get__,  # type: ignore[attr-defined]
-    Tensor.ndim.__get__,  # type: ignore[attr-defined]
-    Tensor.dtype.__get__,  # type: ignore[attr-defined]
     Tensor.is_sparse.__get__,  # type: ignore[attr-defined]
     Tensor.is_nested.__get__,  # type: ignore[attr-defined]
     Tensor.is_quantized.__get__,  # type: ignore[attr-defined]
     Tensor.layout.__get__,  # type: ignore[attr-defined]
-    Tensor.size,
-    Tensor.dim,
-    Tensor.numel,
-    Tensor.is_floating_point,
-    Tensor.is_complex,
-    Tensor.__len__,
 }
 
+# Told without asking the tensor: torch.compile would come back here to answer, for ever.
 _RULES: dict[Any, Rule] = {
     Tensor.device.__get__: _device,  # type: ignore[attr-defined]
+    Tensor.dtype.__get__: lambda tensor: tensor.kind,  # type: ignore[attr-defined]
+    Tensor.shape.__get__: lambda tensor: tensor.weight.shape,  # type: ignore[attr-defined]
+    Tensor.ndim.__get__: lambda tensor: len(tensor.weight.shape),  # type: ignore[attr-defined]
+    Tensor.dim: lambda tensor: len(tensor.weight.shape),
+    Tensor.size: _size,
+    Tensor.numel: lambda tensor: tensor.weight.shape.numel(),
+    Tensor.is_floating_point: lambda tensor: tensor.kind.is_floating_point,
+    Tensor.is_complex: lambda tensor: tensor.kind.is_complex,
+    Tensor.__len__: lambda tensor: tensor.weight.shape[0],
     F.linear: _linear,
     F.embedding: _embedding,
     F.bilinear: bilinear,

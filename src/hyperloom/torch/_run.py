@@ -14,11 +14,9 @@ from torch.utils.checkpoint import checkpoint
 from hyperloom._cost import Layer
 from hyperloom._execution import Auto
 from hyperloom._explain import Explanation, used
-from hyperloom._form import Delta, Whole
-from hyperloom._layout import Source
-from hyperloom._plan import Entry, Plan
+from hyperloom._plan import Plan
+from hyperloom._ways import layer_of
 from hyperloom.torch._batch import dims_like, first_paired, narrow_like, pair_check
-from hyperloom.torch._choice import choose
 from hyperloom.torch._conditions import Encoded
 from hyperloom.torch._generate import waits_for_gradient
 from hyperloom.torch._held import Held
@@ -28,7 +26,7 @@ from hyperloom.torch._program import Program
 from hyperloom.torch._strategy import Chosen
 from hyperloom.torch._structured import Dense, Weight
 from hyperloom.torch._unique import shared_ids
-from hyperloom.torch._weights import Loom, in_one_slot
+from hyperloom.torch._weights import Loom
 
 if TYPE_CHECKING:
     from hyperloom.torch._hypernetwork import HyperNetwork
@@ -162,7 +160,7 @@ def run_part(
     few, index = shared_ids(hnet, encoded)
     backward = torch.is_grad_enabled()
     sizes = (call.batch[0], call.rows(), few.vector.element_size(), few.vector.device.type)
-    if waits_for_gradient(hnet.plan) or not hnet._contracts(*sizes, backward):
+    if waits_for_gradient(hnet.plan) or not hnet._contracts(*sizes, backward=backward):
         made = hnet._generate(few)
         if index is not None:
             made = {name: value.index_select(0, index) for name, value in made.items()}
@@ -253,28 +251,6 @@ def _chain(hnet: HyperNetwork, call: Call) -> tuple[Chain | None, Tensor | None]
     if execution.same_draws and hnet._skeleton.module.training:
         return None, None  # the chain's dropout draws for each condition
     return chain, call.chain_input()
-
-
-def contracts(plan: Plan, num: int, rows: int, itemsize: int, device: str, backward: bool) -> bool:
-    """Whether any layer is cheaper from its parts than from dense weights made in one go."""
-    for entry in plan.entries:
-        layer = layer_of(plan, entry, num, rows, backward)
-        if layer is not None and choose(layer, itemsize, device) != "dense":
-            return True
-        if len(plan.spec[entry.tensor].shape) >= 2 and not isinstance(entry.form, (Whole, Delta)):
-            return True
-    return False
-
-
-def layer_of(plan: Plan, entry: Entry, num: int, rows: int, backward: bool) -> Layer | None:
-    """Return the sizes of a matrix or kernel that a linear head gives, if it is one."""
-    shape = plan.spec[entry.tensor].shape
-    head = plan.heads[entry.pieces[0].head]
-    whole = isinstance(entry.form, (Whole, Delta)) and in_one_slot(plan, entry.pieces[0])
-    if len(shape) < 2 or head.source is not Source.FEATURES or not whole:
-        return None
-    fan_in = math.prod(shape[1:])
-    return Layer(num, rows, plan.features(head), fan_in, shape[0], fan_in, backward)
 
 
 def dense_weights(tensors: Mapping[str, Tensor], plan: Plan, record: Any) -> dict[str, Weight]:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from hyperloom._factored import LowRank, Product, RankOne, Scale, Shift, Templates
 from hyperloom._form import Delta, Whole
-from hyperloom._layout import Piece, Source
+from hyperloom._layout import Piece
 from hyperloom._plan import Entry, Plan
+from hyperloom._ways import in_one_slot, is_shared
 from hyperloom.torch._conditions import Encoded
 from hyperloom.torch._generate import base_of, given_numbers, linear_numbers, slot_features
 from hyperloom.torch._heads import GivenHead, LinearHead, TableHead
@@ -72,7 +73,7 @@ class Loom:
         for entry in self.plan.entries:
             rows = range(row, row + len(entry.pieces))
             row = rows.stop
-            if not self._is_shared(entry):
+            if not is_shared(self.plan, entry):
                 made[entry.tensor] = self._weight(entry, rows)
                 made[entry.tensor].record = self.record
         return made
@@ -80,16 +81,14 @@ class Loom:
     def shared(self) -> dict[str, Tensor]:
         """Return the learned tensors that all conditions share; they need no batch dimension."""
         made = {}
-        for entry in filter(self._is_shared, self.plan.entries):
+        for entry in self.plan.entries:
+            if not is_shared(self.plan, entry):
+                continue
             piece = entry.pieces[0]
             head: Any = self.heads[self.plan.heads[piece.head].name]
             value = piece.read(head.row.unsqueeze(0), torch.permute)
             made[entry.tensor] = value.to(self.dtypes[entry.tensor])
         return made
-
-    def _is_shared(self, entry: Entry) -> bool:
-        sources = {self.plan.heads[piece.head].source for piece in entry.pieces}
-        return sources == {Source.SHARED} and isinstance(entry.form, Whole)
 
     def _weight(self, entry: Entry, rows: range) -> Weight:
         shape = torch.Size(self.plan.spec[entry.tensor].shape)
@@ -197,12 +196,6 @@ class Loom:
             return self._rows(module.table.look_up(self.encoded.ids))
         row: Any = module.row
         return row.expand(self.num, -1)
-
-
-def in_one_slot(plan: Plan, piece: Piece) -> bool:
-    """Whether a part's numbers come, in order, from one run of its head."""
-    size = plan.heads[piece.head].slot_size
-    return piece.count == 1 and piece.start % size + piece.numel <= size
 
 
 def _structured(

@@ -1,0 +1,159 @@
+"""torch.compile around hypernetworks of the zoo's targets, with graphs counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch._dynamo.exc import InternalTorchDynamoError, Unsupported
+from torch._dynamo.testing import CompileCounter
+from torch.func import vmap
+
+import hyperloom.torch as hl
+from tests.zoo.blocks import BLOCKS
+from tests.zoo.checks import hypernetwork, tensors
+from tests.zoo.test_blocks import small_cnn, small_transformer
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),  # what torch.compile imports and does inside
+]
+Inputs = Callable[..., tuple[Any, ...]]
+
+
+def _rows(*shape: int) -> Inputs:
+    return lambda *lead, dtype: (torch.randn(*lead, *shape, dtype=dtype),)
+
+
+def mlp() -> nn.Module:
+    layers = nn.Linear(4, 8), nn.LayerNorm(8), nn.GELU(), nn.Linear(8, 2)
+    return nn.Sequential(*layers)
+
+
+TARGETS: dict[str, tuple[Callable[[], nn.Module], Inputs]] = {
+    "mlp": (mlp, _rows(5, 4)),
+    "transformer": (small_transformer, _rows(2, 5, 4)),
+    "cnn": (small_cnn, _rows(4, 3, 8, 8)),
+    "gru": (lambda: nn.GRU(4, 3), _rows(4, 2, 4)),
+    **{name: (make, inputs) for name, (make, inputs, _) in BLOCKS.items()},
+}
+FAST = ("mlp", "SIREN")
+# torch's vmap fixes the batch size in the graph for convolutions, `cat` and `index_add`.
+FIXED = ("cnn", "U-Net (diffusion)", "ResNet", "graph network", "Fourier-feature field")
+
+
+# The target does not allow it.
+REFUSED = {
+    "gru": "Dynamo does not trace recurrent modules",
+    # F.multi_head_attention_forward asks the stand-in for its dtype; Dynamo traces that for ever.
+    "transformer": "maximum recursion depth",
+}
+
+
+def each(names: Any) -> list[Any]:
+    """Return parameters; the default suite takes only the fast ones."""
+    slow = pytest.mark.slow
+    allowed = [name for name in names if name not in REFUSED]
+    return [pytest.param(name, marks=[] if name in FAST else [slow], id=name) for name in allowed]
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> Iterator[None]:
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def made(name: str) -> tuple[hl.HyperNetwork, Inputs]:
+    make, inputs = TARGETS[name]
+    torch.manual_seed(1)
+    target = make().double().eval()
+    return hypernetwork(target, condition=hl.Embedding(9, 3), trunk=hl.MLP(6)), inputs
+
+
+def calls(hnet: hl.HyperNetwork, inputs: Inputs, batches: list[list[int]]) -> list[Any]:
+    """Return inputs, ids and the outputs of eager mode for each batch of ids.
+
+    All before anything is compiled: an eager call remembers how it was run, and a graph that is
+    older than that is compiled once more.
+    """
+    made = []
+    for ids in map(torch.tensor, batches):
+        x = inputs(len(ids), dtype=torch.float64)
+        made.append((x, ids, tensors(hnet(*x, condition=ids))))
+    return made
+
+
+def same(compiled: Any, call: Any) -> None:
+    x, ids, expected = call
+    torch.testing.assert_close(tensors(compiled(*x, condition=ids)), expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", each(TARGETS))
+def test_new_condition_values_compile_nothing(name: str) -> None:
+    hnet, inputs = made(name)
+    known = calls(hnet, inputs, [[0, 1, 2], [5, 2, 0], [8, 3, 4]])
+    counter = CompileCounter()
+    compiled = torch.compile(hnet, backend=counter, fullgraph=True, dynamic=False)
+    for call in known:
+        same(compiled, call)
+        assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("name", each(n for n in TARGETS if n not in FIXED))
+def test_new_batch_sizes_compile_nothing_with_dynamic_shapes(name: str) -> None:
+    hnet, inputs = made(name)
+    known = calls(hnet, inputs, [list(range(num)) for num in (3, 4, 6, 5)])
+    counter = CompileCounter()
+    compiled = torch.compile(hnet, backend=counter, fullgraph=True, dynamic=True)
+    for call in known:
+        same(compiled, call)
+        assert counter.frame_count == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FIXED)
+def test_batch_sizes_that_are_fixed_compile_once_each(name: str) -> None:
+    hnet, inputs = made(name)
+    known = calls(hnet, inputs, [list(range(num)) for num in (3, 4, 3, 4)])
+    counter = CompileCounter()
+    compiled = torch.compile(hnet, backend=counter, fullgraph=True, dynamic=True)
+    for call in known:
+        same(compiled, call)
+    assert counter.frame_count == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "text"), [("gru", "does not support RNN"), ("transformer", "recursion depth")]
+)
+def test_what_cannot_be_compiled_fails_aloud(name: str, text: str) -> None:
+    hnet, inputs = made(name)
+    (call,) = calls(hnet, inputs, [[0, 1, 2]])
+    compiled = torch.compile(hnet, backend=CompileCounter(), fullgraph=True)
+    with pytest.raises((Unsupported, InternalTorchDynamoError), match=text):
+        same(compiled, call)
+
+
+@pytest.mark.parametrize(
+    ("function", "shapes"),
+    [
+        (F.conv1d, ((2, 3, 8), (4, 3, 3))),
+        (lambda x, w: torch.cat([x @ w, x], -1), ((6, 4), (4, 3))),
+    ],
+    ids=["conv", "cat"],
+)
+def test_the_fixed_batch_sizes_are_torchs(function: Any, shapes: Any) -> None:
+    """Without hyperloom too. When torch no longer does, `FIXED` can be emptied."""
+    counter = CompileCounter()
+
+    def call(x: Tensor, w: Tensor) -> Any:
+        return vmap(function)(x, w)
+
+    compiled = torch.compile(call, backend=counter, fullgraph=True, dynamic=True)
+    for num in (3, 4):
+        compiled(*(torch.randn(num, *shape) for shape in shapes))
+    assert counter.frame_count == 2
