@@ -229,7 +229,7 @@ def test_the_demo_tells_whether_the_hypernetwork_forgot(final: float, verdict: s
     names = ("hypernetwork", "fine-tuning", "separate networks")
     record = Record(("a", "b"), [1, 2], [[100.0], [2 * final - 100, 100.0]], 1.0, 10)
     console = Console(file=io.StringIO(), record=True, width=80)
-    _demo._conclude(console, Path("out"), dict.fromkeys(names, record), True, 2.0)
+    _demo._conclude(console, Path("out"), dict.fromkeys(names, record), True, 2.0, "torch")
     text = console.export_text()
     assert f"- Hypernetwork: 100.0 % right after, {final:.1f} % at the end: " in text
     assert verdict in text

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -168,7 +168,12 @@ ROWS: list[tuple[str, Callable[[], nn.Module], tuple[Any, ...], Any]] = [
         (0, None),
     ),
     ("old-weight-norm", lambda: nn.utils.weight_norm(nn.Linear(4, 3)), (real(5, 4),), 0),
-    ("whole-weight-norm", lambda: nn.utils.weight_norm(nn.Linear(4, 3), dim=None), (real(4),), 0),
+    (
+        "whole-weight-norm",
+        lambda: nn.utils.weight_norm(nn.Linear(4, 3), dim=cast(Any, None)),
+        (real(4),),
+        0,
+    ),
     ("weight-norm", lambda: weight_norm(nn.Conv1d(4, 3, 2), dim=1), (real(2, 4, 5),), 0),
     ("old-spectral-norm", lambda: nn.utils.spectral_norm(nn.Linear(4, 3)), (real(5, 4),), 0),
     ("spectral-norm", lambda: spectral_norm(nn.Conv2d(4, 3, 2)), (real(5, 4, 3, 3),), 0),

@@ -358,6 +358,8 @@ class Codes(Layer):
         super().__init__()
         self.register_buffer("codebook", torch.zeros(3, dtype=torch.float64))
 
+    codebook: Tensor
+
     def forward(self, x: Tensor) -> Tensor:
         y = self.layer(x)
         if self.training:
@@ -465,10 +467,14 @@ def doubled(self: nn.Linear, x: Tensor) -> Tensor:
     return 2 * F.linear(x, self.weight, self.bias)
 
 
+def with_bias(module: Any, args: Any, y: Any) -> Any:
+    return y + module.bias
+
+
 def test_a_method_put_on_an_instance_is_run() -> None:
     layer = nn.Linear(4, 3).double()
     layer.forward = MethodType(doubled, layer)
-    layer.register_forward_hook(lambda module, args, y: y + module.bias)
+    layer.register_forward_hook(with_bias)
     hnet = shaken(hl.HyperNetwork(nn.Sequential(layer), condition=hl.Embedding(4, 3)))
     made = hnet.generate(IDS)
     wanted = torch.stack(
