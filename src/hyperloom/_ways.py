@@ -30,7 +30,8 @@ def layer_of(plan: Plan, entry: Entry, num: int, rows: int, backward: bool = Tru
     whole = isinstance(entry.form, (Whole, Delta)) and in_one_slot(plan, entry.pieces[0])
     if len(tensor.shape) < 2 or head.source is not Source.FEATURES or not whole:
         return None
-    fan_out = math.prod(tensor.shape[axis] for axis in tensor.out_axes or (0,))
+    # A list: a compiler that traces this knows no generators.
+    fan_out = math.prod([tensor.shape[axis] for axis in tensor.out_axes or (0,)])
     fan_in = math.prod(tensor.shape) // max(1, fan_out)
     return Layer(num, rows, plan.features(head), fan_in, fan_out, fan_in, backward)
 
