@@ -69,7 +69,9 @@ class Strategist:
     """
 
     def __init__(self) -> None:
-        self.fallbacks: dict[Any, Fallback | None] = {}
+        self.fallbacks: dict[Any, Fallback] = {}
+        # Apart: a compiled call depends on what is a fallback, not on what was tried meanwhile.
+        self.at_once: set[Any] = set()
         self.said: set[Fallback] = set()
         self.slow: dict[Any, tuple[Fallback, ...]] = {}
 
@@ -100,10 +102,11 @@ class Strategist:
             if torch.compiler.is_compiling():
                 return run_vmap(hnet, weights, kept, call, held)
             with SlowOperations(hnet._skeleton.module, self.slow.get(key)) as slow:
-                made = self._try(hnet, weights, kept, call, held, key in self.fallbacks)
+                made = self._try(hnet, weights, kept, call, held, key in self.at_once)
             if not isinstance(made, Fallback):
-                if key not in self.fallbacks:
-                    self.fallbacks[key], self.slow[key] = None, slow.found()
+                if key not in self.at_once:
+                    self.at_once.add(key)
+                    self.slow[key] = slow.found()
                     self._say(_SLOW, *self.slow[key])
                 chosen.slow = tuple(map(str, self.slow[key]))
                 return made
@@ -111,7 +114,7 @@ class Strategist:
         chosen.strategy, chosen.reason = "loop", f"one after the other, because of {fallback}"
         chosen.slow = (str(fallback),)
         made = run_loop(hnet, weights, kept, call, held)
-        new = self.fallbacks.get(key) is None and ordered is None
+        new = key not in self.fallbacks and ordered is None
         if new and not torch.compiler.is_compiling():
             self.fallbacks[key] = fallback  # only now: a call that fails both ways is an error
             self._say(_LOOP, fallback)
