@@ -42,14 +42,12 @@ TARGETS: dict[str, tuple[Callable[[], nn.Module], Inputs]] = {
 }
 FAST = ("mlp", "SIREN")
 # torch's vmap fixes the batch size in the graph for convolutions, `cat` and `index_add`.
-FIXED = ("cnn", "U-Net (diffusion)", "ResNet", "graph network", "Fourier-feature field")
+FIXED = ("cnn", "transformer", "U-Net (diffusion)", "ResNet", "graph network", "Fourier-feature field")
 
 
 # The target does not allow it.
 REFUSED = {
     "gru": "Dynamo does not trace recurrent modules",
-    # F.multi_head_attention_forward asks the stand-in for its dtype; Dynamo traces that for ever.
-    "transformer": "maximum recursion depth",
 }
 
 
@@ -127,9 +125,7 @@ def test_batch_sizes_that_are_fixed_compile_once_each(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "text"), [("gru", "does not support RNN"), ("transformer", "recursion depth")]
-)
+@pytest.mark.parametrize(("name", "text"), [("gru", "does not support RNN")])
 def test_what_cannot_be_compiled_fails_aloud(name: str, text: str) -> None:
     hnet, inputs = made(name)
     (call,) = calls(hnet, inputs, [[0, 1, 2]])

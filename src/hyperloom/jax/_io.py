@@ -96,6 +96,9 @@ def load(
 ) -> HyperNetwork:
     """Read a hypernetwork from a file that `save` wrote, here or in the PyTorch backend.
 
+    Running statistics that the PyTorch backend keeps for each id are not read: in JAX a call is
+    given its state. Those that all conditions share are.
+
     Args:
         path: The file.
         target: A target of the same class and shapes; its values do not matter.
@@ -119,7 +122,7 @@ def load(
         ValueError: `translate` for networks that cannot be matched.
     """
     described = read_description(path)
-    tensors = _read(path, described)
+    tensors = _without_statistics(_read(path, described))
     plan = described.plan
     if translate is False:
         found = target_spec(target).differences(plan.spec)
@@ -141,10 +144,15 @@ def load(
     return hnet
 
 
+def _without_statistics(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Leave out what PyTorch keeps by id: here a call is given its running statistics."""
+    return {n: v for n, v in tensors.items() if not n.startswith("target_statistics.")}
+
+
 def load_into(hnet: HyperNetwork, path: str | os.PathLike[str]) -> None:
     """Fill `hnet` from a checkpoint of the same plan; see `HyperNetwork.load`."""
     described = read_description(path)
-    tensors = _read(path, described)
+    tensors = _without_statistics(_read(path, described))
     found = hnet.plan.spec.differences(described.plan.spec)
     if found:
         raise other_target(path, found)

@@ -183,6 +183,7 @@ def neutral_tensors(hnet: HyperNetwork) -> dict[str, Tensor]:
 def _fill(hnet: HyperNetwork, tensors: dict[str, Tensor], path: Any) -> None:
     """Copy tensors in, after all names, shapes and dtypes are checked."""
     own = neutral_tensors(hnet)
+    tensors = _with_statistics(tensors, own)
     wrong = sorted(set(own) ^ set(tensors))
     wrong += [n for n in own if n in tensors and own[n].shape != tensors[n].shape]
     if wrong:
@@ -202,6 +203,19 @@ def _fill(hnet: HyperNetwork, tensors: dict[str, Tensor], path: Any) -> None:
         else:
             state[name] = tensor
     hnet.load_state_dict(state)
+
+
+def _with_statistics(tensors: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Begin running statistics by id with those that are shared, in a file that has none by id.
+
+    The JAX backend keeps none: there a call is given its state.
+    """
+    by_id, shared = "target_statistics.", "target_buffers."
+    if any(name.startswith(by_id) for name in tensors):
+        return tensors
+    found = {name: shared + name.removeprefix(by_id) for name in own if name.startswith(by_id)}
+    made = {n: tensors[s].expand(own[n].shape).clone() for n, s in found.items() if s in tensors}
+    return {**tensors, **made}
 
 
 def _read(path: Any, described: Description) -> dict[str, Tensor]:
