@@ -42,7 +42,14 @@ TARGETS: dict[str, tuple[Callable[[], nn.Module], Inputs]] = {
 }
 FAST = ("mlp", "SIREN")
 # torch's vmap fixes the batch size in the graph for convolutions, `cat` and `index_add`.
-FIXED = ("cnn", "transformer", "U-Net (diffusion)", "ResNet", "graph network", "Fourier-feature field")
+FIXED = (
+    "cnn",
+    "transformer",
+    "U-Net (diffusion)",
+    "ResNet",
+    "graph network",
+    "Fourier-feature field",
+)
 
 
 # The target does not allow it.
