@@ -10,8 +10,8 @@ from jax import Array
 
 from hyperloom._factored import LowRank, Product, RankOne, Scale, Shift, Templates
 from hyperloom._form import Delta, Whole
-from hyperloom._layout import Piece
-from hyperloom._plan import Entry
+from hyperloom._layout import Piece, Source
+from hyperloom._plan import Entry, Plan
 from hyperloom._ways import contracts, in_one_slot, is_shared
 from hyperloom.jax._conditions import Encoded
 from hyperloom.jax._contract import device_class
@@ -40,13 +40,21 @@ def make_weights(
         Weights with a slice for each condition, `{name: array (B, *shape) or weight object}`, and
         tensors that all conditions share, `{name: array (*shape)}`.
     """
-    itemsize = encoded.vector.dtype.itemsize
-    if encoded.batch[0] == 1 or not contracts(
-        hnet.plan, encoded.batch[0], rows, itemsize, device_class()
-    ):
+    plan, num, itemsize = hnet.plan, encoded.batch[0], encoded.vector.dtype.itemsize
+    by_rows = _rows_are_fewer(plan, num) or contracts(plan, num, rows, itemsize, device_class())
+    if num == 1 or not by_rows:
         return hnet._generate(encoded, key), hnet._kept()
     loom = Loom(hnet, encoded, key)
     return loom.weights(), {**hnet._kept(), **loom.shared()}
+
+
+def _rows_are_fewer(plan: Plan, num: int) -> bool:
+    """Whether heads have fewer numbers, `(P, F)`, than they give for `num` conditions, `(B, P)`.
+
+    One of the two is cut into tensors; backward, the gradients of the cuts are put together again.
+    """
+    heads = [h for h in plan.heads if h.source is Source.FEATURES and not h.embedding]
+    return bool(heads) and num > max(map(plan.features, heads))
 
 
 class Loom:
