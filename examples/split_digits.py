@@ -115,7 +115,7 @@ def peer_style(lib: Any, tasks: list[Task], settings: Settings, start: Any = Non
     begin = time.perf_counter()
     for task, (x, y, _, _) in enumerate(tasks):
         targets = reg.get_current_targets(task, hnet) if task else []
-        optimizer = torch.optim.Adam(hnet.internal_params, settings.rate)
+        optimizer = torch.optim.Adam(hnet.internal_params, settings.rate, fused=True)
         for _ in range(settings.steps):
             rows = torch.randint(len(x), (settings.batch,), generator=draws)
             loss = F.cross_entropy(run(x[rows], task), y[rows])
@@ -150,7 +150,7 @@ def natively(tasks: list[Task], settings: Settings, start: Any = None) -> Outcom
     begin = time.perf_counter()
     for task, (x, y, _, _) in enumerate(tasks):
         regularizer.remember(hnet, range(task))
-        optimizer = torch.optim.Adam(hnet.parameters(), settings.rate)
+        optimizer = torch.optim.Adam(hnet.parameters(), settings.rate, fused=True)
         for _ in range(settings.steps):
             rows = torch.randint(len(x), (settings.batch,), generator=draws)
             loss = F.cross_entropy(run(x[rows], task), y[rows]) + regularizer(hnet)
