@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -122,8 +123,9 @@ def test_static_cnn_learns_with_a_third_of_the_parameters(digits: Path) -> None:
 def test_static_cnn_generates_the_published_kernel() -> None:
     """Equations 3 and 4 of the paper: K_i = W_out a_i + B_out with a_i = W_i z + B_i."""
     hnet = static_cnn.make_hypernetwork()
-    head = hnet.heads["chunked"]
-    z, own = hnet.condition.table[0][0], head.slots.view(16, 4, 5)
+    head: Any = hnet.heads["chunked"]
+    condition: Any = hnet.condition
+    z, own = condition.table[0][0], head.slots.view(16, 4, 5)
     a = (own[..., :4] @ z + own[..., 4]) / 5**0.5
     wanted = ((a * head.signs) @ head.weight.T + head.bias).view(16, 16, 7, 7)
     torch.testing.assert_close(hnet.generate(0)[static_cnn.GENERATED], wanted)
