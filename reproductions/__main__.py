@@ -24,7 +24,7 @@ from reproductions import (
     static_cnn,
     toy_regression,
 )
-from reproductions._result import Step, Track
+from reproductions._result import Kept, Step, Track
 
 ALL: dict[str, ModuleType] = {
     "toy_regression": toy_regression,
@@ -36,6 +36,7 @@ ALL: dict[str, ModuleType] = {
 }
 
 NEED_DIGITS = {"split_mnist", "permuted_mnist", "static_cnn"}
+KEEP_PARTS = {"static_cnn"}  # these take `kept=`
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -56,21 +57,27 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console()
     results = _report.read(options.out)
     for name in names:
-        results[name] = run_one(ALL[name], options.data, console)
+        kept = Kept(options.out / f"{name}.unfinished.json") if name in KEEP_PARTS else None
+        results[name] = run_one(ALL[name], options.data, console, kept)
         # Long runs: what is done is kept, whatever happens to the next one.
         ordered = {key: results[key] for key in ALL if key in results}
         _report.write(options.out, ordered)
+        if kept is not None:
+            kept.finish()
         show(results[name], console)
     console.print(f"Report: {options.out / _report.NAME}.md")
     return 0 if all(one["holds"] for name in names for one in results[name]["claims"]) else 1
 
 
-def run_one(module: ModuleType, data: Path | None, console: Console) -> dict[str, Any]:
+def run_one(
+    module: ModuleType, data: Path | None, console: Console, kept: Kept | None = None
+) -> dict[str, Any]:
     """Run a reproduction with a progress bar; add when, where and how long."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     start = time.perf_counter()
     with Progress(*columns, TimeRemainingColumn(), console=console) as bars:
-        made = module.run(data, tracker(bars))
+        options = {} if kept is None else {"kept": kept}
+        made = module.run(data, tracker(bars), **options)
     made["seconds"] = round(time.perf_counter() - start, 1)
     made["date"] = datetime.date.today().isoformat()
     made["machine"] = _report.machine()

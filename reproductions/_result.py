@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 Step = Callable[[], None]
@@ -13,6 +15,34 @@ Track = Callable[[str, int], Step]
 def silent(description: str, total: int) -> Step:
     """Track nothing."""
     return lambda: None
+
+
+class Kept:
+    """Numbers of a long run's parts, kept in a file, so that a run that was cut goes on.
+
+    Args:
+        path: The JSON file; `None` keeps nothing.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path
+        self.made: dict[str, float] = {}
+        if path is not None and path.exists():
+            self.made = json.loads(path.read_text())
+
+    def get(self, part: str, make: Callable[[], float]) -> float:
+        """Return the number of a part that was run before, or run it and keep its number."""
+        if part not in self.made:
+            self.made[part] = make()
+            if self.path is not None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self.path.write_text(json.dumps(self.made))
+        return self.made[part]
+
+    def finish(self) -> None:
+        """Delete the file: the numbers stand in the report now."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
 
 
 def claim(

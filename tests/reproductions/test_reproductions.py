@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from reproductions import (
     static_cnn,
     toy_regression,
 )
-from reproductions._result import claim
+from reproductions._result import Kept, claim
 
 # `make reproduce DATA=...` hands it to the command; the slow test here reads it from there.
 DATA = os.environ.get("HYPERLOOM_MNIST10K")
@@ -110,12 +111,50 @@ def test_static_cnn_learns_with_a_third_of_the_parameters(digits: Path) -> None:
     num = sum(p.numel() for p in plain.parameters()) - 16 * 16 * 49
     generated = static_cnn.second_layer_parameters(hnet)
     assert sum(p.numel() for p in hnet.parameters()) == num + generated
-    assert generated / (16 * 16 * 49) < 1 / 3
+    # z: 4; W_i and B_i for 16 input channels: 16 (4 * 4 + 4); the head: 4 * 784 + 784.
+    assert generated == 4244
     x = torch.arange(2 * 28 * 28.0).view(2, 1, 28, 28)
     moved = static_cnn.shifted(x)
     assert moved.shape == x.shape
     assert set(moved.unique().tolist()) <= {0.0, *x.unique().tolist()}
     assert (moved > 0).float().mean() > 0.9
+
+
+def test_static_cnn_generates_the_published_kernel() -> None:
+    """Equations 3 and 4 of the paper: K_i = W_out a_i + B_out with a_i = W_i z + B_i."""
+    hnet = static_cnn.make_hypernetwork()
+    head: Any = hnet.heads["chunked"]
+    condition: Any = hnet.condition
+    z, own = condition.table[0][0], head.slots.view(16, 4, 5)
+    a = (own[..., :4] @ z + own[..., 4]) / 5**0.5
+    wanted = ((a * head.signs) @ head.weight.T + head.bias).view(16, 16, 7, 7)
+    torch.testing.assert_close(hnet.generate(0)[static_cnn.GENERATED], wanted)
+
+
+def test_static_cnn_goes_on_where_it_was_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = []
+
+    def train(data: Path | None, seed: int, generated: bool, epochs: int, step: object) -> float:
+        if len(trained) == 3:
+            raise KeyboardInterrupt
+        trained.append((seed, generated))
+        return 98.0 - 0.25 * generated - seed
+
+    monkeypatch.setattr(static_cnn, "train", train)
+    path = tmp_path / "static_cnn.unfinished.json"
+    with pytest.raises(KeyboardInterrupt):
+        static_cnn.run(None, seeds=(0, 1), kept=Kept(path))
+    assert trained == [(0, False), (0, True), (1, False)]
+    trained.clear()
+    kept = Kept(path)
+    made = static_cnn.run(None, seeds=(0, 1), kept=kept)
+    assert trained == [(1, True)]
+    assert made["raw"] == {"plain": [98.0, 97.0], "ours": [97.75, 96.75]}
+    assert made["claims"][0]["ours"] == [0.25]
+    kept.finish()
+    assert not path.exists()
 
 
 def test_split_mnist_refuses_other_data(tmp_path: Path) -> None:

@@ -38,8 +38,9 @@ from hyperloom.jax._dynamic import unroll
 from hyperloom.jax._functional import Functional, functional
 from hyperloom.jax._hypernetwork import HyperNetwork
 from hyperloom.jax._io import load, save
+from hyperloom.jax._linen import Linen
 from hyperloom.jax._regularizers import OutputRegularizer
-from hyperloom.jax._target import Linen, target_spec
+from hyperloom.jax._target import target_spec
 
 __all__ = [
     "MLP",

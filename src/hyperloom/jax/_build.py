@@ -15,21 +15,18 @@ from hyperloom._condition import Concat, Condition, Embedding
 from hyperloom._errors import message, positive_int
 from hyperloom._layout import Source
 from hyperloom._plan import Plan
-from hyperloom._spec import TargetSpec
 from hyperloom._trunk import CustomTrunk
 from hyperloom.jax._conditions import (
     ConcatCondition,
     EmbeddingCondition,
     Encoded,
     Table,
-    build_condition,
 )
 from hyperloom.jax._generate import feature_moments
 from hyperloom.jax._heads import LinearHead, TableHead, build_head
+from hyperloom.jax._planned import Planned, generator_dtype
 from hyperloom.jax._recurrent import RecurrentCondition
 from hyperloom.jax._start import Start
-from hyperloom.jax._target import Read
-from hyperloom.jax._trunks import build_trunk
 from hyperloom.jax._variables import Fixed, Param, walk
 
 if TYPE_CHECKING:
@@ -53,45 +50,10 @@ class Built:
     native: nnx.Dict[Any]
 
 
-def generator_dtype(spec: TargetSpec) -> Any:
-    """Return the dtype of what is learned: float64 if the target is float64, else float32."""
-    floats = [t.dtype for t in spec if t.dtype.startswith(("float", "bfloat"))]
-    double = bool(floats) and all(d == "float64" for d in floats)
-    return jnp.dtype("float64" if double else "float32")
-
-
-def check_rngs(rngs: Any) -> nnx.Rngs:
-    """Return `rngs` if it can give keys for parameters; raise otherwise."""
-    if not isinstance(rngs, nnx.Rngs) or not ("params" in rngs or "default" in rngs):
-        got = "Rngs without a stream for params" if isinstance(rngs, nnx.Rngs) else repr(rngs)
-        way_out = "Make one from a seed: rngs=nnx.Rngs(0)."
-        raise TypeError(
-            message("rngs", got, "an nnx.Rngs with a params or default stream", way_out)
-        )
-    return rngs
-
-
-def build_trunks(plan: Plan, given: Any, start: Start) -> nnx.List[Any]:
-    """Make one trunk for each width; a module of the user's own serves one width only."""
-    widths = [plan.condition.width + w for w in plan.widths]
-    if isinstance(plan.trunk, CustomTrunk) and len(widths) > 1:
-        way_out = "Give the layouts one embedding width, or use MLP, which is built for each."
-        got = f"one module for inputs of widths {widths}"
-        raise ValueError(message("trunk", got, "heads that agree on the input's width", way_out))
-    choice = given if isinstance(given, nnx.Module) else plan.trunk
-    return nnx.List([build_trunk(choice, width, start) for width in widths])
-
-
-def modules_of(plan: Plan, condition: Any, trunk: Any, start: Start) -> tuple[Any, nnx.List[Any]]:
-    """Return the modules of condition and trunks for a plan; modules given stand for `Custom`."""
-    choice = plan.condition if condition is None else condition
-    _, module = build_condition(choice, start)
-    return module, build_trunks(plan, trunk, start)
-
-
-def build(read: Read, plan: Plan, condition: Any, trunks: nnx.List[Any], start: Start) -> Built:
+def build(given: Planned, rngs: nnx.Rngs) -> Built:
     """Make the modules that execute a plan, and fill them with their start."""
-    native = read.values
+    plan, native = given.plan, given.read.values
+    start = Start(rngs, generator_dtype(plan.spec), native)
     _refuse_lost_values(plan, native)
     heads = nnx.Dict(
         {
@@ -110,7 +72,7 @@ def build(read: Read, plan: Plan, condition: Any, trunks: nnx.List[Any], start: 
         [nnx.Param(start.array(start.uniform(bank.shape, bank.std))) for bank in plan.banks]
     )
     bases, kept, later = _trees(plan, native)
-    built = Built(plan, condition, trunks, heads, scales, banks, bases, kept, later)
+    built = Built(plan, given.condition, given.trunks, heads, scales, banks, bases, kept, later)
     _fill(built, start)
     return built
 

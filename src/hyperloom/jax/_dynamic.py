@@ -10,7 +10,9 @@ import numpy as np
 from jax import Array
 
 from hyperloom._errors import message
+from hyperloom.jax._batch import Call
 from hyperloom.jax._encoded import Encoded
+from hyperloom.jax._run import as_rngs, run_encoded
 
 if TYPE_CHECKING:
     from hyperloom.jax._hypernetwork import HyperNetwork
@@ -77,7 +79,7 @@ def unroll(
     given, named = jax.tree.map(join, inputs), jax.tree.map(join, options)
     flat = None if ids is None else ids.reshape(-1)
     encoded = Encoded(vector.reshape(-1, vector.shape[-1]), flat)
-    out = hnet._call(encoded, given, named, rngs=rngs)
+    out = run_encoded(hnet, encoded, Call(encoded.batch, given, 0, named), as_rngs(rngs))
     split = lambda v: v.reshape(*front, *v.shape[1:])  # noqa: E731
     return jax.tree.map(split, out), last
 

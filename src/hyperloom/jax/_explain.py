@@ -10,11 +10,11 @@ import jax
 from hyperloom._cost import Layer
 from hyperloom._explain import Explanation, used
 from hyperloom._ways import layer_of
+from hyperloom.jax._adaptor import Notes
 from hyperloom.jax._batch import Call
 from hyperloom.jax._conditions import Encoded
 from hyperloom.jax._contract import device_class
 from hyperloom.jax._run import Extras, run_part, split_keys
-from hyperloom.jax._target import Notes
 
 if TYPE_CHECKING:
     from hyperloom.jax._hypernetwork import HyperNetwork

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
@@ -17,36 +15,18 @@ from hyperloom._explain import Explanation
 from hyperloom._form import Form
 from hyperloom._init import Init
 from hyperloom._layout import Layout
-from hyperloom._plan import Plan, compile_plan
+from hyperloom._plan import Plan
 from hyperloom._trunk import MLP
+from hyperloom.jax._adaptor import Adaptor, Box, Notes
 from hyperloom.jax._batch import Call, Dims
-from hyperloom.jax._build import (
-    build,
-    build_trunks,
-    check_rngs,
-    generator_dtype,
-    grow,
-    modules_of,
-)
+from hyperloom.jax._build import build, grow
 from hyperloom.jax._checks import check_params, check_state
-from hyperloom.jax._conditions import Encoded, build_condition
+from hyperloom.jax._conditions import Encoded
 from hyperloom.jax._dynamic import refuse_without_carry
 from hyperloom.jax._generate import assemble, raw_numbers
-from hyperloom.jax._run import Extras, apply_weights, as_rngs, execute, split_keys
-from hyperloom.jax._start import Start
-from hyperloom.jax._target import Adaptor, Box, Notes, Read, read_target
-from hyperloom.jax._trunks import neutral_trunk
+from hyperloom.jax._planned import Planned, check_rngs, planned, planned_again
+from hyperloom.jax._run import Extras, apply_weights, as_rngs, note, run_encoded, split_keys
 from hyperloom.jax._variables import Param
-
-
-@dataclass(frozen=True)
-class _Planned:
-    """A target with its plan and the modules of condition and trunks, in the target's place."""
-
-    read: Read
-    plan: Plan
-    condition: Any
-    trunks: Any
 
 
 class HyperNetwork(nnx.Module):
@@ -99,14 +79,9 @@ class HyperNetwork(nnx.Module):
     ) -> None:
         rngs = check_rngs(rngs)
         self.execution = Execution() if execution is None else execution
-        if isinstance(target, _Planned):
-            self._take(target, rngs)
-            return
-        read = read_target(target)
-        start = Start(rngs, generator_dtype(read.spec), read.values)
-        neutral, module = build_condition(condition, start)
-        plan = compile_plan(read.spec, neutral, neutral_trunk(trunk), layout, form, init)
-        self._take(_Planned(read, plan, module, build_trunks(plan, trunk, start)), rngs)
+        if not isinstance(target, Planned):
+            target = planned(target, condition, trunk, (layout, form, init), rngs)
+        self._take(target, rngs)
 
     @classmethod
     def from_plan(
@@ -130,20 +105,12 @@ class HyperNetwork(nnx.Module):
         Raises:
             ValueError: The target's tensors are not those of the plan.
         """
-        read = read_target(target)
-        found = plan.spec.differences(read.spec)
-        if found:
-            wanted = f"the tensors of {plan.spec.name}"
-            raise ValueError(message("target", "; ".join(found[:3]), wanted))
         rngs = check_rngs(nnx.Rngs(0) if rngs is None else rngs)
-        start = Start(rngs, generator_dtype(read.spec), read.values)
-        planned = _Planned(read, plan, *modules_of(plan, condition, trunk, start))
-        return cls(planned, condition=None, rngs=rngs)
+        given = planned_again(target, plan, condition, trunk, rngs)
+        return cls(given, condition=None, rngs=rngs)
 
-    def _take(self, given: _Planned, rngs: nnx.Rngs) -> None:
-        read, plan = given.read, given.plan
-        start = Start(rngs, generator_dtype(read.spec), read.values)
-        built = build(read, plan, given.condition, given.trunks, start)
+    def _take(self, given: Planned, rngs: nnx.Rngs) -> None:
+        plan, built = given.plan, build(given, rngs)
         self._plan = Box(plan.settled())
         self._notices = Box(set[str]())
         self.condition = built.condition
@@ -154,7 +121,7 @@ class HyperNetwork(nnx.Module):
         self.banks = built.banks
         self.kept = built.kept
         self.native = built.native
-        self.target: Adaptor = read.adaptor
+        self.target: Adaptor = given.read.adaptor
         drops = isinstance(plan.trunk, MLP) and plan.trunk.dropout > 0
         self.dropout = rngs.dropout.fork() if drops else nnx.data(None)
 
@@ -208,8 +175,8 @@ class HyperNetwork(nnx.Module):
         """
         streams, carries = as_rngs(rngs), self.plan.condition.has_carry
         encoded = self._encode(condition, streams, kwargs.pop("carry", None) if carries else None)
-        options: Any = {"in_dims": in_dims, "rngs": streams, "state": state, "mutable": mutable}
-        made = self._call(encoded, inputs, kwargs, **options)
+        call = Call(encoded.batch, inputs, in_dims, kwargs)
+        made = run_encoded(self, encoded, call, streams, state, mutable)
         return (made, encoded.carry) if carries else made
 
     def explain(
@@ -304,7 +271,7 @@ class HyperNetwork(nnx.Module):
         notes = Notes()
         shared = {**self._kept(), **kept}
         out, left = apply_weights(self, made, shared, call, extras, notes)
-        self._after(notes, extras)
+        note(self, notes, extras)
         return (out, left) if mutable else out
 
     def instantiate(
@@ -371,25 +338,6 @@ class HyperNetwork(nnx.Module):
         refuse_without_carry(self)
         return encode(condition, rngs, carry)
 
-    def _call(
-        self,
-        encoded: Encoded,
-        inputs: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        *,
-        in_dims: Dims = 0,
-        rngs: Any = None,
-        state: Mapping[str, Array] | None = None,
-        mutable: bool = False,
-    ) -> Any:
-        """Generate and run."""
-        streams = as_rngs(rngs)
-        call = Call(encoded.batch, inputs, in_dims, kwargs)
-        own = check_state(self, state or {}, encoded.batch)
-        extras = Extras(self.target.keys(streams), self._trunk_key(streams), own, mutable)
-        out, left = execute(self, encoded, call, extras)
-        return (out, left) if mutable else out
-
     def _generate(self, encoded: Encoded, key: Array | None = None) -> dict[str, Array]:
         raw = raw_numbers(self.plan, self.trunks, self.heads, encoded, key)
         bases = {name: self.bases[name][...] for name in self.bases}
@@ -408,17 +356,6 @@ class HyperNetwork(nnx.Module):
         if self.dropout is None or all(la.deterministic for t in self.trunks for la in t.layers):
             return None
         return self.dropout() if rngs is None else rngs.dropout()
-
-    def _after(self, notes: Notes, extras: Extras) -> None:
-        """Let streams that were used go on; say once that state of the target is not kept."""
-        self.target.advance(notes.used)
-        if notes.written and not extras.mutable and "lost" not in self._notices.held:
-            self._notices.held.add("lost")
-            warnings.warn(
-                f"target: it updates its state, {sorted(notes.written)[0]!r} first, which is not "
-                "kept. Call with mutable=True to get the state of each condition, or use eval().",
-                stacklevel=4,
-            )
 
     def __repr__(self) -> str:
         return f"HyperNetwork of {self.plan}"

@@ -14,10 +14,10 @@ from jax import Array
 
 from hyperloom._condition import Concat, Condition, Embedding, Noise
 from hyperloom._errors import did_you_mean, finite_float, message, positive_int
+from hyperloom.jax._adaptor import Box
 from hyperloom.jax._conditions import Encoded
 from hyperloom.jax._hypernetwork import HyperNetwork
 from hyperloom.jax._run import as_rngs
-from hyperloom.jax._target import Box
 from hyperloom.jax._variables import Fixed
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,10 +16,11 @@ from jax import Array
 from hyperloom._errors import message
 from hyperloom._trunk import MLP
 from hyperloom.jax import _interpret
+from hyperloom.jax._adaptor import Notes
 from hyperloom.jax._batch import Call
+from hyperloom.jax._checks import check_state
 from hyperloom.jax._conditions import Encoded
 from hyperloom.jax._contract import Record
-from hyperloom.jax._target import Notes
 from hyperloom.jax._weights import make_weights
 
 if TYPE_CHECKING:
@@ -44,6 +46,33 @@ class Extras:
 
 
 Result = tuple[Any, dict[str, Any]]
+
+
+def run_encoded(
+    hnet: HyperNetwork,
+    encoded: Encoded,
+    call: Call,
+    rngs: nnx.Rngs | None,
+    state: Mapping[str, Array] | None = None,
+    mutable: bool = False,
+) -> Any:
+    """Generate and run; return what a call of the hypernetwork returns, without a carry."""
+    own = check_state(hnet, state or {}, encoded.batch)
+    extras = Extras(hnet.target.keys(rngs), hnet._trunk_key(rngs), own, mutable)
+    out, left = execute(hnet, encoded, call, extras)
+    return (out, left) if mutable else out
+
+
+def note(hnet: HyperNetwork, notes: Notes, extras: Extras) -> None:
+    """Let streams that were used go on; say once that state of the target is not kept."""
+    hnet.target.advance(notes.used)
+    if notes.written and not extras.mutable and "lost" not in hnet._notices.held:
+        hnet._notices.held.add("lost")
+        warnings.warn(
+            f"target: it updates its state, {sorted(notes.written)[0]!r} first, which is not "
+            "kept. Call with mutable=True to get the state of each condition, or use eval().",
+            stacklevel=4,
+        )
 
 
 def execute(hnet: HyperNetwork, encoded: Encoded, call: Call, extras: Extras) -> Result:
@@ -77,7 +106,7 @@ def execute(hnet: HyperNetwork, encoded: Encoded, call: Call, extras: Extras) ->
         made = given(xs)
     else:
         made = _in_parts(run, call, paired, (encoded, keys, dict(extras.state)), size)
-    hnet._after(notes, extras)
+    note(hnet, notes, extras)
     return made
 
 

@@ -12,7 +12,8 @@ from jax import Array
 
 from hyperloom._spec import TargetSpec
 from hyperloom._translate import Translation, translate
-from hyperloom.jax._target import Adaptor, Box, Notes, Pure, Read, read_target
+from hyperloom.jax._adaptor import Adaptor, Box, Notes, Pure, Read
+from hyperloom.jax._target import read_target
 from hyperloom.jax._variables import Fixed, Variable
 
 
