@@ -261,7 +261,7 @@ def shaken(hnet: hl.HyperNetwork, by: float = 0.1) -> hl.HyperNetwork:
     for _, variable in nnx.iter_graph(hnet):
         if isinstance(variable, nnx.Param):
             value = np.asarray(variable.get_value())
-            noise = by * np.random.randn(*value.shape)
+            noise = np.asarray(by * np.random.randn(*value.shape))
             variable.set_value(jnp.asarray(value + noise.astype(value.dtype)))
     return hnet
 

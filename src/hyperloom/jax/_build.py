@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from hyperloom._condition import Concat, Condition, Embedding
+from hyperloom._condition import Concat, Condition, Embedding, Ids
 from hyperloom._errors import message, positive_int
 from hyperloom._layout import Source
 from hyperloom._plan import Plan
@@ -23,7 +24,8 @@ from hyperloom.jax._conditions import (
     Table,
 )
 from hyperloom.jax._generate import feature_moments
-from hyperloom.jax._heads import LinearHead, TableHead, build_head
+from hyperloom.jax._heads import GivenHead, LinearHead, SlotHead, TableHead, build_head
+from hyperloom.jax._norms import IdNorm
 from hyperloom.jax._planned import Planned, generator_dtype
 from hyperloom.jax._recurrent import RecurrentCondition
 from hyperloom.jax._start import Start
@@ -120,6 +122,12 @@ def _fill(built: Built, start: Start) -> None:
         module = built.heads[head.name]
         if isinstance(module, LinearHead):
             module.fill(head, moments[i], start)
+        elif isinstance(module, GivenHead) and head.scaled and built.scales is not None:
+            # No weights to hold the scale of the features: the pieces' own take it over.
+            rows = [row for row, piece in enumerate(built.plan.pieces) if piece.head == i]
+            own = np.array(built.scales.get_value())
+            own[rows, 0] /= math.sqrt(moments[i])
+            built.scales.set_value(start.array(own))
 
 
 def sample_conditions(choice: Condition, module: Any) -> Encoded:
@@ -161,15 +169,20 @@ def grow(hnet: HyperNetwork, num: int, rngs: nnx.Rngs) -> tuple[Plan, list[Param
     added = [table.grow(embeddings[0].new_rows(num, start))]
     for head in plan.heads:
         module = hnet.heads[head.name]
-        if isinstance(module, LinearHead) and isinstance(module.slots, Table):
+        if isinstance(module, SlotHead) and isinstance(module.slots, Table):
             shape = (num, *module.slots.blocks[0].shape[1:])
             added.append(module.slots.grow(start.unit_rows(shape)))
         elif isinstance(module, TableHead):
             added.append(module.table.grow(module.new_rows(head, num, start)))
+    for _, part in nnx.iter_modules(hnet.trunks):
+        if isinstance(part, IdNorm):
+            part.grow(num)
     return replace(plan, condition=_with_more_ids(plan.condition, num)), added
 
 
 def _with_more_ids(choice: Condition, num: int) -> Condition:
+    if isinstance(choice, Ids):
+        return Ids(choice.num + num)
     if isinstance(choice, Embedding):
         return replace(choice, num=choice.num + num)
     assert isinstance(choice, Concat)

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import jax
+from flax import nnx
 
 from hyperloom._cost import Layer
 from hyperloom._explain import Explanation, used
@@ -27,13 +28,17 @@ def explain(hnet: HyperNetwork, encoded: Encoded, call: Call, extras: Extras) ->
     def record(name: str, operation: str, way: str, layer: Layer | None) -> None:
         notes.append((name, operation, way, layer))
 
-    def run(vector: Any, ids: Any, keys: Any, arrays: Any) -> Any:
+    graphdef, state = nnx.split(hnet)
+
+    def run(state: Any, vector: Any, ids: Any, keys: Any, arrays: Any) -> Any:
+        # A copy that is traced too: a batch norm in the trunk keeps statistics of what it sees.
+        traced = nnx.merge(graphdef, state, copy=True)
         own = Extras(keys, extras.trunk_key, extras.state, extras.mutable)
         part = Call.of_arrays(call, arrays, call.batch)
-        return run_part(hnet, Encoded(vector, ids), part, own, Notes(), record)
+        return run_part(traced, Encoded(vector, ids), part, own, Notes(), record)
 
     keys = split_keys(extras.keys, call.batch)
-    jax.eval_shape(run, encoded.vector, encoded.ids, keys, call.arrays)
+    jax.eval_shape(run, state, encoded.vector, encoded.ids, keys, call.arrays)
     num, single = math.prod(call.batch), not call.batch
     size, device = encoded.vector.dtype.itemsize, device_class()
     entries = {entry.tensor: entry for entry in hnet.plan.entries}

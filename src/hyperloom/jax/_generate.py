@@ -32,7 +32,7 @@ def raw_numbers(
             numbers = module(features[i])
             made.append(numbers.reshape(*numbers.shape[:-2], -1))
         elif isinstance(module, GivenHead):
-            made.append(features[i][..., 0, :])
+            made.append(features[i].reshape(*features[i].shape[:-2], -1))
         elif isinstance(module, TableHead):
             assert encoded.ids is not None
             made.append(module.table.look_up(encoded.ids))
@@ -51,14 +51,14 @@ def slot_features(
         members = plan.trunk_heads[index]
         trunk = trunks[index]
         if not width:
-            features = trunk(encoded.vector, None, key)
+            features = trunk(encoded.vector, None, key, encoded.ids)
             found.update((i, features) for i in members)
             continue
         slots = [heads[plan.heads[i].name].slot_embeddings(encoded.ids) for i in members]
         if any(s.ndim > 2 for s in slots):
             slots = [jnp.broadcast_to(s, (*encoded.batch, *s.shape[-2:])) for s in slots]
         wide = slots[0] if len(slots) == 1 else jnp.concatenate(slots, axis=-2)
-        features = trunk(encoded.vector, wide, key)
+        features = trunk(encoded.vector, wide, key, encoded.ids)
         ends = np.cumsum([plan.heads[i].num_slots for i in members])
         found.update(zip(members, jnp.split(features, ends[:-1], axis=-2), strict=True))
     return found

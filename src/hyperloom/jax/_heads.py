@@ -10,27 +10,23 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from hyperloom._errors import message
 from hyperloom._layout import Head, Source, slot_signs
 from hyperloom.jax._conditions import Table
 from hyperloom.jax._start import Start
 
 
-class LinearHead(nnx.Module):
-    """Maps features `(*batch, C, F)` to numbers `(*batch, C, S)`; owns the slot embeddings."""
+class SlotHead(nnx.Module):
+    """What the heads that read a trunk share: they own the slot embeddings."""
 
-    def __init__(self, head: Head, features: int, num_ids: int | None, start: Start) -> None:
-        self.weight = nnx.Param(start.zeros((head.slot_size, features)))
-        self.bias = nnx.Param(start.zeros((head.slot_size,)))
-        self.sign_shape = (head.num_slots, features) if head.signs else None
+    def make_slots(self, head: Head, num_ids: int | None, start: Start) -> None:
+        """Make the slot embeddings, if the head has any."""
         slots: Any = None
-        if head.embedding:
-            shape = (head.num_slots, head.embedding)
-            if head.per_condition:
-                assert num_ids is not None
-                slots = Table(start.unit_rows((num_ids, *shape)))
-            else:
-                slots = nnx.Param(start.unit_rows(shape))
+        shape = (head.num_slots, head.embedding)
+        if head.per_condition:
+            assert num_ids is not None
+            slots = Table(start.unit_rows((num_ids, *shape)))
+        elif head.embedding:
+            slots = nnx.Param(start.unit_rows(shape))
         self.slots = nnx.data(slots)
 
     def slot_embeddings(self, ids: Array | None) -> Array:
@@ -39,6 +35,23 @@ class LinearHead(nnx.Module):
             assert ids is not None
             return self.slots.look_up(ids)
         return self.slots[...]
+
+
+class GivenHead(SlotHead):
+    """No weights: the features `(*batch, C, S)` are the numbers."""
+
+    def __init__(self, head: Head, num_ids: int | None, start: Start) -> None:
+        self.make_slots(head, num_ids, start)
+
+
+class LinearHead(SlotHead):
+    """Maps features `(*batch, C, F)` to numbers `(*batch, C, S)`."""
+
+    def __init__(self, head: Head, features: int, num_ids: int | None, start: Start) -> None:
+        self.weight = nnx.Param(start.zeros((head.slot_size, features)))
+        self.bias = nnx.Param(start.zeros((head.slot_size,)))
+        self.sign_shape = (head.num_slots, features) if head.signs else None
+        self.make_slots(head, num_ids, start)
 
     def __call__(self, features: Array) -> Array:
         return self.signed(features) @ self.weight[...].T + self.bias[...]
@@ -89,10 +102,6 @@ class SharedHead(nnx.Module):
         self.row = nnx.Param(TableHead.new_rows(head, 1, start).reshape(-1))
 
 
-class GivenHead(nnx.Module):
-    """Nothing of its own: the features are the numbers."""
-
-
 def build_head(head: Head, features: int, num_ids: int | None, start: Start) -> nnx.Module:
     """Return the head as a module; the numbers of a linear one are still to be filled."""
     if head.source is Source.TABLE:
@@ -100,7 +109,5 @@ def build_head(head: Head, features: int, num_ids: int | None, start: Start) -> 
     if head.source is Source.SHARED:
         return SharedHead(head, start)
     if head.source is Source.GIVEN:
-        if head.embedding or head.scaled or head.num_used != head.slot_size:
-            raise TypeError(message("layout", "Direct(...)", "Given() in this backend"))
-        return GivenHead()
+        return GivenHead(head, num_ids, start)
     return LinearHead(head, features, num_ids, start)

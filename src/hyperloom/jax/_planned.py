@@ -78,4 +78,4 @@ def build_trunks(plan: Plan, given: Any, start: Start) -> nnx.List[Any]:
         got = f"one module for inputs of widths {widths}"
         raise ValueError(message("trunk", got, "heads that agree on the input's width", way_out))
     choice = given if isinstance(given, nnx.Module) else plan.trunk
-    return nnx.List([build_trunk(choice, width, start) for width in widths])
+    return nnx.List([build_trunk(choice, width, plan.num_ids, start) for width in widths])

@@ -14,13 +14,13 @@ from flax import nnx
 from jax import Array
 
 from hyperloom._errors import message
-from hyperloom._trunk import MLP
 from hyperloom.jax import _interpret
 from hyperloom.jax._adaptor import Notes
 from hyperloom.jax._batch import Call
 from hyperloom.jax._checks import check_state
 from hyperloom.jax._conditions import Encoded
 from hyperloom.jax._contract import Record
+from hyperloom.jax._norms import training
 from hyperloom.jax._weights import make_weights
 
 if TYPE_CHECKING:
@@ -143,10 +143,7 @@ def _in_parts(
 
 def _refuse_batch_statistics(hnet: HyperNetwork) -> None:
     """Raise if the trunk's batch norm would see a part of the batch only."""
-    trunk = hnet.plan.trunk
-    if isinstance(trunk, MLP) and trunk.norm == "batch":
-        if all(layer.use_running_average for t in hnet.trunks for layer in t.layers):
-            return
+    if training(hnet.trunks):
         way_out = "Use norm='rms' or 'layer', or call hnet.eval()."
         got = f"{hnet.execution} with a trunk whose batch norm is training"
         raise ValueError(message("execution", got, "all conditions of a batch at once", way_out))

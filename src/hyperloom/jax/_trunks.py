@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -12,49 +11,32 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from hyperloom._deconv import Deconv
 from hyperloom._errors import call_it, message
 from hyperloom._trunk import MLP, CustomTrunk, Linear, Trunk
+from hyperloom.jax._activations import ACTIVATIONS
 from hyperloom.jax._conditions import num_learned, output_width
+from hyperloom.jax._deconv import DeconvTrunk
+from hyperloom.jax._norms import IdNorm, make_statistics, over_rows, standard
+from hyperloom.jax._slots import beside
 from hyperloom.jax._start import Start
-
-_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "relu": jax.nn.relu,
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
-    "silu": jax.nn.silu,
-    "elu": jax.nn.elu,
-    "leaky_relu": jax.nn.leaky_relu,
-    "tanh": jnp.tanh,
-    "sigmoid": jax.nn.sigmoid,
-    "softplus": jax.nn.softplus,
-    "identity": lambda x: x,
-}
-
-
-def beside(vector: Array, slots: Array | None) -> Array:
-    """Put each slot embedding beside the condition: `(*batch, C, E + w)`.
-
-    Args:
-        vector: `(*batch, E)`.
-        slots: `(C, w)` or `(*batch, C, w)`; `None` for one slot without embedding.
-    """
-    if slots is None:
-        return vector[..., None, :]
-    batch, (num, width) = vector.shape[:-1], slots.shape[-2:]
-    wide = jnp.broadcast_to(vector[..., None, :], (*batch, num, vector.shape[-1]))
-    return jnp.concatenate([wide, jnp.broadcast_to(slots, (*batch, num, width))], axis=-1)
 
 
 class LinearTrunk(nnx.Module):
     """No trunk."""
 
-    def __call__(self, vector: Array, slots: Array | None, key: Array | None = None) -> Array:
+    def __call__(
+        self, vector: Array, slots: Array | None, key: Array | None = None, ids: Array | None = None
+    ) -> Array:
         return beside(vector, slots)
 
 
 class Layer(nnx.Module):
     """One layer of an `MLP`: linear, norm, activation, dropout."""
 
-    def __init__(self, choice: MLP, fan_in: int, fan_out: int, start: Start) -> None:
+    def __init__(
+        self, choice: MLP, fan_in: int, fan_out: int, num_ids: int | None, start: Start
+    ) -> None:
         self.choice = choice
         weight = start.uniform((fan_out, fan_in), math.sqrt(choice.gain / fan_in))
         self.weight = nnx.Param(start.array(weight))
@@ -63,73 +45,66 @@ class Layer(nnx.Module):
         if choice.norm in ("layer", "batch"):
             self.norm_weight = nnx.Param(start.ones((fan_out,)))
             self.norm_bias = nnx.Param(start.zeros((fan_out,)))
-        if choice.norm == "batch":
-            self.use_running_average = False
-            self.norm_mean = nnx.BatchStat(start.zeros((fan_out,)))
-            self.norm_var = nnx.BatchStat(start.ones((fan_out,)))
+        if choice.per_condition:
+            assert num_ids is not None
+            self.by_id = IdNorm(num_ids, fan_out, start)
+        elif choice.norm == "batch":
+            make_statistics(self, (fan_out,), start)
 
-    def __call__(self, x: Array, key: Array | None) -> Array:
-        return self.finish(x @ self.scaled_weight().T + self.bias[...], key)
+    def __call__(self, x: Array, key: Array | None, ids: Array | None) -> Array:
+        return self.finish(x @ self.scaled_weight().T + self.bias[...], key, ids)
 
     def scaled_weight(self) -> Array:
         """Return the weight, divided by its largest singular value where that is chosen."""
         weight = self.weight[...]
         return weight / jnp.linalg.norm(weight, 2) if self.choice.spectral else weight
 
-    def pair(self, vector: Array, slots: Array, key: Array | None) -> Array:
+    def pair(self, vector: Array, slots: Array, key: Array | None, ids: Array | None) -> Array:
         """`self(beside(vector, slots))` without the pairs: one product for each side."""
         left, right = jnp.split(self.scaled_weight().T, [vector.shape[-1]])
-        return self.finish((vector @ left + self.bias[...])[..., None, :] + slots @ right, key)
+        x = (vector @ left + self.bias[...])[..., None, :] + slots @ right
+        return self.finish(x, key, ids)
 
-    def finish(self, x: Array, key: Array | None) -> Array:
+    def finish(self, x: Array, key: Array | None, ids: Array | None) -> Array:
         """Norm, activation, dropout."""
         choice = self.choice
-        if choice.norm == "layer":
-            x = _standard(x, jnp.mean(x, -1, keepdims=True), jnp.var(x, -1, keepdims=True))
-            x = x * self.norm_weight[...] + self.norm_bias[...]
-        elif choice.norm == "batch":
-            x = self._batch_norm(x) * self.norm_weight[...] + self.norm_bias[...]
-        x = _ACTIVATIONS[choice.activation](x)
+        if choice.norm in ("layer", "batch"):
+            x = self._standardised(x, ids) * self.norm_weight[...] + self.norm_bias[...]
+        x = ACTIVATIONS[choice.activation](x)
         if not choice.dropout or self.deterministic:
             return x
         assert key is not None
         keep = 1 - choice.dropout
         return jnp.where(jax.random.bernoulli(key, keep, x.shape), x / keep, 0)
 
-    def _batch_norm(self, x: Array) -> Array:
-        """Standardise over all rows, and keep running statistics as PyTorch does."""
-        if self.use_running_average:
-            return _standard(x, self.norm_mean[...], self.norm_var[...])
-        axes = tuple(range(x.ndim - 1))
-        mean, var = jnp.mean(x, axes), jnp.var(x, axes)
-        rows = math.prod(x.shape[:-1])
-        kept = jax.lax.stop_gradient((mean, var * (rows / max(rows - 1, 1))))
-        self.norm_mean[...] = 0.9 * self.norm_mean[...] + 0.1 * kept[0]
-        self.norm_var[...] = 0.9 * self.norm_var[...] + 0.1 * kept[1]
-        return _standard(x, mean, var)
-
-
-def _standard(x: Array, mean: Array, var: Array) -> Array:
-    return (x - mean) * jax.lax.rsqrt(var + 1e-5)
+    def _standardised(self, x: Array, ids: Array | None) -> Array:
+        if self.choice.norm == "layer":
+            return standard(x, jnp.mean(x, -1, keepdims=True), jnp.var(x, -1, keepdims=True))
+        if not self.choice.per_condition:
+            return over_rows(self, x)
+        assert ids is not None
+        return self.by_id(x, ids)
 
 
 class MLPTrunk(nnx.Module):
     """`MLP`, built."""
 
-    def __init__(self, choice: MLP, in_width: int, start: Start) -> None:
+    def __init__(self, choice: MLP, in_width: int, num_ids: int | None, start: Start) -> None:
         fans = pairwise([in_width, *choice.widths])
-        self.layers = nnx.List([Layer(choice, a, b, start) for a, b in fans])
+        self.layers = nnx.List([Layer(choice, a, b, num_ids, start) for a, b in fans])
         self.choice = choice
 
-    def __call__(self, vector: Array, slots: Array | None, key: Array | None = None) -> Array:
+    def __call__(
+        self, vector: Array, slots: Array | None, key: Array | None = None, ids: Array | None = None
+    ) -> Array:
         first, *rest = self.layers
         keys = [None if key is None else jax.random.fold_in(key, i) for i in range(len(rest) + 1)]
         if slots is None:
-            x = first(vector[..., None, :], keys[0])
+            x = first(vector[..., None, :], keys[0], ids)
         else:
-            x = first.pair(vector, slots, keys[0])
+            x = first.pair(vector, slots, keys[0], ids)
         for layer, own in zip(rest, keys[1:], strict=True):
-            x = layer(x, own)
+            x = layer(x, own, ids)
         if self.choice.norm == "rms":
             x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), -1, keepdims=True) + 1e-6)
         return x
@@ -142,7 +117,9 @@ class CustomTrunkModule(nnx.Module):
         self.module = module
         self.width = width
 
-    def __call__(self, vector: Array, slots: Array | None, key: Array | None = None) -> Array:
+    def __call__(
+        self, vector: Array, slots: Array | None, key: Array | None = None, ids: Array | None = None
+    ) -> Array:
         x = beside(vector, slots)
         call: Any = self.module
         made = call(x.reshape(-1, x.shape[-1]))
@@ -164,18 +141,16 @@ def neutral_trunk(choice: Any) -> Trunk:
         width = output_width("trunk", choice)
         return CustomTrunk(width, type(choice).__name__, num_learned(choice))
     got = choice if isinstance(choice, type) else repr(choice)
-    wanted = "None, MLP(*widths) or an nnx.Module"
+    wanted = "None, MLP(*widths), Deconv(image) or an nnx.Module"
     raise TypeError(message("trunk", got, wanted, call_it(choice)))
 
 
-def build_trunk(choice: Any, in_width: int, start: Start) -> nnx.Module:
-    """Return the trunk as a module, for inputs of `in_width`."""
-    if isinstance(choice, Trunk) and choice.needs_ids:
-        raise TypeError(message("trunk", choice, "a trunk without statistics by id here"))
+def build_trunk(choice: Any, in_width: int, num_ids: int | None, start: Start) -> nnx.Module:
+    """Return the trunk as a module, for inputs of `in_width` and a condition with `num_ids` ids."""
     if isinstance(choice, MLP):
-        return MLPTrunk(choice, in_width, start)
+        return MLPTrunk(choice, in_width, num_ids, start)
+    if isinstance(choice, Deconv):
+        return DeconvTrunk(choice, in_width, start)
     if isinstance(choice, nnx.Module):
         return CustomTrunkModule(choice, output_width("trunk", choice))
-    if isinstance(choice, Trunk) and not isinstance(choice, Linear):
-        raise TypeError(message("trunk", choice, "a trunk that this backend has (MLP)"))
     return LinearTrunk()

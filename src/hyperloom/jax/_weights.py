@@ -185,7 +185,8 @@ class Loom:
             numbers = module(self.features[index])
             return numbers.reshape(*numbers.shape[:-2], -1)
         if isinstance(module, GivenHead):
-            return self.features[index][..., 0, :]
+            features = self.features[index]
+            return features.reshape(*features.shape[:-2], -1)
         if isinstance(module, TableHead):
             assert self.encoded.ids is not None
             return module.table.look_up(self.encoded.ids)
