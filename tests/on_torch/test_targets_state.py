@@ -13,18 +13,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
-from torch.utils.checkpoint import checkpoint
 
-import hyperloom.torch as hl
 from tests.on_torch.modules import (
     Autoencoder,
     Residual,
     Row,
     build,
-    close,
     encoder,
     floats,
-    gradients,
     snapshot,
     unchanged,
     weight_norm,
@@ -60,75 +56,6 @@ def test_an_exception_leaves_everything_as_it_was(condition: Any) -> None:
     unchanged(target, before)
     unchanged(hnet, own)
     assert torch.equal(hnet(x, False, condition=condition), y)
-
-
-# ---- activation checkpointing -------------------------------------------------------------------
-
-
-class Checkpointed(nn.Module):
-    """Recomputes its first layer in the backward pass."""
-
-    def __init__(self, reentrant: bool) -> None:
-        super().__init__()
-        self.first, self.last, self.reentrant = nn.Linear(4, 4), nn.Linear(4, 2), reentrant
-
-    def forward(self, x: Tensor) -> Tensor:
-        def part(x: Tensor) -> Tensor:
-            return torch.tanh(self.first(x))
-
-        return self.last(checkpoint(part, x, use_reentrant=self.reentrant))
-
-
-class NotCheckpointed(Checkpointed):
-    """The same without recomputing."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(torch.tanh(self.first(x)))
-
-
-@pytest.mark.parametrize("batched", [False, True], ids=["one", "batch"])
-def test_checkpointing_inside_the_target_is_right(batched: bool) -> None:
-    """The recomputation runs when the call is over and its tensors are out of the target."""
-    _, hnet = build(lambda: Checkpointed(False))
-    plain = hl.HyperNetwork(NotCheckpointed(False).double(), condition=hl.Embedding(4, 3))
-    plain.load_state_dict(hnet.state_dict())
-    x = floats(5, 4)()
-    inputs, condition = (x, [0, 1, 2]) if batched else (x[0], 0)
-    if batched:
-        with pytest.warns(hl.SlowWarning, match="'first' .Linear.: it checkpoints activations"):
-            hnet(inputs, condition=condition)
-    for _ in range(2):
-        found = gradients(hnet(inputs, condition=condition), hnet)
-        close(found, gradients(plain(inputs, condition=condition), plain))
-    hnet.execution = hl.Execution(recompute=True)
-    found = gradients(hnet(inputs, condition=condition), hnet)
-    close(found, gradients(plain(inputs, condition=condition), plain))
-
-
-@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
-@pytest.mark.filterwarnings("ignore::hyperloom.SlowWarning")
-@pytest.mark.parametrize("batched", [False, True], ids=["one", "batch"])
-@pytest.mark.parametrize("needs_grad", [False, True])
-def test_reentrant_checkpointing_inside_the_target_is_refused(
-    needs_grad: bool, batched: bool
-) -> None:
-    _, hnet = build(lambda: Checkpointed(True))
-    x = floats(5, 4)().requires_grad_(needs_grad)
-    inputs, condition = (x, [0, 1, 2]) if batched else (x[0], 0)
-    for _ in range(2):
-        with pytest.raises(ValueError, match="target: got activation checkpointing with use_reent"):
-            hnet(inputs, condition=condition)
-    with torch.no_grad():  # there it does nothing
-        y = hnet(inputs, condition=condition)
-    each = [hnet.instantiate(i)(x[i]).detach() for i in ([0, 1, 2] if batched else [0])]
-    close(y, torch.stack(each) if batched else each[0])
-
-
-def test_checkpointing_around_the_call_is_exact() -> None:
-    _, hnet = build(lambda: nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2)))
-    x, ids = floats(5, 4)(), torch.tensor([0, 1, 2])
-    y = checkpoint(lambda x: hnet(x, condition=ids), x, use_reentrant=False)
-    close(gradients(y, hnet), gradients(hnet(x, condition=ids), hnet))
 
 
 # ---- nothing is held after a call ---------------------------------------------------------------

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
+from torch.utils import checkpoint as checkpointing
 from torch.utils.checkpoint import CheckpointFunction
 
 from hyperloom._errors import message
@@ -44,6 +45,48 @@ class Watch(TorchFunctionMode):
         if self.own is None and checkpointed(self.hooks):
             raise CheckpointedError("it checkpoints activations")
         return func(*args, **(kwargs or {}))
+
+
+class WatchedParameters(dict[str, Any]):
+    """The parameters of a module, which raise where code that is being checkpointed reads one.
+
+    That costs next to nothing, so every call can have it. What it does not see is a parameter that
+    was read before, outside of the checkpointed part.
+
+    Args:
+        values: Tensors by the module's own names.
+        target: The skeleton's module, for names.
+        hooks: `saving_hooks()` as the call began.
+    """
+
+    def __init__(self, values: Any, target: nn.Module, hooks: Any) -> None:
+        super().__init__(values)
+        self.target, self.hooks = target, hooks
+
+    def __getitem__(self, key: str) -> Any:
+        if not torch.is_grad_enabled() or saving_hooks() != self.hooks:
+            self.look()
+        return super().__getitem__(key)
+
+    def items(self) -> Any:
+        self.look()
+        return super().items()
+
+    def values(self) -> Any:
+        self.look()
+        return super().values()
+
+    def look(self) -> None:
+        """Raise if the code that runs now is being checkpointed.
+
+        Raises:
+            CheckpointedError: In the way that can be run exactly.
+            ValueError: In the reentrant way.
+        """
+        if not torch.is_grad_enabled():
+            refuse_reentrant(self.target)
+        elif checkpointed(self.hooks):
+            raise CheckpointedError("it checkpoints activations")
 
 
 def checkpointed(start: Any) -> bool:
@@ -79,7 +122,7 @@ def refuse_reentrant(target: nn.Module) -> None:
 def may_checkpoint(target: nn.Module) -> bool:
     """Whether the code of a target names a `checkpoint`, so that every call is to be watched.
 
-    The layers of transformers all name one; there it counts if it is switched on.
+    The layers of transformers all have one; there it counts if it is switched on.
     """
     parts = list(target.modules())
     if any(getattr(part, "gradient_checkpointing", False) is True for part in parts):
@@ -87,7 +130,16 @@ def may_checkpoint(target: nn.Module) -> bool:
     kinds = {kind for part in parts for kind in type(part).__mro__}
     own = [kind for kind in kinds if not kind.__module__.startswith(("torch.", "builtins"))]
     functions = [f for kind in own for f in vars(kind).values() if isinstance(f, FunctionType)]
-    return any("checkpoint" in code.co_names for f in functions for code in _codes(f.__code__))
+    return any(_names_checkpoint(f, code) for f in functions for code in _codes(f.__code__))
+
+
+def _names_checkpoint(function: FunctionType, code: CodeType) -> bool:
+    """Whether one of the names in a function's code is `checkpoint`, or stands for it."""
+    known = map(function.__globals__.get, code.co_names)
+    return "checkpoint" in code.co_names or any(
+        value is checkpointing or getattr(value, "__module__", "") == checkpointing.__name__
+        for value in known
+    )
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:

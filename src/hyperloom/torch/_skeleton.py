@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -13,9 +14,15 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from hyperloom._spec import TargetSpec
-from hyperloom.torch._checkpointing import CheckpointedError, Watch, may_checkpoint
+from hyperloom.torch._checkpointing import (
+    CheckpointedError,
+    Watch,
+    WatchedParameters,
+    may_checkpoint,
+)
 from hyperloom.torch._closures import refuse_outside_references
 from hyperloom.torch._lowered import Chain, lower
+from hyperloom.torch._private import saving_hooks
 
 Convert = Callable[[Tensor], Tensor]
 
@@ -79,6 +86,12 @@ class Skeleton:
         self._norms = dict(norms_of(self.module))
         self.momenta = _momenta(self._norms)
         self._may_checkpoint = may_checkpoint(self.module)
+        paths = {path for own in self._paths.values() for path in own}
+        self._owners = [
+            (part, [(key, full) for key, full in keys if full in paths])
+            for part, keys in _parameter_paths(self.module)
+            if isinstance(part._parameters, dict)  # that of a scripted module is none
+        ]
         _ = self.chain
 
     @property
@@ -132,8 +145,6 @@ class Skeleton:
             made = self._call(given, args, kwargs)
         elif self.module.training in self.checkpointing:
             made = self._call_own(given, args, kwargs)
-        elif self.module.training in self.watched and not self._may_checkpoint:
-            made = self._call(given, args, kwargs)
         else:
             made, given = self._call_watched(given, buffers, args, kwargs)
         # functional_call notes here what the target has put in place of a buffer.
@@ -141,14 +152,31 @@ class Skeleton:
         return made
 
     def _call(
-        self, given: dict[str, Tensor], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self,
+        given: dict[str, Tensor],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        watched: bool = False,
     ) -> Any:
+        """Run with `given` in place; with `watched`, whoever reads a parameter is looked at."""
         with self.lock:
+            before = [(part, part._parameters) for part, _ in self._owners] if watched else []
             try:
+                if watched:
+                    self._place(given)
                 return functional_call(self.module, given, args, dict(kwargs), tie_weights=False)
             finally:
+                for part, parameters in before:
+                    part.__dict__["_parameters"] = parameters
                 for rnn in self._rnns:  # the list that an RNN keeps would hold the given tensors
                     rnn._update_flat_weights()
+
+    def _place(self, given: dict[str, Tensor]) -> None:
+        """Move the parameters in `given` into the modules, which are watched from then on."""
+        hooks = saving_hooks()
+        for part, keys in self._owners:
+            values = {**part._parameters, **{key: given.pop(path) for key, path in keys}}
+            part.__dict__["_parameters"] = WatchedParameters(values, self.module, hooks)
 
     def _call_watched(
         self,
@@ -157,17 +185,25 @@ class Skeleton:
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
     ) -> tuple[Any, dict[str, Tensor]]:
-        """Run, and run again as a module of its own if the target checkpoints activations."""
+        """Run, and run again as a module of its own if the target checkpoints activations.
+
+        The first call of a mode is watched function by function, as are all if the target's code
+        says that it may checkpoint; any other by what it reads, which is cheaper.
+        """
         mode = self.module.training
-        start = {name: value.clone() for name, value in buffers.items()}
+        given_before, start = dict(given), {n: value.clone() for n, value in buffers.items()}
+        draws = torch.get_rng_state() if mode else None
+        closely = self._may_checkpoint or mode not in self.watched
         try:
-            with Watch(self.module):
-                made = self._call(given, args, kwargs)
+            with Watch(self.module) if closely else nullcontext():
+                made = self._call(given, args, kwargs, watched=not closely)
             self.watched.add(mode)
             return made, given
         except CheckpointedError:
             self.checkpointing.add(mode)
-        given.update(start)
+        given = {**given_before, **start}
+        if draws is not None:  # the second run is to draw what the first has drawn
+            torch.set_rng_state(draws)
         return self._call_own(given, args, kwargs), given
 
     def _call_own(
@@ -208,6 +244,14 @@ def norms_of(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             and part._buffers.get("running_mean") is not None
         ):
             yield path, part
+
+
+def _parameter_paths(module: nn.Module) -> Iterator[tuple[nn.Module, list[tuple[str, str]]]]:
+    """Yield each module with the names of its parameters, its own and from the outermost."""
+    for path, part in module.named_modules():
+        own = [key for key, value in part._parameters.items() if value is not None]
+        if own:
+            yield part, [(key, f"{path}.{key}" if path else key) for key in own]
 
 
 def _momenta(norms: Mapping[str, nn.Module]) -> dict[str, float]:
