@@ -232,9 +232,11 @@ def test_added_conditions_leave_old_outputs_bitwise_the_same(layout: Any) -> Non
     before = hnet.generate(range(4))
     added = hnet.add_conditions(2, rngs=nnx.Rngs(1))
     assert all(isinstance(p, nnx.Param) and p.shape[0] == 2 for p in added)
-    after = hnet.generate(range(6))
+    again, after = hnet.generate(range(4)), hnet.generate(range(6))
     for name, value in before.items():
-        np.testing.assert_array_equal(after[name][:4], value)
+        np.testing.assert_array_equal(again[name], value)
+        # XLA may sum a product of six rows in another order than one of four.
+        np.testing.assert_allclose(after[name][:4], value, rtol=1e-6, atol=1e-6)
         assert jnp.isfinite(after[name]).all()
     assert hnet.plan.num_ids == 6
     learned = jax.tree.leaves(nnx.state(hnet, nnx.Param))

@@ -71,7 +71,7 @@ class _Loop:
     def __init__(self, context: Context, params: dict[str, Any], operands: list[Any]) -> None:
         self.body = params["jaxpr"]
         self.options = {name: params[name] for name in ("length", "reverse", "unroll")}
-        constants, carried = params["num_consts"], params["num_carry"]
+        constants, carried = _constants_and_carried(params)
         invars, outvars = self.body.jaxpr.invars, self.body.jaxpr.outvars
         # What is carried and never changed is as good as a constant.
         self.same = {
@@ -145,6 +145,14 @@ class _Loop:
         constants, carried = self.num
         ends = [fixed[constants + i] if i in self.same else next(left) for i in range(carried)]
         return [*ends, *made]
+
+
+def _constants_and_carried(params: dict[str, Any]) -> tuple[int, int]:
+    """Return how many operands of a scan are constants, and how many are carried."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    constants, carried, _ = map(len, params["ft_in"].unpack())  # since JAX 0.12
+    return constants, carried
 
 
 def _dense_if_joined(context: Context, value: Any) -> Any:
