@@ -2,133 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hyperloom.compat.hypnettorch import hnets as ours
-
-SHAPES = [[5, 3], [5], [2, 5], [2]]
-CONV = [[4, 2, 3, 3], [4], [2, 16], [2], [3, 1]]
-
-
-@dataclass(frozen=True)
-class Case:
-    """One construction.
-
-    Attributes:
-        name: What is printed.
-        make: Builds it from a namespace of classes (hypnettorch's `hnets`, or ours).
-        uncond: Width of the unconditional input that a call needs.
-        cond: Width of the conditional input, for calls without ids.
-        ids: How many ids it knows.
-        stats: Whether batch norm is in it.
-    """
-
-    name: str
-    make: Callable[[Any], Any]
-    uncond: int = 0
-    cond: int = 0
-    ids: int = 4
-    stats: bool = False
-
-    def __str__(self) -> str:
-        return self.name
-
-    def build(self, namespace: Any) -> Any:
-        """Build it, without its prints and warnings."""
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            return self.make(namespace)
-
-    def inputs(self, num: int) -> dict[str, Any]:
-        """Return inputs for a batch of `num`, the same for both."""
-        generator = torch.Generator().manual_seed(num)
-        made: dict[str, Any] = {}
-        if self.uncond:
-            made["uncond_input"] = torch.randn(num, self.uncond, generator=generator)
-        if self.ids:
-            made["cond_id"] = [(3 * i + 2) % self.ids for i in range(num)]
-        elif self.cond:
-            made["cond_input"] = torch.randn(num, self.cond, generator=generator)
-        if self.stats:
-            made["condition"] = 0
-        return made
-
-
-def hmlp(name: str, shapes: Any = SHAPES, **kwargs: Any) -> Case:
-    options: dict[str, Any] = {"cond_in_size": 3, "num_cond_embs": 4, "layers": (7, 6)}
-    options |= kwargs
-    return Case(
-        f"HMLP-{name}",
-        lambda lib: lib.HMLP(shapes, verbose=False, **options),
-        options.get("uncond_in_size", 0),
-        options["cond_in_size"],
-        options["num_cond_embs"] if options["cond_in_size"] else 0,
-        options.get("use_batch_norm", False),
-    )
-
-
-def chunked(name: str, chunk: int = 7, shapes: Any = SHAPES, **kwargs: Any) -> Case:
-    options: dict[str, Any] = {"cond_in_size": 3, "num_cond_embs": 4, "layers": (7, 6)}
-    options["chunk_emb_size"] = 5
-    options |= kwargs
-    own = options.get("cond_chunk_embs", False)
-    ids = options["num_cond_embs"] if options["cond_in_size"] or own else 0
-    return Case(
-        f"ChunkedHMLP-{name}",
-        lambda lib: lib.ChunkedHMLP(shapes, chunk, verbose=False, **options),
-        options.get("uncond_in_size", 0),
-        options["cond_in_size"],
-        ids,
-        options.get("use_batch_norm", False),
-    )
-
-
-def in_order(chunks: list[list[Tensor]]) -> list[Tensor]:
-    return [tensor for chunk in chunks for tensor in chunk]
-
-
-def joined(chunks: list[list[Tensor]]) -> list[Tensor]:
-    """`[3], [3], [10, 5], [10], [20, 5], [20]` from chunks `[3]`, `[10, 5], [10]`."""
-    made = [*chunks[0], *chunks[1], *chunks[2]]
-    pairs = zip(chunks[3], chunks[4], strict=True)
-    return made + [torch.cat(pair, dim=0) for pair in pairs]
-
-
-TARGET = [[3], [3], [10, 5], [10], [20, 5], [20]]
-
-
-def structured(name: str, smart: bool = True, **kwargs: Any) -> Case:
-    options: dict[str, Any] = {"cond_in_size": 3, "num_cond_embs": 4}
-    hmlp_kwargs = kwargs.pop("hmlp_kwargs", {"layers": [6, 5]})
-    sizes = kwargs.pop("chunk_emb_sizes", 4)
-    options |= kwargs
-    chunks = [[[3]], [[10, 5], [10]]] if smart else [[[3]], [[10, 5], [10]], [[20, 5], [20]]]
-    nums = [2, 3] if smart else [2, 1, 1]
-    own = options.get("cond_chunk_embs", False)
-    return Case(
-        f"StructuredHMLP-{name}",
-        lambda lib: lib.StructuredHMLP(
-            TARGET,
-            chunks,
-            nums,
-            sizes,
-            hmlp_kwargs,
-            joined if smart else in_order,
-            verbose=False,
-            **options,
-        ),
-        options.get("uncond_in_size", 0),
-        options["cond_in_size"],
-        options["num_cond_embs"] if options["cond_in_size"] or own else 0,
-    )
+from tests.compat.hypnettorch_building import (
+    CONV,
+    SHAPES,
+    Case,
+    assert_close,  # noqa: F401  # pyright: ignore[reportUnusedImport] (for importers)
+    chunked,
+    hmlp,
+    structured,
+)
 
 
 def container(name: str, make: Callable[[Any], Any], **kwargs: Any) -> Case:
@@ -270,6 +158,14 @@ HMLPS = [
     hmlp("dropout", dropout_rate=0.3),
     hmlp("dropout-sigmoid", dropout_rate=0.5, activation_fn=nn.Sigmoid()),
     hmlp("dropout-none", dropout_rate=-1),
+    hmlp("from-outside", no_uncond_weights=True, no_cond_weights=True),
+    hmlp(
+        "unconditional-from-outside",
+        no_uncond_weights=True,
+        no_cond_weights=True,
+        uncond_in_size=2,
+        use_bias=False,
+    ),
 ]
 CHUNKEDS = [
     chunked("default"),
@@ -296,6 +192,13 @@ CHUNKEDS = [
     chunked("batch-norm-own-embeddings", use_batch_norm=True, cond_chunk_embs=True),
     chunked("dropout", dropout_rate=0.4),
     chunked("dropout-sine", dropout_rate=0.4, activation_fn=torch.sin),
+    chunked("from-outside", no_uncond_weights=True, no_cond_weights=True),
+    chunked(
+        "own-embeddings-from-outside",
+        cond_chunk_embs=True,
+        no_uncond_weights=True,
+        no_cond_weights=True,
+    ),
 ]
 STRUCTUREDS = [
     structured("default"),
@@ -310,11 +213,37 @@ STRUCTUREDS = [
     structured("own-kwargs", hmlp_kwargs=[{"layers": []}, {"layers": [4], "use_bias": False}]),
     structured("no-bias", hmlp_kwargs={"layers": [], "use_bias": False}),
     structured("no-embeddings", num_cond_embs=0),
+    structured("from-outside", no_uncond_weights=True, no_cond_weights=True),
+    structured(
+        "unconditional-from-outside",
+        smart=False,
+        no_uncond_weights=True,
+        no_cond_weights=True,
+        uncond_in_size=2,
+    ),
 ]
 CONTAINERS = [
     container("mixed", _mixed, ids=5),
     container("mixed-unnamed", lambda lib: _mixed(lib, uncond_param_names=None), ids=5),
     container("mixed-unnamed-own", lambda lib: _mixed(lib, cond_param_names=None), ids=5),
+    container(
+        "mixed-shared-from-outside",
+        lambda lib: _mixed(lib, no_uncond_weights=True),
+        ids=5,
+        outside=True,
+    ),
+    container(
+        "mixed-own-from-outside",
+        lambda lib: _mixed(lib, no_cond_weights=True),
+        ids=5,
+        outside=True,
+    ),
+    container(
+        "mixed-from-outside",
+        lambda lib: _mixed(lib, no_uncond_weights=True, no_cond_weights=True),
+        ids=5,
+        outside=True,
+    ),
     container("two", _two, ids=5),
     container("plain", _plain, ids=3),
     container("only-own", _only_own, ids=3),
@@ -343,56 +272,3 @@ WRAPPERS = [
     ),
 ]
 CASES = [*HMLPS, *CHUNKEDS, *STRUCTUREDS, *CONTAINERS, *WRAPPERS]
-
-PROPERTIES = (
-    "param_shapes",
-    "param_shapes_meta",
-    "target_shapes",
-    "num_outputs",
-    "num_known_conds",
-    "num_params",
-    "num_internal_params",
-    "hyper_shapes_learned",
-    "hyper_shapes_learned_ref",
-    "hyper_shapes_distilled",
-    "internal_params_ref",
-    "unconditional_param_shapes",
-    "unconditional_param_shapes_ref",
-    "unconditional_params_ref",
-    "conditional_param_shapes",
-    "conditional_param_shapes_ref",
-    "has_bias",
-    "has_fc_out",
-    "mask_fc_out",
-    "has_linear_out",
-    "context_mod_layers",
-    "num_chunks",
-    "chunk_emb_size",
-    "chunk_emb_shapes",
-    "cond_chunk_embs",
-)
-LISTS = (
-    "internal_params",
-    "unconditional_params",
-    "conditional_params",
-    "layer_weight_tensors",
-    "layer_bias_vectors",
-    "batchnorm_layers",
-    "internal_hnets",
-)
-
-
-def pair(case: Case, theirs: Any) -> tuple[Any, Any]:
-    """Build both, with the same random numbers in them."""
-    other, mine = case.build(theirs), case.build(ours)
-    with torch.no_grad():
-        for parameter in other.parameters():
-            parameter.normal_()
-    # Their parameters stand in their state dict under several names; so do ours.
-    mine.load_state_dict(other.state_dict())
-    return other, mine
-
-
-def assert_close(mine: Tensor, other: Tensor, tolerance: float = 1e-5) -> None:
-    scale = max(1.0, float(other.detach().abs().max())) if other.numel() else 1.0
-    torch.testing.assert_close(mine, other, rtol=0, atol=tolerance * scale)

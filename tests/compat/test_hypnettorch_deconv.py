@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from hyperloom.compat.hypnettorch import hnets
-from tests.compat.hypnettorch_cases import SHAPES  # 32 numbers
+from tests.compat.hypnettorch_building import SHAPES  # 32 numbers
 
 theirs = pytest.importorskip("hypnettorch.hnets")
 SMALL: dict[str, Any] = {
