@@ -61,6 +61,7 @@ def _two(lib: Any) -> Any:
         hnets=members,
         uncond_param_shapes=[[5], [5]],
         num_cond_embs=5,
+        verbose=False,
     )
 
 
@@ -81,6 +82,7 @@ def _only_own(lib: Any) -> Any:
         cond_param_shapes=[[2, 3]],
         cond_param_names=["weight"],
         num_cond_embs=3,
+        verbose=False,
     )
 
 

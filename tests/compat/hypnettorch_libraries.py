@@ -39,24 +39,27 @@ THEIR_MODULES = [
 THEIRS = Library(*THEIR_MODULES)
 
 
+Asked = list[tuple[str, str, dict[str, Any] | None]]
+
+
 class Watch:
     """A library, or an object of one, which writes down what is asked of it.
 
     Args:
         what: It is asked instead.
-        asked: `(owner, name, arguments)` of every call, `(owner, name, None)` of what is read.
-            The owner of a function is "".
+        asked: `(owner, name, None)` of what is read, and `(owner, name, arguments)` of calls.
+            The owner of a function or class is "".
     """
 
-    def __init__(self, what: Any, asked: list[tuple[str, str, dict[str, Any] | None]]) -> None:
+    def __init__(self, what: Any, asked: Asked) -> None:
         self._what = what
         self._asked = asked
         self._owner = "" if isinstance(what, Library) else type(what).__name__
 
     def __getattr__(self, name: str) -> Any:
+        self._asked.append((self._owner, name, None))
         found = getattr(self._what, name)
         if not callable(found) or isinstance(found, Tensor):
-            self._asked.append((self._owner, name, None))
             return found
 
         def call(*args: Any, **kwargs: Any) -> Any:

@@ -47,6 +47,11 @@ CHUNKINGS: dict[str, tuple[str, Any, dict[str, Any]]] = {
         lambda: wrn(use_bias=True, k=2),
         {"ignore_bn_weights": False, "gcd_chunking": True},
     ),
+    "wrn-gcd-plain": (
+        "wrn_chunking",
+        lambda: wrn(use_bias=False, use_fc_bias=True),
+        {"ignore_out_weights": False, "gcd_chunking": True},
+    ),
     "wrn-no-norm": (
         "wrn_chunking",
         lambda: wrn(use_bias=False, use_fc_bias=True, use_batch_norm=False),

@@ -35,21 +35,24 @@ WHOLE: dict[str, dict[str, Any]] = {
     "no bias": {"use_bias": False},
     "spectral": {"use_spectral_norm": True},
     "batch norm": {"use_batch_norm": True},
+    "batch norm, no bias": {"use_batch_norm": True, "use_bias": False},
+    "spectral, deeper": {"use_spectral_norm": True, "num_layers": 4, "num_filters": [8, 4, 2]},
 }
 CHUNKED: dict[str, dict[str, Any]] = {
     **{name: {**kwargs} for name, kwargs in WHOLE.items() if name != "channels"},
     "own": {"cond_chunk_embs": True},
     "own only": {"cond_chunk_embs": True, "cond_in_size": 0},
     "width": {"chunk_emb_size": 2},
+    "large": {"chunk_emb_size": 20, "hyper_img_shape": (4, 4)},
 }
 CASES = [("HDeconv", name) for name in WHOLE] + [("ChunkedHDeconv", name) for name in CHUNKED]
 
 
-def build(kind: str, name: str, **more: Any) -> Any:
+def build(kind: str, name: str, lib: Any = hnets, **more: Any) -> Any:
     options = {**SMALL, **(WHOLE if kind == "HDeconv" else CHUNKED)[name], **more}
     size = options.pop("hyper_img_shape", (7, 5) if kind == "HDeconv" else (3, 4))
     torch.manual_seed(0)
-    return getattr(hnets, kind)(SHAPES, size, **options)
+    return getattr(lib, kind)(SHAPES, size, **options)
 
 
 def inputs(hnet: Any, num: int = 2) -> dict[str, Any]:

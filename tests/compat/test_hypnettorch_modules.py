@@ -18,7 +18,7 @@ from tests.compat.hypnettorch_building import (
     small_chunked,
     structured,
 )
-from tests.compat.hypnettorch_libraries import OURS, THEIRS
+from tests.compat.hypnettorch_libraries import OURS
 
 
 @pytest.mark.parametrize("make", [small, small_chunked])
@@ -43,18 +43,6 @@ def test_batch_norm_has_statistics_per_condition(make: Any) -> None:
     with pytest.raises(ValueError, match="several sets of statistics"):
         mine.forward(cond_id=[1])
     assert set(mine.state_dict()) == set(other.state_dict())
-
-
-def test_spectral_norm_works_here() -> None:
-    with pytest.raises(NotImplementedError):
-        small(THEIRS, use_spectral_norm=True)
-    hnet, plain = small(OURS, use_spectral_norm=True), small(OURS)
-    plain.load_state_dict(hnet.state_dict())
-    with torch.no_grad():
-        weight = plain.layer_weight_tensors[0]
-        weight /= torch.linalg.svdvals(weight)[0]
-    wanted = plain.forward(cond_id=[0, 1], ret_format="flattened")
-    torch.testing.assert_close(hnet.forward(cond_id=[0, 1], ret_format="flattened"), wanted)
 
 
 def test_modes_reach_internal_hypernetworks() -> None:

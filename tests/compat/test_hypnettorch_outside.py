@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,28 +18,60 @@ from tests.compat.hypnettorch_building import (
 )
 from tests.compat.hypnettorch_libraries import OURS, THEIRS
 
+# 0.0.4 stops in both: half of the parameters from outside (`append` to `None`), spectral norm.
+WHOLE: dict[str, Callable[..., Any]] = {
+    "HMLP": small,
+    "HMLP unconditional": lambda lib, **kwargs: small(lib, uncond_in_size=2, **kwargs),
+    "ChunkedHMLP": small_chunked,
+    "ChunkedHMLP own": lambda lib, **kwargs: small_chunked(lib, cond_chunk_embs=True, **kwargs),
+    "StructuredHMLP": lambda lib, **kwargs: structured("", **kwargs).make(lib),
+    "StructuredHMLP own": lambda lib, **kwargs: structured("", cond_chunk_embs=True, **kwargs).make(
+        lib
+    ),
+}
+HALVES: dict[str, Callable[[Any], Any]] = {
+    f"{name}, {half}": lambda lib, make=make, half=half: make(lib, **{half: True})
+    for half in ("no_uncond_weights", "no_cond_weights")
+    for name, make in WHOLE.items()
+}
+SPECTRAL: dict[str, Callable[..., Any]] = {
+    f"{name}, {layers}": lambda lib, make=make, layers=layers, **kwargs: make(
+        lib, layers=layers, **{"use_spectral_norm": True, **kwargs}
+    )
+    for name, make in {"HMLP": small, "ChunkedHMLP": small_chunked}.items()
+    for layers in ((6,), (5, 4))
+}
 
-def test_what_0_0_4_cannot_build_works_here() -> None:
-    """Half of the parameters from outside: `append` to `None` there."""
-    for lib, kwargs in (
-        (OURS, {"no_uncond_weights": True}),
-        (OURS, {"no_cond_weights": True}),
-    ):
-        with pytest.raises(AttributeError):
-            small(THEIRS, **kwargs)
-        full, half = small(lib), small(lib, **kwargs)
-        outside = [
-            p
-            for p in full.internal_params
-            if p.shape not in [q.shape for q in half.internal_params]
-        ]
-        assert [list(p.shape) for p in outside] == half.hyper_shapes_learned
-        with torch.no_grad():
-            for own, index in zip(half.internal_params, half.internal_params_ref, strict=True):
-                own.copy_(full.internal_params[index])
-        made = half.forward(cond_id=[1, 2], weights=outside, ret_format="flattened")
-        wanted = full.forward(cond_id=[1, 2], ret_format="flattened")
-        torch.testing.assert_close(made, wanted)
+
+@pytest.mark.parametrize("name", HALVES)
+def test_half_of_the_parameters_from_outside(name: str) -> None:
+    with pytest.raises(AttributeError):
+        HALVES[name](THEIRS)
+    half, full = HALVES[name](OURS), WHOLE[name.partition(",")[0]](OURS)
+    kept = set(half.internal_params_ref)
+    outside = [p for i, p in enumerate(full.internal_params) if i not in kept]
+    assert [list(p.shape) for p in outside] == half.hyper_shapes_learned
+    with torch.no_grad():
+        for own, index in zip(half.internal_params, half.internal_params_ref, strict=True):
+            own.copy_(full.internal_params[index])
+    inputs: dict[str, Any] = {"cond_id": [1, 2], "ret_format": "flattened"}
+    if "unconditional" in name:
+        inputs["uncond_input"] = torch.randn(2, 2)
+    made = half.forward(weights=outside, **inputs)
+    torch.testing.assert_close(made, full.forward(**inputs))
+
+
+@pytest.mark.parametrize("name", SPECTRAL)
+def test_spectral_norm(name: str) -> None:
+    with pytest.raises(NotImplementedError):
+        SPECTRAL[name](THEIRS)
+    hnet, plain = SPECTRAL[name](OURS), SPECTRAL[name](OURS, use_spectral_norm=False)
+    plain.load_state_dict(hnet.state_dict())
+    with torch.no_grad():
+        for weight in plain.layer_weight_tensors[:-1]:
+            weight /= torch.linalg.svdvals(weight)[0]
+    wanted = plain.forward(cond_id=[0, 1], ret_format="flattened")
+    torch.testing.assert_close(hnet.forward(cond_id=[0, 1], ret_format="flattened"), wanted)
 
 
 @pytest.mark.parametrize("make", [small, small_chunked])

@@ -14,31 +14,30 @@ from tests.compat.hypnettorch_libraries import OURS, THEIRS
 mnets = pytest.importorskip("hypnettorch.mnets")
 
 
-@pytest.mark.parametrize("make", [small, small_chunked])
-def test_regularizer(make: Any) -> None:
-    other, mine = pair_of(make)
-    targets = THEIRS.get_current_targets(3, other)
-    found = OURS.get_current_targets(3, mine)
-    for a, b in zip(found, targets, strict=True):
-        for x, y in zip(a, b, strict=True):
-            assert_close(x, y)
-            assert not x.requires_grad
-    assert OURS.get_current_targets(0, mine) == []
-    d_theta = [0.1 * torch.randn_like(p) for p in other.unconditional_params]
-    d_embs = [0.1 * torch.randn_like(p) for p in other.conditional_params]
+def options(hnet: Any, targets: Any) -> list[dict[str, Any]]:
+    """Return arguments for `calc_fix_target_reg` with three tasks before this one."""
+    d_theta = [0.1 * torch.randn_like(p) for p in hnet.unconditional_params]
+    d_embs = [0.1 * torch.randn_like(p) for p in hnet.conditional_params]
     fisher = [[torch.rand(s) for s in SHAPES] for _ in range(3)]
-    old_theta = [p.detach() + 0.1 * torch.randn_like(p) for p in other.unconditional_params]
-    old_embs = [p.detach() + 0.1 * torch.randn_like(p) for p in other.conditional_params]
+    old_theta = [p.detach() + 0.1 * torch.randn_like(p) for p in hnet.unconditional_params]
+    old_embs = [p.detach() + 0.1 * torch.randn_like(p) for p in hnet.conditional_params]
     target_net = mnets.MLP(n_in=3, n_out=2, hidden_layers=(5,), no_weights=True, verbose=False)
-    options: list[dict[str, Any]] = [
+    return [
         {"targets": targets, "dTheta": d_theta},
         {"targets": targets, "dTheta": d_theta, "dTembs": d_embs},
         {"targets": targets, "dTheta": d_theta, "fisher_estimates": fisher},
         {"targets": targets, "dTheta": d_theta, "reg_scaling": [0.5, 2.0, 0.0]},
+        {
+            "targets": targets,
+            "dTheta": d_theta,
+            "reg_scaling": [1.0, 0.0, 3.0],
+            "batch_size": 3,
+        },
         {"targets": targets, "dTheta": d_theta, "batch_size": 2},
         {"targets": targets, "dTheta": d_theta, "batch_size": 9},
         {"prev_theta": old_theta, "prev_task_embs": old_embs},
         {"prev_theta": old_theta, "prev_task_embs": old_embs, "batch_size": 1},
+        {"prev_theta": old_theta, "prev_task_embs": old_embs, "dTheta": d_theta, "dTembs": d_embs},
         {
             "targets": targets,
             "dTheta": d_theta,
@@ -53,7 +52,19 @@ def test_regularizer(make: Any) -> None:
             "fisher_estimates": fisher,
         },
     ]
-    for kwargs in options:
+
+
+@pytest.mark.parametrize("make", [small, small_chunked])
+def test_regularizer(make: Any) -> None:
+    other, mine = pair_of(make)
+    targets = THEIRS.get_current_targets(3, other)
+    found = OURS.get_current_targets(3, mine)
+    for a, b in zip(found, targets, strict=True):
+        for x, y in zip(a, b, strict=True):
+            assert_close(x, y)
+            assert not x.requires_grad
+    assert OURS.get_current_targets(0, mine) == []
+    for kwargs in options(other, targets):
         grads = []
         for lib, hnet in ((THEIRS, other), (OURS, mine)):
             np.random.seed(0)
