@@ -17,10 +17,14 @@ def in_one_slot(plan: Plan, piece: Piece) -> bool:
     return piece.count == 1 and piece.start % size + piece.numel <= size
 
 
-def is_shared(plan: Plan, entry: Entry) -> bool:
+def is_constant(plan: Plan, entry: Entry) -> bool:
     """Whether a tensor is learned, but the same for all conditions."""
-    sources = {plan.heads[piece.head].source for piece in entry.pieces}
-    return sources == {Source.SHARED} and isinstance(entry.form, Whole)
+    return {plan.heads[piece.head].source for piece in entry.pieces} == {Source.SHARED}
+
+
+def is_shared(plan: Plan, entry: Entry) -> bool:
+    """Whether a tensor is learned as it is, the same for all conditions."""
+    return is_constant(plan, entry) and isinstance(entry.form, Whole)
 
 
 def layer_of(plan: Plan, entry: Entry, num: int, rows: int, backward: bool = True) -> Layer | None:

@@ -111,17 +111,10 @@ NONE_THERE: dict[str, set[str]] = {
     "parameters-fp16": _QUANTIZABLE,
     "float64": _QUANTIZABLE,
 }
-# Inside vmap, autocast does not raise the logits to float32 (torch 2.13).
-DIFFERS = {("LinearCrossEntropyLoss", "autocast-bf16"), ("LinearCrossEntropyLoss", "autocast-fp16")}
 
 
 def _ways() -> list[Any]:
-    made = []
-    for name in LAYERS:
-        for way in WAYS:
-            marks = [pytest.mark.xfail(strict=True)] if (name, way) in DIFFERS else []
-            made.append(pytest.param(name, way, id=f"{name}-{way}", marks=marks))
-    return made
+    return [pytest.param(name, way, id=f"{name}-{way}") for name in LAYERS for way in WAYS]
 
 
 @pytest.mark.parametrize(("name", "way"), _ways())

@@ -24,8 +24,9 @@ from torch.utils._pytree import tree_leaves
 from hyperloom._doctor import PartReading, Readings, Report, TensorReading
 from hyperloom._execution import SlowWarning
 from hyperloom._form import Whole
-from hyperloom._layout import Head, Source
+from hyperloom._layout import Head
 from hyperloom._plan import Entry, Plan
+from hyperloom._ways import is_constant
 from hyperloom.torch._conditions import EmbeddingCondition, Table
 from hyperloom.torch._doctor_layers import floats, look_inside, probe, rms
 from hyperloom.torch._encoded import Encoded
@@ -299,7 +300,7 @@ def _differences(
             features = _apart(list(first.values()), list(second.values()))
     vectors = _apart([encoded.vector], [other.vector]) if hnet.plan.widths else None
     # The first two matter only where features are used; a table by id has none.
-    generated = [n for n in made if not _is_shared(hnet.plan, n)]
+    generated = [e.tensor for e in hnet.plan.entries if not is_constant(hnet.plan, e)]
     parts = _apart([made[n] for n in generated], [changed[n] for n in generated])
     stages = (
         ("condition vectors", vectors),
@@ -366,17 +367,12 @@ def _tensor(
         rms=rms(value),
         native=rms(base) if base is not None else math.hypot(spec.mean, spec.std),
         varies=None if changed is None else _apart([value], [changed[name]]),
-        shared=_is_shared(hnet.plan, name),
+        shared=is_constant(hnet.plan, entry),
         starts_constant=_starts_constant(hnet.plan, entry),
         change=None if base is None else rms(value - base.to(value.dtype)),
         attached=True,
         gradient=None,
     )
-
-
-def _is_shared(plan: Plan, name: str) -> bool:
-    entry = next(e for e in plan.entries if e.tensor == name)
-    return all(plan.heads[piece.head].source is Source.SHARED for piece in entry.pieces)
 
 
 def _starts_constant(plan: Plan, entry: Entry) -> bool:

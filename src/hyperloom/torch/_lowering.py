@@ -10,12 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from hyperloom.torch import _packed, _rnn
+from hyperloom.torch import _autocast, _packed, _rnn
 from hyperloom.torch._attention import attention_rule
 from hyperloom.torch._checkpointing import CheckpointedError, checkpointed
 from hyperloom.torch._placeholder import (
-    Generated,
-    as_autocast,
     bilinear,
     dense_leaf,
     dense_tree,
@@ -49,16 +47,22 @@ class Lowering(TorchFunctionMode):
             raise CheckpointedError("it checkpoints activations")
         if func is F.scaled_dot_product_attention:
             return self.attention(*args, **kwargs)
-        if func is F.multi_head_attention_forward:
+        opened = _OPENED.get(func)
+        if opened is not None:
             if torch.compiler.is_compiling():  # a graph cannot enter a mode again
                 return func(*dense_tree(args), **dense_tree(kwargs))
             with self:  # what it calls is to come here too
-                return _multi_head(*args, **kwargs)
+                return opened(*args, **kwargs)
         rule = _RULES.get(func)
         return func(*args, **kwargs) if rule is None else rule(*args, **kwargs)
 
 
-_multi_head = without_override_check(F.multi_head_attention_forward)
+# Python functions whose parts have rules.
+_OPENED: dict[Any, Rule] = {
+    function: without_override_check(function)
+    for function in (F.multi_head_attention_forward, getattr(F, "linear_cross_entropy", None))
+    if function is not None
+}
 
 
 def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
@@ -130,20 +134,6 @@ def _embedding_bag(
     return total if mode == "sum" else total / used.sum(-1, keepdim=True).clamp(min=1)
 
 
-def _in_autocast(function: Any) -> Rule:
-    """Convert as autocast would; inside vmap it does not for these (torch 2.13)."""
-
-    def rule(*args: Any, **kwargs: Any) -> Any:
-        weight: Any = args[1] if len(args) > 1 else kwargs["weight"]
-        if isinstance(weight, Generated) or not torch.is_autocast_enabled(weight.device.type):
-            return function(*args, **kwargs)
-        args = tuple(as_autocast(a) if isinstance(a, Tensor) else a for a in args)
-        kwargs = {k: as_autocast(a) if isinstance(a, Tensor) else a for k, a in kwargs.items()}
-        return function(*args, **kwargs)
-
-    return rule
-
-
 def _batch_norm(
     input: Tensor,  # noqa: A002
     running_mean: Tensor | None,
@@ -199,21 +189,10 @@ def _group_norm(
     return made if input.device.type != "cpu" else made.to(input.dtype)  # as outside of vmap
 
 
-_WITH_WEIGHT = (
-    F.linear,
-    F.conv1d,
-    F.conv2d,
-    F.conv3d,
-    F.conv_transpose1d,
-    F.conv_transpose2d,
-    F.conv_transpose3d,
-    F.prelu,
-)
-
 _RULES: dict[Any, Rule] = {
     **_packed.RULES,
     **_rnn.RULES,
-    **{function: _in_autocast(function) for function in _WITH_WEIGHT},
+    **_autocast.RULES,
     F.bilinear: bilinear,
     F.embedding_bag: _embedding_bag,
     F.batch_norm: _batch_norm,

@@ -86,7 +86,8 @@ def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
 def as_autocast(x: Tensor) -> Tensor:
     """Convert as autocast would; inside vmap it does not for convolutions (torch 2.13)."""
     kind = x.device.type
-    if x.dtype != torch.float32 or not torch.is_autocast_enabled(kind):
+    convertible = x.is_floating_point() and x.dtype != torch.float64
+    if not convertible or not torch.is_autocast_enabled(kind):
         return x
     return x.to(torch.get_autocast_dtype(kind))
 
@@ -147,13 +148,16 @@ def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None
     return y if bias is None else y + _dense(bias)
 
 
+_CHECKS = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
+
+
 def without_override_check(function: Any) -> Any:
     """Return a copy of a Python function of torch that does not look for overrides again.
 
     The functions it calls then see the stand-ins and take them their own way; calling the
     function itself would come straight back here.
     """
-    scope = {**function.__globals__, "has_torch_function": lambda *_: False}
+    scope = {**function.__globals__, **dict.fromkeys(_CHECKS, lambda *_: False)}
     made = types.FunctionType(
         function.__code__, scope, function.__name__, function.__defaults__, function.__closure__
     )
