@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -17,36 +15,26 @@ from safetensors.numpy import load_file, save_file
 
 from hyperloom._checkpoint import (
     Description,
-    digest,
-    essence,
     given_part,
     metadata,
     other_target,
     read_description,
 )
-from hyperloom._errors import CheckpointError, message
-from hyperloom._plan import Plan
+from hyperloom._checkpoint_tensors import (
+    buffers,
+    check_dtypes,
+    check_fit,
+    check_plan,
+    check_values,
+    checksum,
+    first_not_finite,
+    refused_by_safetensors,
+    write_whole,
+)
 from hyperloom.jax._hypernetwork import HyperNetwork
 from hyperloom.jax._target import target_spec
 from hyperloom.jax._translated import read_translated
 from hyperloom.jax._variables import Hole, Variable, is_random, walk
-
-_NAMES = {
-    "float64": "F64",
-    "float32": "F32",
-    "float16": "F16",
-    "bfloat16": "BF16",
-    "int64": "I64",
-    "int32": "I32",
-    "int16": "I16",
-    "int8": "I8",
-    "uint8": "U8",
-    "bool": "BOOL",
-    "complex64": "C64",
-    "uint16": "U16",
-    "uint32": "U32",
-    "uint64": "U64",
-}
 
 
 def save(hnet: HyperNetwork, path: str | os.PathLike[str]) -> None:
@@ -66,23 +54,10 @@ def save(hnet: HyperNetwork, path: str | os.PathLike[str]) -> None:
     """
     import hyperloom
 
-    path = Path(path)
     tensors = neutral_tensors(hnet)
-    for key, value in tensors.items():
-        if str(value.dtype) not in _NAMES:
-            wanted = "one of " + ", ".join(_NAMES)
-            raise TypeError(message("hnet", f"{key!r} of dtype {value.dtype}", wanted))
-    data = metadata(hnet.plan, hyperloom.__version__, _digest(hnet.plan, tensors))
-    name = f"{path}.{secrets.token_hex(4)}.part"
-    open(name, "xb").close()
-    mode = os.stat(name).st_mode
-    try:
-        save_file(tensors, name, metadata=data)
-        os.chmod(name, mode)  # safetensors makes files that only their owner may read
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    check_dtypes(tensors)
+    data = metadata(hnet.plan, hyperloom.__version__, checksum(hnet.plan, tensors, _bytes))
+    write_whole(path, lambda name: save_file(tensors, name, metadata=data))
 
 
 def load(
@@ -130,9 +105,7 @@ def load(
             raise other_target(path, found)
     else:
         names = {} if translate is True else translate
-        prefix = "target_buffers."
-        buffers = {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
-        target = read_translated(target, plan.spec, names, buffers)
+        target = read_translated(target, plan.spec, names, buffers(tensors))
     hnet = HyperNetwork.from_plan(
         target,
         plan,
@@ -153,13 +126,7 @@ def load_into(hnet: HyperNetwork, path: str | os.PathLike[str]) -> None:
     """Fill `hnet` from a checkpoint of the same plan; see `HyperNetwork.load`."""
     described = read_description(path)
     tensors = _without_statistics(_read(path, described))
-    found = hnet.plan.spec.differences(described.plan.spec)
-    if found:
-        raise other_target(path, found)
-    if essence(described.plan) != essence(hnet.plan):
-        wanted = "the plan of this hypernetwork"
-        way_out = "Use hyperloom.jax.load(path, target), which builds the plan in the file."
-        raise CheckpointError(message(f"checkpoint {path}", "another plan", wanted, way_out))
+    check_plan(path, hnet.plan, described, "jax")
     _fill(hnet, tensors, path)
 
 
@@ -206,16 +173,8 @@ def fill(hnet: HyperNetwork, tensors: dict[str, Any]) -> None:
 def _fill(hnet: HyperNetwork, tensors: dict[str, Any], path: Any) -> None:
     """Copy tensors in, after all names, shapes and dtypes are checked."""
     own = neutral_tensors(hnet)
-    wrong = sorted(set(own) ^ set(tensors))
-    wrong += [n for n in own if n in tensors and own[n].shape != tensors[n].shape]
-    if wrong:
-        got = f"tensors that differ in name or shape: {', '.join(wrong[:5])}"
-        raise CheckpointError(message(f"checkpoint {path}", got, "those of the plan"))
-    for name, value in own.items():
-        if value.dtype != tensors[name].dtype:
-            got = f"{name!r} of dtype {tensors[name].dtype}"
-            way_out = "float64 in JAX needs jax.config.update('jax_enable_x64', True)."
-            raise CheckpointError(message(f"checkpoint {path}", got, str(value.dtype), way_out))
+    way_out = "float64 in JAX needs jax.config.update('jax_enable_x64', True)."
+    check_fit(path, own, tensors, lambda _: way_out)
     fill(hnet, tensors)
 
 
@@ -224,31 +183,23 @@ def _read(path: Any, described: Description) -> dict[str, np.ndarray]:
     try:
         tensors = load_file(path)
     except (SafetensorError, ValueError) as error:
-        got = f"a file that safetensors refuses ({error})"
-        raise CheckpointError(message(f"checkpoint {path}", got, "a whole file")) from error
-    if _digest(described.plan, tensors) != described.digest:
-        wanted = "the file as save() wrote it"
-        way_out = "Copy it again from where it was saved."
-        got = "altered numbers or an altered plan (the checksum differs)"
-        raise CheckpointError(message(f"checkpoint {path}", got, wanted, way_out))
-    for name, value in tensors.items():
-        # What is the target's own may hold infinities on purpose: masks.
-        own = name.startswith(("kept.", "target_buffers."))
-        if not jnp.issubdtype(value.dtype, jnp.inexact):
-            continue
-        num = int((jnp.isnan(value) if own else ~jnp.isfinite(value)).sum())
-        if num:
-            got = f"{num} NaN or infinite values in {name!r}"
-            way_out = "The hypernetwork had diverged when it was saved."
-            raise CheckpointError(message(f"checkpoint {path}", got, "finite values", way_out))
+        raise refused_by_safetensors(path, error) from error
+    found = checksum(described.plan, tensors, _bytes)
+    check_values(path, described, found, lambda: _not_finite(tensors))
     return tensors
 
 
-def _digest(plan: Plan, tensors: dict[str, np.ndarray]) -> str:
-    return digest(
-        plan,
-        (
-            (name, _NAMES[str(v.dtype)], tuple(v.shape), np.ascontiguousarray(v).tobytes())
-            for name, v in tensors.items()
-        ),
-    )
+def _not_finite(tensors: dict[str, np.ndarray]) -> str | None:
+    """Say which array holds values that are not finite, if one does."""
+
+    def count(name: str, infinite: bool) -> int:
+        value = tensors[name]
+        if not jnp.issubdtype(value.dtype, jnp.inexact):
+            return 0
+        return int((~jnp.isfinite(value) if infinite else jnp.isnan(value)).sum())
+
+    return first_not_finite(tensors, count)
+
+
+def _bytes(value: np.ndarray) -> bytes:
+    return np.ascontiguousarray(value).tobytes()

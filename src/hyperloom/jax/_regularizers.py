@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 from typing import Any
 
 import jax
@@ -12,8 +11,9 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from hyperloom._condition import Concat, Condition, Embedding, Noise
-from hyperloom._errors import did_you_mean, finite_float, message, positive_int
+from hyperloom._condition import Concat, Condition, Embedding
+from hyperloom._errors import finite_float, message, positive_int
+from hyperloom._regularizer import check_batch, check_fixed, check_weights, weight_of
 from hyperloom.jax._adaptor import Box
 from hyperloom.jax._conditions import Encoded
 from hyperloom.jax._hypernetwork import HyperNetwork
@@ -83,16 +83,11 @@ class OutputRegularizer(nnx.Module):
             self.conditions = nnx.data(Fixed(None))
             self.targets, self.num_conditions = nnx.Dict({}), 0
             return
-        self._check_weights(hnet)
-        if _is_drawn(hnet.plan.condition, conditions):
-            wanted = "conditions that are the same at each call"
-            way_out = "Give the noise itself, as an array."
-            raise ValueError(message("conditions", "noise to be drawn anew", wanted, way_out))
+        check_weights(self.weights.held, hnet.plan, np.shape, "an array")
+        check_fixed(hnet.plan.condition, conditions, (Array, np.ndarray), "an array")
         raw = _as_arrays(hnet.plan.condition, conditions)
         encoded = hnet._encode(raw, None)
-        if len(encoded.batch) != 1:
-            got = f"conditions with dimensions {encoded.batch}"
-            raise ValueError(message("conditions", got, "a batch (T,)", "For one: [id]."))
+        check_batch(encoded.batch)
         made = hnet._generate(encoded, hnet._trunk_key(None))
         self.conditions = nnx.data(Fixed(raw))
         self.targets = nnx.Dict({n: Fixed(jax.lax.stop_gradient(v)) for n, v in made.items()})
@@ -116,7 +111,7 @@ class OutputRegularizer(nnx.Module):
         for name in self.targets:
             old = self.targets[name][...]
             change = made[name] - (old if index is None else old[index])
-            total += jnp.sum(jnp.square(change) * self._weight(name))
+            total += jnp.sum(jnp.square(change) * weight_of(self.weights.held, name))
         return self.strength / encoded.batch[0] * total
 
     def _chosen(self, encoded: Encoded, rngs: Any) -> tuple[Encoded, Array | None]:
@@ -133,27 +128,6 @@ class OutputRegularizer(nnx.Module):
         ids = None if encoded.ids is None else encoded.ids[index]
         return Encoded(encoded.vector[index], ids), index
 
-    def _weight(self, name: str) -> Any:
-        """Return the importance of a tensor."""
-        matching = (w for pattern, w in self.weights.held.items() if fnmatchcase(name, pattern))
-        return next(matching, 1.0)
-
-    def _check_weights(self, hnet: HyperNetwork) -> None:
-        """Raise for a weight that is for nothing, or does not fit what it is for."""
-        shapes = {e.tensor: hnet.plan.spec[e.tensor].shape for e in hnet.plan.entries}
-        for pattern, weight in self.weights.held.items():
-            named = [name for name in shapes if fnmatchcase(name, pattern)]
-            if not named:
-                got = f"the pattern {pattern!r}, which names no generated tensor"
-                way_out = did_you_mean(pattern, shapes)
-                raise ValueError(message("weights", got, "patterns that do", way_out))
-            size = np.shape(weight)
-            for name in named:
-                if not _broadcasts(size, shapes[name]):
-                    got = f"an array of shape {size} for {name!r}"
-                    wanted = f"a number, or a shape that broadcasts to {shapes[name]}"
-                    raise ValueError(message(f"weights[{pattern!r}]", got, wanted))
-
 
 def _as_arrays(choice: Condition, value: Any) -> Any:
     """Return a raw value whose lists of ids are arrays."""
@@ -162,17 +136,3 @@ def _as_arrays(choice: Condition, value: Any) -> Any:
     if isinstance(choice, Embedding) and isinstance(value, (range, list, tuple)):
         return jnp.asarray(np.asarray(list(value)))
     return value
-
-
-def _broadcasts(small: tuple[int, ...], large: tuple[int, ...]) -> bool:
-    """Whether `small` broadcasts to exactly `large`."""
-    tails = zip(reversed(small), reversed(large), strict=False)
-    return len(small) <= len(large) and all(a in (1, b) for a, b in tails)
-
-
-def _is_drawn(choice: Condition, value: Any) -> bool:
-    """Whether a raw value asks for noise that differs from call to call."""
-    if isinstance(choice, Concat) and isinstance(value, (tuple, list)):
-        pairs = zip(choice.parts, value, strict=False)
-        return any(_is_drawn(part, v) for part, v in pairs)
-    return isinstance(choice, Noise) and not isinstance(value, (Array, np.ndarray))

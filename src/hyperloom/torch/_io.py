@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,14 +13,23 @@ from torch import Tensor, nn
 
 from hyperloom._checkpoint import (
     Description,
-    digest,
-    essence,
     given_part,
     metadata,
     other_target,
     read_description,
 )
-from hyperloom._errors import CheckpointError, message
+from hyperloom._checkpoint_tensors import (
+    buffers,
+    check_dtypes,
+    check_fit,
+    check_plan,
+    check_values,
+    checksum,
+    first_not_finite,
+    refused_by_safetensors,
+    write_whole,
+)
+from hyperloom._errors import message
 from hyperloom._plan import Plan
 from hyperloom.torch._conditions import Table
 from hyperloom.torch._spec import target_spec
@@ -31,23 +38,6 @@ from hyperloom.torch._translated import Translated
 
 if TYPE_CHECKING:
     from hyperloom.torch._hypernetwork import HyperNetwork
-
-_NAMES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-    torch.complex64: "C64",
-    torch.uint16: "U16",
-    torch.uint32: "U32",
-    torch.uint64: "U64",
-}
 
 
 def save(hnet: HyperNetwork, path: str | os.PathLike[str]) -> None:
@@ -67,29 +57,16 @@ def save(hnet: HyperNetwork, path: str | os.PathLike[str]) -> None:
     """
     import hyperloom
 
-    path = Path(path)
     tensors = neutral_tensors(hnet)
-    for key, value in tensors.items():
-        if value.dtype not in _NAMES:
-            wanted = "one of " + ", ".join(str(t).removeprefix("torch.") for t in _NAMES)
-            raise TypeError(message("hnet", f"{key!r} of dtype {value.dtype}", wanted))
+    check_dtypes(tensors)
     bad = _not_finite(tensors)
     if bad is not None:
         way_out = "The training has diverged: save earlier, or look at hnet.doctor()."
         raise ValueError(message("hnet", bad, "finite values", way_out))
     said = hnet.statistics != settled(None, hnet.plan) or any(hnet.target_statistics.tensors())
     version, statistics = hyperloom.__version__, hnet.statistics if said else None
-    data = metadata(hnet.plan, version, _digest(hnet.plan, tensors), statistics)
-    name = f"{path}.{secrets.token_hex(4)}.part"
-    open(name, "xb").close()
-    mode = os.stat(name).st_mode
-    try:
-        save_file(tensors, name, metadata=data)
-        os.chmod(name, mode)  # safetensors makes files that only their owner may read
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    data = metadata(hnet.plan, version, checksum(hnet.plan, tensors, _bytes), statistics)
+    write_whole(path, lambda name: save_file(tensors, name, metadata=data))
 
 
 def load(
@@ -131,9 +108,7 @@ def load(
         _same_target(path, plan, target)
     else:
         names = {} if translate is True else translate
-        prefix = "target_buffers."
-        buffers = {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
-        target = Translated(target, plan.spec, names, buffers)
+        target = Translated(target, plan.spec, names, buffers(tensors))
     hnet = HyperNetwork.from_plan(
         target,
         plan,
@@ -154,13 +129,7 @@ def load_into(hnet: HyperNetwork, path: str | os.PathLike[str]) -> None:
     """Fill `hnet` from a checkpoint of the same plan; see `HyperNetwork.load`."""
     described = read_description(path)
     tensors = _read(path, described)
-    found = hnet.plan.spec.differences(described.plan.spec)
-    if found:
-        raise other_target(path, found)
-    if essence(described.plan) != essence(hnet.plan):
-        wanted = "the plan of this hypernetwork"
-        way_out = "Use hyperloom.torch.load(path, target), which builds the plan in the file."
-        raise CheckpointError(message(f"checkpoint {path}", "another plan", wanted, way_out))
+    check_plan(path, hnet.plan, described, "torch")
     _fill(hnet, tensors, path)
 
 
@@ -184,16 +153,7 @@ def _fill(hnet: HyperNetwork, tensors: dict[str, Tensor], path: Any) -> None:
     """Copy tensors in, after all names, shapes and dtypes are checked."""
     own = neutral_tensors(hnet)
     tensors = _with_statistics(tensors, own)
-    wrong = sorted(set(own) ^ set(tensors))
-    wrong += [n for n in own if n in tensors and own[n].shape != tensors[n].shape]
-    if wrong:
-        got = f"tensors that differ in name or shape: {', '.join(wrong[:5])}"
-        raise CheckpointError(message(f"checkpoint {path}", got, "those of the plan"))
-    for name, value in own.items():
-        if value.dtype != tensors[name].dtype:
-            got = f"{name!r} of dtype {tensors[name].dtype}"
-            way_out = f"Convert the hypernetwork first: .to({tensors[name].dtype})."
-            raise CheckpointError(message(f"checkpoint {path}", got, f"{value.dtype}", way_out))
+    check_fit(path, own, tensors, lambda t: f"Convert the hypernetwork first: .to({t}).")
     state = {}
     tables = {p: m for p, m in hnet.named_modules() if isinstance(m, Table)}
     for name, tensor in tensors.items():
@@ -223,39 +183,20 @@ def _read(path: Any, described: Description) -> dict[str, Tensor]:
     try:
         tensors = load_file(path)
     except (SafetensorError, ValueError) as error:
-        got = f"a file that safetensors refuses ({error})"
-        raise CheckpointError(message(f"checkpoint {path}", got, "a whole file")) from error
-    if _digest(described.plan, tensors) != described.digest:
-        wanted = "the file as save() wrote it"
-        way_out = "Copy it again from where it was saved."
-        got = "altered numbers or an altered plan (the checksum differs)"
-        raise CheckpointError(message(f"checkpoint {path}", got, wanted, way_out))
-    bad = _not_finite(tensors)
-    if bad is not None:
-        way_out = "The hypernetwork had diverged when it was saved."
-        raise CheckpointError(message(f"checkpoint {path}", bad, "finite values", way_out))
+        raise refused_by_safetensors(path, error) from error
+    found = checksum(described.plan, tensors, _bytes)
+    check_values(path, described, found, lambda: _not_finite(tensors))
     return tensors
 
 
 def _not_finite(tensors: dict[str, Tensor]) -> str | None:
     """Say which tensor holds values that are not finite, if one does."""
-    for name, value in tensors.items():
-        # What is the target's own may hold infinities on purpose: masks.
-        own = name.startswith(("kept.", "target_buffers.", "target_statistics."))
-        num = int((torch.isnan(value) if own else ~torch.isfinite(value)).sum())
-        if num:
-            return f"{num} NaN or infinite values in {name!r}"
-    return None
 
+    def count(name: str, infinite: bool) -> int:
+        value = tensors[name]
+        return int((~torch.isfinite(value) if infinite else torch.isnan(value)).sum())
 
-def _digest(plan: Plan, tensors: dict[str, Tensor]) -> str:
-    return digest(
-        plan,
-        (
-            (name, _NAMES[value.dtype], tuple(value.shape), _bytes(value))
-            for name, value in tensors.items()
-        ),
-    )
+    return first_not_finite(tensors, count)
 
 
 def _bytes(value: Tensor) -> bytes | memoryview:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hyperloom._condition import Concat, Condition, Noise
-from hyperloom._errors import did_you_mean, finite_float, message, positive_int
+from hyperloom._errors import finite_float, positive_int
 from hyperloom._form import Delta, Whole
 from hyperloom._layout import Piece, Source
 from hyperloom._plan import Plan
+from hyperloom._regularizer import check_batch, check_fixed, check_weights, weight_of
 from hyperloom.torch._conditions import Encoded
 from hyperloom.torch._generate import slot_features
 from hyperloom.torch._gram import HeadMemory, gram_is_cheaper, rows_that_count
@@ -87,16 +86,11 @@ class OutputRegularizer:
         if isinstance(conditions, (range, list, tuple)) and len(conditions) == 0:
             self._conditions, self._num, self._targets, self._heads = None, 0, {}, {}
             return
-        self._check_weights(hnet)
-        if _is_drawn(hnet.plan.condition, conditions):
-            wanted = "conditions that are the same at each call"
-            way_out = "Give the noise itself, as a tensor."
-            raise ValueError(message("conditions", "noise to be drawn anew", wanted, way_out))
+        check_weights(self.weights, hnet.plan, _shape, "a tensor")
+        check_fixed(hnet.plan.condition, conditions, (Tensor,), "a tensor")
         with torch.no_grad():
             encoded = hnet._encode(conditions)
-            if len(encoded.batch) != 1:
-                got = f"conditions with dimensions {tuple(encoded.batch)}"
-                raise ValueError(message("conditions", got, "a batch (T,)", "For one: [id]."))
+            check_batch(tuple(encoded.batch))
             heads = self._remember_heads(hnet, encoded)
             rest = _made_elsewhere(hnet.plan, heads)
             targets = hnet._generate(encoded) if rest else {}
@@ -144,7 +138,7 @@ class OutputRegularizer:
         """Return a head's pieces with the factor on their squares; `None` if one has no such."""
         plan, made, row = hnet.plan, [], 0
         for entry in plan.entries:
-            weight = self._weight(entry.tensor)
+            weight = weight_of(self.weights, entry.tensor)
             for piece in entry.pieces:
                 if piece.head == index:
                     if entry.form not in (Whole(), Delta()) or isinstance(weight, Tensor):
@@ -155,22 +149,6 @@ class OutputRegularizer:
                 row += 1
         return made
 
-    def _check_weights(self, hnet: HyperNetwork) -> None:
-        """Raise for a weight that is for nothing, or does not fit what it is for."""
-        shapes = {e.tensor: hnet.plan.spec[e.tensor].shape for e in hnet.plan.entries}
-        for pattern, weight in self.weights.items():
-            named = [name for name in shapes if fnmatchcase(name, pattern)]
-            if not named:
-                got = f"the pattern {pattern!r}, which names no generated tensor"
-                way_out = did_you_mean(pattern, shapes)
-                raise ValueError(message("weights", got, "patterns that do", way_out))
-            size = tuple(weight.shape) if isinstance(weight, Tensor) else ()
-            for name in named:
-                if not _broadcasts(size, shapes[name]):
-                    got = f"a tensor of shape {size} for {name!r}"
-                    wanted = f"a number, or a shape that broadcasts to {shapes[name]}"
-                    raise ValueError(message(f"weights[{pattern!r}]", got, wanted))
-
     def _chosen(self, encoded: Encoded) -> tuple[Encoded, Tensor | None]:
         """Return the conditions of this call, and which of all they are."""
         if self.subset is None or self.subset >= self._num:
@@ -180,13 +158,8 @@ class OutputRegularizer:
         ids = None if encoded.ids is None else encoded.ids[index]
         return Encoded(encoded.vector[index], ids), index
 
-    def _weight(self, name: str) -> float | Tensor:
-        """Return the importance of a tensor."""
-        matching = (w for pattern, w in self.weights.items() if fnmatchcase(name, pattern))
-        return next(matching, 1.0)
-
     def _distance(self, name: str, now: Tensor, old: Tensor) -> Tensor:
-        weight = self._weight(name)
+        weight = weight_of(self.weights, name)
         if isinstance(weight, Tensor):
             return ((now - old).square() * weight).sum()
         return weight * F.mse_loss(now, old, reduction="sum")  # one operation, not three
@@ -202,15 +175,5 @@ def _slotted(features: Tensor) -> Tensor:
     return features.unsqueeze(-2) if features.ndim == 2 else features
 
 
-def _broadcasts(small: tuple[int, ...], large: tuple[int, ...]) -> bool:
-    """Whether `small` broadcasts to exactly `large`."""
-    tails = zip(reversed(small), reversed(large), strict=False)
-    return len(small) <= len(large) and all(a in (1, b) for a, b in tails)
-
-
-def _is_drawn(choice: Condition, value: Any) -> bool:
-    """Whether a raw value asks for noise that differs from call to call."""
-    if isinstance(choice, Concat) and isinstance(value, (tuple, list)):
-        pairs = zip(choice.parts, value, strict=False)
-        return any(_is_drawn(part, v) for part, v in pairs)
-    return isinstance(choice, Noise) and not isinstance(value, Tensor)
+def _shape(weight: float | Tensor) -> tuple[int, ...]:
+    return tuple(weight.shape) if isinstance(weight, Tensor) else ()

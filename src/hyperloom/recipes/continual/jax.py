@@ -16,8 +16,8 @@ from flax import nnx
 from jax import Array
 
 import hyperloom.jax as hl
-from hyperloom._errors import message
 from hyperloom.recipes.continual import _setup
+from hyperloom.recipes.continual._checks import check_examples, check_hypernetwork, check_task
 from hyperloom.recipes.continual._data import SIDE
 from hyperloom.recipes.continual._sequence import Learner, Training
 
@@ -62,12 +62,7 @@ class ContinualLearner:
         loss: Loss = cross_entropy,
         num_tasks: int = 0,
     ) -> None:
-        ids = hnet.plan.num_ids
-        if not isinstance(hnet.plan.condition, hl.Embedding) or ids is None:
-            wanted = "a hypernetwork with condition=Embedding(num, dim), an id for each task"
-            raise ValueError(message("hnet", f"the condition {hnet.plan.condition}", wanted))
-        if not 0 <= num_tasks <= ids:
-            raise ValueError(message("num_tasks", num_tasks, f"0 to {ids}, the ids there are"))
+        check_hypernetwork(hnet.plan, num_tasks)
         self.hnet = hnet
         self.regularizer = regularizer
         self.training = training or Training()
@@ -130,7 +125,7 @@ class ContinualLearner:
         Raises:
             IndexError: A task that is not learned.
         """
-        _check_task(task, self.num_tasks)
+        check_task(task, self.num_tasks)
         x, num = _padded(inputs)
         return self._run(self._params, x, task)[:num]
 
@@ -150,7 +145,7 @@ class ContinualLearner:
         Raises:
             IndexError: A task that is not learned.
         """
-        _check_task(task, self.num_tasks)
+        check_task(task, self.num_tasks)
         made = self._net.generate(self._params, task)
         return {name: np.asarray(value) for name, value in made.items()}
 
@@ -200,7 +195,7 @@ class FineTuning:
 
     def predict(self, inputs: Any, task: int) -> np.ndarray:
         """Return the class `(num,)` of each input; the network is the same for every task."""
-        _check_task(task, self.num_tasks)
+        check_task(task, self.num_tasks)
         return self._plain.predict(self._params, inputs)
 
 
@@ -242,7 +237,7 @@ class SeparateNetworks:
 
     def predict(self, inputs: Any, task: int) -> np.ndarray:
         """Return the class `(num,)` of each input, as the network of the task sees it."""
-        _check_task(task, len(self.networks))
+        check_task(task, len(self.networks))
         return self._plain.predict(self.networks[task], inputs)
 
 
@@ -369,9 +364,8 @@ def _padded(inputs: Any) -> tuple[Array, int]:
     """Return inputs with rows of zeros up to a power of two: few sizes, few compilations."""
     x = np.asarray(inputs)
     rows = 1 << max(0, len(x) - 1).bit_length()
-    return jnp.asarray(np.concatenate([x, np.zeros((rows - len(x), *x.shape[1:]), x.dtype)])), len(
-        x
-    )
+    filler = np.zeros((rows - len(x), *x.shape[1:]), x.dtype)
+    return jnp.asarray(np.concatenate([x, filler])), len(x)
 
 
 def _examples(inputs: Any, targets: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -381,14 +375,5 @@ def _examples(inputs: Any, targets: Any) -> tuple[np.ndarray, np.ndarray]:
         ValueError: No examples, or not one target for each.
     """
     x, y = np.asarray(inputs), np.asarray(targets)
-    if x.ndim == 0 or len(x) == 0:
-        raise ValueError(message("inputs", f"shape {x.shape}", "at least one example"))
-    if y.ndim == 0 or len(y) != len(x):
-        got = f"shape {y.shape} beside {len(x)} inputs"
-        raise ValueError(message("targets", got, "one for each input"))
+    check_examples(x, y)
     return x, y
-
-
-def _check_task(task: int, num_tasks: int) -> None:
-    if not 0 <= task < num_tasks:
-        raise IndexError(message("task", task, f"one of the {num_tasks} tasks learned so far"))

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import hyperloom.torch as hl
-from hyperloom._errors import message
 from hyperloom.recipes.continual import _setup
+from hyperloom.recipes.continual._checks import check_examples, check_hypernetwork, check_task
 from hyperloom.recipes.continual._data import SIDE
 from hyperloom.recipes.continual._sequence import Learner, Training
 
@@ -54,12 +54,7 @@ class ContinualLearner:
         loss: Loss = F.cross_entropy,
         num_tasks: int = 0,
     ) -> None:
-        ids = hnet.plan.num_ids
-        if not isinstance(hnet.plan.condition, hl.Embedding) or ids is None:
-            wanted = "a hypernetwork with condition=Embedding(num, dim), an id for each task"
-            raise ValueError(message("hnet", f"the condition {hnet.plan.condition}", wanted))
-        if not 0 <= num_tasks <= ids:
-            raise ValueError(message("num_tasks", num_tasks, f"0 to {ids}, the ids there are"))
+        check_hypernetwork(hnet.plan, num_tasks)
         self.hnet = hnet
         self.regularizer = regularizer
         self.training = training or Training()
@@ -111,7 +106,7 @@ class ContinualLearner:
         Raises:
             IndexError: A task that is not learned.
         """
-        _check_task(task, self.num_tasks)
+        check_task(task, self.num_tasks)
         return _evaluate(self.hnet, inputs, condition=task)
 
     def predict(self, inputs: Any, task: int) -> np.ndarray:
@@ -124,7 +119,7 @@ class ContinualLearner:
         Raises:
             IndexError: A task that is not learned.
         """
-        _check_task(task, self.num_tasks)
+        check_task(task, self.num_tasks)
         with torch.no_grad():
             made = self.hnet.generate(task)
         return {name: value.cpu().numpy() for name, value in made.items()}
@@ -181,7 +176,7 @@ class FineTuning:
 
     def predict(self, inputs: Any, task: int) -> np.ndarray:
         """Return the class `(num,)` of each input; the network is the same for every task."""
-        _check_task(task, self.num_tasks)
+        check_task(task, self.num_tasks)
         return _evaluate(self.network, inputs).argmax(-1).cpu().numpy()
 
 
@@ -224,7 +219,7 @@ class SeparateNetworks:
 
     def predict(self, inputs: Any, task: int) -> np.ndarray:
         """Return the class `(num,)` of each input, as the network of the task sees it."""
-        _check_task(task, len(self.networks))
+        check_task(task, len(self.networks))
         return _evaluate(self.networks[task], inputs).argmax(-1).cpu().numpy()
 
 
@@ -355,11 +350,7 @@ def _examples(inputs: Any, targets: Any, module: nn.Module) -> tuple[Tensor, Ten
     """
     device = _device(module)
     x, y = torch.as_tensor(inputs, device=device), torch.as_tensor(targets, device=device)
-    if x.ndim == 0 or len(x) == 0:
-        raise ValueError(message("inputs", f"shape {tuple(x.shape)}", "at least one example"))
-    if y.ndim == 0 or len(y) != len(x):
-        got = f"shape {tuple(y.shape)} beside {len(x)} inputs"
-        raise ValueError(message("targets", got, "one for each input"))
+    check_examples(x, y)
     return x, y
 
 
@@ -369,8 +360,3 @@ def _device(module: nn.Module) -> torch.device:
 
 def _size(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
-
-
-def _check_task(task: int, num_tasks: int) -> None:
-    if not 0 <= task < num_tasks:
-        raise IndexError(message("task", task, f"one of the {num_tasks} tasks learned so far"))
