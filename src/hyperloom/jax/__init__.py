@@ -39,6 +39,7 @@ from hyperloom import (
     Vector,
     Whole,
 )
+from hyperloom._inputs import Inputs
 from hyperloom.jax._dynamic import unroll
 from hyperloom.jax._functional import Functional, functional
 from hyperloom.jax._hypernetwork import HyperNetwork
@@ -69,6 +70,7 @@ __all__ = [
     "HyperfanIn",
     "HyperfanOut",
     "Ids",
+    "Inputs",
     "Layers",
     "Linen",
     "LowRank",

@@ -11,6 +11,7 @@ from jax import Array
 from hyperloom._errors import did_you_mean, message
 from hyperloom._plan import Plan
 from hyperloom.jax._hypernetwork import HyperNetwork
+from hyperloom.jax._supplied import check_shape, refuse_other_numbers
 
 Params = dict[str, Array]
 
@@ -23,13 +24,15 @@ class Functional:
     """
 
     def __init__(self, hnet: HyperNetwork) -> None:
-        self._graphdef, params, self._rest = nnx.split(hnet, nnx.Param, ...)
+        # Of a copy: what becomes of the hypernetwork later is not seen here.
+        self._graphdef, params, self._rest = nnx.split(nnx.clone(hnet), nnx.Param, ...)
         flat = nnx.to_flat_state(params)
         self._paths = {".".join(map(str, path)): path for path, _ in flat}
         self._start: Params = {
             name: variable.get_value()
             for name, (_, variable) in zip(self._paths, flat, strict=True)
         }
+        self._shapes = {name: tuple(value.shape) for name, value in self._start.items()}
         self._plan = hnet.plan
 
     @property
@@ -48,7 +51,9 @@ class Functional:
                 dict of keys: without, every call draws the same.
 
         Raises:
-            ValueError: Missing or unknown names in `params`. Otherwise as `HyperNetwork`.
+            TypeError: A value in `params` that is not an array.
+            ValueError: Missing or unknown names in `params`, or a wrong shape; tables alone may
+                have rows for another number of ids. Otherwise as `HyperNetwork`.
         """
         return self.merge(params)(*inputs, **options)
 
@@ -62,17 +67,22 @@ class Functional:
         """Return a hypernetwork with `params` in it; the one it came from stays as it is.
 
         Raises:
-            ValueError: Missing or unknown names.
+            TypeError: A value that is not an array.
+            ValueError: Missing or unknown names, or a wrong shape.
         """
         self._check(params)
         state = nnx.from_flat_state([(path, params[name]) for name, path in self._paths.items()])
-        return nnx.merge(self._graphdef, state, self._rest, copy=True)
+        made: HyperNetwork = nnx.merge(self._graphdef, state, self._rest, copy=True)
+        if any(params[name].shape != shape for name, shape in self._shapes.items()):
+            refuse_other_numbers(made, "params")
+        return made
 
     def update(self, hnet: HyperNetwork, params: Mapping[str, Array]) -> None:
         """Put `params` into `hnet`, in place.
 
         Raises:
-            ValueError: Missing or unknown names.
+            TypeError: A value that is not an array.
+            ValueError: Missing or unknown names, or a wrong shape.
         """
         self._check(params)
         flat = [(path, params[name]) for name, path in self._paths.items()]
@@ -88,6 +98,8 @@ class Functional:
         if missing:
             got = f"no array for {', '.join(map(repr, missing[:3]))}"
             raise ValueError(message("params", got, "an array for every learned name"))
+        for name, shape in self._shapes.items():
+            check_shape(f"params[{name!r}]", name, shape, params[name])
 
 
 def functional(hnet: HyperNetwork) -> tuple[Functional, Params]:

@@ -14,6 +14,7 @@ from hyperloom._execution import Execution
 from hyperloom._explain import Explanation
 from hyperloom._form import Form
 from hyperloom._init import Init
+from hyperloom._inputs import unpacked
 from hyperloom._layout import Layout
 from hyperloom._plan import Plan
 from hyperloom._trunk import MLP
@@ -26,6 +27,7 @@ from hyperloom.jax._dynamic import refuse_without_carry
 from hyperloom.jax._generate import assemble, raw_numbers
 from hyperloom.jax._planned import Planned, check_rngs, planned, planned_again
 from hyperloom.jax._run import Extras, apply_weights, as_rngs, note, run_encoded, split_keys
+from hyperloom.jax._supplied import with_parameters
 from hyperloom.jax._variables import Param
 
 
@@ -145,6 +147,7 @@ class HyperNetwork(nnx.Module):
         Args:
             *inputs: The target's inputs. For a batch of conditions `(B,)` every array has a
                 leading `B`, one slice for each condition, unless `in_dims` says otherwise.
+                Or one `Inputs` object, for targets that take a keyword named `condition`.
             condition: Raw value of one condition, or of a batch with leading dimensions.
             in_dims: Which dimension of the inputs pairs with the conditions, as `in_axes` of
                 `jax.vmap`: an int or `None` (inputs shared by all conditions) for all inputs, or
@@ -175,6 +178,7 @@ class HyperNetwork(nnx.Module):
         """
         streams, carries = as_rngs(rngs), self.plan.condition.has_carry
         encoded = self._encode(condition, streams, kwargs.pop("carry", None) if carries else None)
+        inputs, kwargs = unpacked(inputs, kwargs)
         call = Call(encoded.batch, inputs, in_dims, kwargs)
         made = run_encoded(self, encoded, call, streams, state, mutable)
         return (made, encoded.carry) if carries else made
@@ -210,24 +214,40 @@ class HyperNetwork(nnx.Module):
         streams = as_rngs(rngs)
         carry = kwargs.pop("carry", None) if self.plan.condition.has_carry else None
         encoded = self._encode(condition, streams, carry)
+        inputs, kwargs = unpacked(inputs, kwargs)
         call = Call(encoded.batch, inputs, in_dims, kwargs)
         own = check_state(self, state or {}, encoded.batch)
         extras = Extras(self.target.keys(streams), self._trunk_key(streams), own, False)
         return explain(self, encoded, call, extras)
 
-    def generate(self, condition: Any, *, rngs: Any = None, carry: Any = None) -> Any:
+    def generate(
+        self,
+        condition: Any,
+        *,
+        rngs: Any = None,
+        carry: Any = None,
+        parameters: Mapping[str, Array] | None = None,
+    ) -> Any:
         """Generate the target's parameters.
 
         Args:
             condition: Raw value of one condition, or of a batch.
             rngs: As in a call.
             carry: For a condition that carries a state, that of the call before.
+            parameters: Arrays to use in the place of the hypernetwork's own, by their names in
+                `functional(hnet)`: all of them, or some. They may come from another hypernetwork;
+                gradients reach them. Tables may have another number of rows, which are then the
+                ids that there are. With inputs, use `functional`. A batch of them goes with
+                `jax.vmap`.
 
         Returns:
             `{name: array (*batch, *shape)}` for every generated tensor, differentiable; tied
             tensors once, under their first name. With a condition that carries a state, the pair
             of that and the next state. Raises as a call does.
         """
+        if parameters is not None:
+            own = with_parameters(self, parameters)
+            return own.generate(condition, rngs=rngs, carry=carry)
         streams = as_rngs(rngs)
         encoded = self._encode(condition, streams, carry)
         made = self._generate(encoded, self._trunk_key(streams))
@@ -263,6 +283,7 @@ class HyperNetwork(nnx.Module):
             ValueError: A missing or unknown name, or a wrong shape.
         """
         batch = check_params(self.plan, params)
+        inputs, kwargs = unpacked(inputs, kwargs)
         call = Call(batch, inputs, in_dims, kwargs)
         made = {name: value for name, value in params.items() if name not in self.plan.kept}
         kept = {name: value for name, value in params.items() if name in self.plan.kept}

@@ -87,15 +87,17 @@ class IdNorm(nnx.Module):
             ValueError: While training, an id with one row only, which has no variance. Where ids
                 are traced and cannot be read, its row is NaN instead.
         """
+        num_ids = self.norm_mean.shape[0]
+        # Ids out of range, which cannot be refused where they are traced, are nobody's.
+        known = jnp.where(ids < 0, num_ids, ids)
         if self.use_running_average:
-            mean, var = self.norm_mean[ids], self.norm_var[ids]
+            held = (self.norm_mean[...], self.norm_var[...])
+            mean, var = (v.at[known].get(mode="fill", fill_value=jnp.nan) for v in held)
             return standard(x, mean[..., None, :], var[..., None, :])
         slots, width = x.shape[-2:]
         if slots == 1:
             _refuse_single_rows(ids)
-        num_ids = self.norm_mean.shape[0]
-        # Ids out of range, which cannot be refused where they are traced, are nobody's.
-        flat = jnp.where(ids < 0, num_ids, ids).reshape(-1)
+        flat = known.reshape(-1)
         own, index, counts = jnp.unique(
             flat, return_inverse=True, return_counts=True, size=flat.size, fill_value=num_ids
         )

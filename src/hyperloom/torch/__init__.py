@@ -48,10 +48,10 @@ from hyperloom import (
     Vmap,
     Whole,
 )
+from hyperloom._inputs import Inputs
 from hyperloom.torch._assembled import Assembled
 from hyperloom.torch._dynamic import unroll
 from hyperloom.torch._hypernetwork import HyperNetwork
-from hyperloom.torch._inputs import Inputs
 from hyperloom.torch._io import load, save
 from hyperloom.torch._perturbed import Perturbed
 from hyperloom.torch._regularizers import OutputRegularizer

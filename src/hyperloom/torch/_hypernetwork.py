@@ -15,6 +15,7 @@ from hyperloom._execution import Execution
 from hyperloom._explain import Explanation
 from hyperloom._form import Form
 from hyperloom._init import Init
+from hyperloom._inputs import Inputs, unpacked
 from hyperloom._layout import Layout
 from hyperloom._plan import Plan
 from hyperloom._statistics import Statistics
@@ -26,7 +27,6 @@ from hyperloom.torch._dynamic import refuse_without_carry
 from hyperloom.torch._generate import assemble, raw_numbers
 from hyperloom.torch._given import check_params
 from hyperloom.torch._held import Held
-from hyperloom.torch._inputs import Inputs, unpacked
 from hyperloom.torch._private import inside_transform
 from hyperloom.torch._program import Program, find
 from hyperloom.torch._run import Call, apply_tensors, execute, explain
