@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -186,25 +186,6 @@ class TargetSpec:
         if not found and list(mine) != list(theirs):
             found.append("the tensors come in another order")
         return found
-
-
-def names_of_shapes(shapes: Sequence[Sequence[int]]) -> dict[str, tuple[int, ...]]:
-    """Name bare shapes as the layers of a network would: weights, each with its bias.
-
-    A shape of at least two axes begins a layer, as its weight. One of fewer axes is the bias of
-    the layer before it, or a layer of its own where that has one already.
-
-    Returns:
-        `{"0.weight": shape, "0.bias": shape, ...}`, in the order given.
-    """
-    made: dict[str, tuple[int, ...]] = {}
-    layer = -1
-    for shape in map(tuple, shapes):
-        key = "weight" if len(shape) > 1 else "bias"
-        if key == "weight" or f"{layer}.bias" in made or layer < 0:
-            layer += 1
-        made[f"{layer}.{key}"] = shape
-    return made
 
 
 def measured_start(mean: float, std: float, numel: int) -> tuple[float, float]:

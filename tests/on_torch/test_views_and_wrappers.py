@@ -77,6 +77,16 @@ def test_parameters_by_whom_they_belong_to() -> None:
     ("call", "error", "text"),
     [
         (lambda h: hl.flatten({}, h.plan), ValueError, "params: got no tensor for '0.weight'"),
+        (
+            lambda h: hl.flatten({n: t.movedim(0, -1) for n, t in h.generate([0]).items()}, h.plan),
+            ValueError,
+            r"params\['0.weight'\]: got shape \(4, 3, 1\); wanted shape \(\*batch, 4, 3\)",
+        ),
+        (
+            lambda h: hl.flatten({**h.generate([0]), "0.bias": torch.zeros(4)}, h.plan),
+            ValueError,
+            r"params: got batches \[\(\), \(1,\)\]; wanted the same for all tensors",
+        ),
         (lambda h: hl.unflatten(torch.zeros(2, 25), h.plan), ValueError, r"wanted \(\*batch, 26\)"),
         (lambda h: hl.per_sample({}), ValueError, "params: got tensors with first"),
         (
@@ -214,6 +224,8 @@ def test_given_noise_and_handlers() -> None:
         hl.Perturbed(nn.Linear(1, 1))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="sigma: got -1"):
         hl.Perturbed(inner, -1.0)
+    with pytest.raises(ValueError, match=r"hnet: got one with Recurrent\(2, 3.* has no state"):
+        hl.Perturbed(build(condition=hl.Recurrent(2, 3)))
 
 
 # ---- assembled ----------------------------------------------------------------------------------
@@ -274,6 +286,12 @@ def test_assemblies_that_do_not_fit_are_refused() -> None:
         hnet.generate([1, 2])
     hnet.assemble = lambda made: {"x": torch.zeros(1)}
     with pytest.raises(ValueError, match=r"assemble: got .*missing, \['x'\] unknown"):
+        hnet.generate(1)
+    hnet.assemble = lambda made: []  # type: ignore[assignment]
+    with pytest.raises(TypeError, match="assemble: got a list; wanted a tensor for each"):
+        hnet.generate(1)
+    hnet.assemble = lambda made: {**right(made), "2.bias": 1.0}  # type: ignore[dict-item]
+    with pytest.raises(ValueError, match=r"assemble: got 1\.0 for '2.bias'; wanted "):
         hnet.generate(1)
     with pytest.raises(ValueError, match="parts: got none"):
         hl.Assembled(TARGET, {}, right)

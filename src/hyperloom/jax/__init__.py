@@ -40,17 +40,29 @@ from hyperloom import (
     Whole,
 )
 from hyperloom._inputs import Inputs
+from hyperloom.jax._assembled import Assembled
 from hyperloom.jax._dynamic import unroll
 from hyperloom.jax._functional import Functional, functional
 from hyperloom.jax._hypernetwork import HyperNetwork
 from hyperloom.jax._io import load, save
 from hyperloom.jax._linen import Linen
+from hyperloom.jax._perturbed import Perturbed
 from hyperloom.jax._regularizers import OutputRegularizer
+from hyperloom.jax._shapes import Shapes
 from hyperloom.jax._target import target_spec
+from hyperloom.jax._views import (
+    conditional_parameters,
+    flatten,
+    per_sample,
+    shared_parameters,
+    stacked,
+    unflatten,
+)
 
 __all__ = [
     "MLP",
     "Angles",
+    "Assembled",
     "BiasHyperInit",
     "CheckpointError",
     "Chunked",
@@ -78,11 +90,13 @@ __all__ = [
     "Noise",
     "OutputRegularizer",
     "PerCondition",
+    "Perturbed",
     "Plan",
     "Product",
     "RankOne",
     "Recurrent",
     "Scale",
+    "Shapes",
     "Shared",
     "Shift",
     "Templates",
@@ -91,9 +105,15 @@ __all__ = [
     "Unscaled",
     "Vector",
     "Whole",
+    "conditional_parameters",
+    "flatten",
     "functional",
     "load",
+    "per_sample",
     "save",
+    "shared_parameters",
+    "stacked",
     "target_spec",
+    "unflatten",
     "unroll",
 ]

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from flax import nnx
 from jax import Array
 
 from hyperloom._errors import did_you_mean, message
 from hyperloom._plan import Plan
+from hyperloom.jax._assembled import Assembled
 from hyperloom.jax._hypernetwork import HyperNetwork
+from hyperloom.jax._perturbed import Perturbed
 from hyperloom.jax._supplied import check_shape, refuse_other_numbers
 
 Params = dict[str, Array]
+Network = TypeVar("Network", bound=HyperNetwork | Perturbed | Assembled)
 
 
-class Functional:
+class Functional(Generic[Network]):
     """A hypernetwork without its parameters. Calling it is a pure function of them.
 
     Made by `functional`. What is not learned (scales, frozen bases, kept tensors, the target's
     state, random streams) is as it was then: nothing that a call does is kept.
     """
 
-    def __init__(self, hnet: HyperNetwork) -> None:
+    def __init__(self, hnet: Network) -> None:
         # Of a copy: what becomes of the hypernetwork later is not seen here.
         self._graphdef, params, self._rest = nnx.split(nnx.clone(hnet), nnx.Param, ...)
         flat = nnx.to_flat_state(params)
@@ -57,13 +60,11 @@ class Functional:
         """
         return self.merge(params)(*inputs, **options)
 
-    def generate(
-        self, params: Mapping[str, Array], condition: Any, *, rngs: Any = None, carry: Any = None
-    ) -> Any:
-        """Generate the target's parameters; arguments as in a call, returns as `HyperNetwork`."""
-        return self.merge(params).generate(condition, rngs=rngs, carry=carry)
+    def generate(self, params: Mapping[str, Array], condition: Any, **options: Any) -> Any:
+        """Generate the target's parameters; `options` and returns as of `HyperNetwork.generate`."""
+        return self.merge(params).generate(condition, **options)
 
-    def merge(self, params: Mapping[str, Array]) -> HyperNetwork:
+    def merge(self, params: Mapping[str, Array]) -> Network:
         """Return a hypernetwork with `params` in it; the one it came from stays as it is.
 
         Raises:
@@ -72,12 +73,14 @@ class Functional:
         """
         self._check(params)
         state = nnx.from_flat_state([(path, params[name]) for name, path in self._paths.items()])
-        made: HyperNetwork = nnx.merge(self._graphdef, state, self._rest, copy=True)
+        made: Network = nnx.merge(self._graphdef, state, self._rest, copy=True)
         if any(params[name].shape != shape for name, shape in self._shapes.items()):
-            refuse_other_numbers(made, "params")
+            for _, module in nnx.iter_modules(made):
+                if isinstance(module, HyperNetwork):  # a wrapper has some inside
+                    refuse_other_numbers(module, "params")
         return made
 
-    def update(self, hnet: HyperNetwork, params: Mapping[str, Array]) -> None:
+    def update(self, hnet: Network, params: Mapping[str, Array]) -> None:
         """Put `params` into `hnet`, in place.
 
         Raises:
@@ -102,14 +105,14 @@ class Functional:
             check_shape(f"params[{name!r}]", name, shape, params[name])
 
 
-def functional(hnet: HyperNetwork) -> tuple[Functional, Params]:
+def functional(hnet: Network) -> tuple[Functional[Network], Params]:
     """Split a hypernetwork into a pure function and its parameters.
 
     A call under `jax.jit` then costs what any jitted function of a dict of arrays costs, where
     `nnx.jit` walks the module in Python each time.
 
     Args:
-        hnet: The hypernetwork; it stays as it is.
+        hnet: The hypernetwork, or a `Perturbed` or `Assembled` one; it stays as it is.
 
     Returns:
         `net` and `params`: `net(params, *inputs, condition=...)` is `hnet(*inputs, condition=...)`.

@@ -12,19 +12,22 @@ from hyperloom._spec import TargetSpec
 from hyperloom.jax._adaptor import Read
 from hyperloom.jax._linen import Linen, read_linen
 from hyperloom.jax._nnx import read_nnx
+from hyperloom.jax._shapes import Shapes, read_shapes
 
 
 def read_target(target: Any) -> Read:
     """Read a target.
 
     Raises:
-        TypeError: Neither an NNX module nor `Linen(module, *inputs)`.
+        TypeError: Not an NNX module, `Linen(module, *inputs)` or `Shapes`.
         ValueError: It has no parameters.
     """
     if isinstance(target, Read):
         return target
     if isinstance(target, Linen):
         return read_linen(target)
+    if isinstance(target, Shapes):
+        return read_shapes(target)
     if isinstance(target, nnx.Module):
         return read_nnx(target)
     got = target if isinstance(target, type) else f"a {type(target).__name__}"
@@ -42,13 +45,13 @@ def target_spec(target: Any) -> TargetSpec:
     (`nnx.eval_shape`), they follow the usual initialisation for the role.
 
     Args:
-        target: An `nnx.Module`, or `Linen(module, *inputs)`.
+        target: An `nnx.Module`, `Linen(module, *inputs)`, or `Shapes(shapes)`.
 
     Returns:
         The spec; tensors in the order in which Flax splits the module.
 
     Raises:
-        TypeError: `target` is neither of the two.
+        TypeError: `target` is none of these.
         ValueError: It has no parameters.
     """
     return read_target(target).spec

@@ -12,6 +12,8 @@ from hyperloom._condition import Vector
 from hyperloom._errors import message
 from hyperloom._init import Unscaled
 from hyperloom._layout import Given
+from hyperloom._plan import Plan
+from hyperloom._views import check_assembled, common_batch, conditions_of, refuse_carry
 from hyperloom.torch._hypernetwork import HyperNetwork
 
 Parts = dict[str, dict[str, Tensor]]
@@ -32,7 +34,7 @@ class Assembled(nn.Module):
 
     Raises:
         TypeError: A part that is not a `HyperNetwork`.
-        ValueError: No parts.
+        ValueError: No parts, or one whose condition carries a state.
     """
 
     def __init__(
@@ -48,11 +50,17 @@ class Assembled(nn.Module):
             if not isinstance(part, HyperNetwork):
                 got = f"a {type(part).__name__}"
                 raise TypeError(message(f"parts[{name!r}]", got, "a HyperNetwork"))
+            refuse_carry(f"parts[{name!r}]", part.plan)
         self.parts = nn.ModuleDict(parts)
         self.assemble = assemble
         num = sum(p.numel() for p in target.parameters())
         # The target as a function of its parameters: nothing of it is learned.
         self.runner = HyperNetwork(target, condition=Vector(num), layout=Given(), init=Unscaled())
+
+    @property
+    def plan(self) -> Plan:
+        """The target's tensors, as a plan in which all of them are given."""
+        return self.runner.plan
 
     def generate(self, condition: Any) -> dict[str, Tensor]:
         """Generate the target's parameters.
@@ -67,47 +75,22 @@ class Assembled(nn.Module):
         Raises:
             ValueError: Parts with different batches, or an assembly that lacks a tensor of the
                 target or returns one of another shape.
+            TypeError: An assembly that returns no dict.
         """
-        own = isinstance(condition, Mapping)
-        if own and set(condition) != set(self.parts):
-            raise ValueError(message("condition", sorted(condition), f"{sorted(self.parts)}"))
+        values = conditions_of(condition, list(self.parts))
         made: Parts = {}
+        plans: dict[str, Plan] = {}
         for name, part in self.parts.items():
             assert isinstance(part, HyperNetwork)
-            made[name] = part.generate(condition[name] if own else condition)
-        batch = self._batch(made)
+            made[name], plans[name] = part.generate(values[name]), part.plan
         function = self._one
-        for _ in batch:
+        for _ in common_batch(made, plans):
             function = torch.func.vmap(function)
         return function(made)
 
     def _one(self, made: Parts) -> dict[str, Tensor]:
         """Assemble for one condition, and check what came out."""
-        found = dict(self.assemble(made))
-        shapes = {
-            entry.tensor: self.runner.plan.spec[entry.tensor].shape
-            for entry in self.runner.plan.entries
-        }
-        if set(found) != set(shapes):
-            missing, unknown = set(shapes) - set(found), set(found) - set(shapes)
-            got = f"{sorted(missing)} missing, {sorted(unknown)} unknown"
-            raise ValueError(message("assemble", got, "a tensor for each of the target's"))
-        for name, shape in shapes.items():
-            if tuple(found[name].shape) != shape:
-                got = f"shape {tuple(found[name].shape)} for {name!r}"
-                raise ValueError(message("assemble", got, f"{shape}"))
-        return {name: found[name] for name in shapes}
-
-    def _batch(self, made: Parts) -> tuple[int, ...]:
-        batches = {}
-        for name, part in self.parts.items():
-            assert isinstance(part, HyperNetwork)
-            first = part.plan.entries[0].tensor
-            value = made[name][first]
-            batches[name] = tuple(value.shape[: value.ndim - len(part.plan.spec[first].shape)])
-        if len(set(batches.values())) > 1:
-            raise ValueError(message("condition", f"batches {batches}", "the same for all parts"))
-        return next(iter(batches.values()))
+        return check_assembled(self.assemble(made), self.plan)
 
     def forward(
         self,

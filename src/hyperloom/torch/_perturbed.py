@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from hyperloom._errors import finite_float, message
+from hyperloom._plan import Plan
+from hyperloom._views import check_noise, refuse_carry
 from hyperloom.torch._hypernetwork import HyperNetwork
 from hyperloom.torch._views import unflatten
 
@@ -31,7 +33,7 @@ class Perturbed(nn.Module):
 
     Raises:
         TypeError: `hnet` is not a `HyperNetwork`.
-        ValueError: `sigma` negative or not finite.
+        ValueError: `sigma` negative or not finite, or a condition that carries a state.
     """
 
     def __init__(
@@ -45,9 +47,15 @@ class Perturbed(nn.Module):
         super().__init__()
         if not isinstance(hnet, HyperNetwork):
             raise TypeError(message("hnet", f"a {type(hnet).__name__}", "a HyperNetwork"))
+        refuse_carry("hnet", hnet.plan)
         self.hnet = hnet
         self.sigma = finite_float("sigma", sigma, least=0.0)
         self.before, self.after = before, after
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of the hypernetwork."""
+        return self.hnet.plan
 
     def generate(self, condition: Any, *, noise: Tensor | None = None) -> Params:
         """Generate the target's parameters, perturbed.
@@ -71,10 +79,7 @@ class Perturbed(nn.Module):
         if noise is None:
             return {name: t + self.sigma * torch.randn_like(t) for name, t in made.items()}
         cuts = unflatten(noise, self.hnet.plan)
-        for name, value in made.items():
-            if cuts[name].shape != value.shape:
-                wanted = f"(*batch, P) with the batch of {tuple(value.shape)}"
-                raise ValueError(message("noise", f"shape {tuple(noise.shape)}", wanted))
+        check_noise(noise, cuts, made)
         return {name: value + self.sigma * cuts[name] for name, value in made.items()}
 
     def forward(

@@ -9,15 +9,16 @@ import torch
 from torch import nn
 
 from hyperloom._errors import message
-from hyperloom._spec import names_of_shapes
+from hyperloom._shapes import named_shapes, spec_of_shapes
+from hyperloom._spec import TargetSpec
 
 
 class Shapes(nn.Module):
     """A target without a forward: for `generate()` where no module holds the tensors.
 
     Its tensors have no memory (they are on the meta device). Fans and roles are told from the
-    shapes: a tensor of at least two axes is a weight `(out, in, *kernel)`, another is a bias,
-    that of the weight before it if there is one.
+    shapes: a tensor of at least two axes is a weight, `(out, in, *kernel)`, or `(*kernel, in, out)`
+    where it is called a kernel; another is a bias, that of the weight of its layer if it has one.
 
     Args:
         shapes: The shapes, in order; the names are then `"0.weight"`, `"0.bias"`, `"1.weight"`
@@ -35,28 +36,27 @@ class Shapes(nn.Module):
 
     def __init__(self, shapes: Sequence[Sequence[int]] | Mapping[str, Sequence[int]]) -> None:
         super().__init__()
-        given = dict(shapes) if isinstance(shapes, Mapping) else names_of_shapes(shapes)
-        if not given:
-            raise ValueError(message("shapes", "none", "at least one shape"))
-        for name, shape in given.items():
+        named = named_shapes(shapes)
+        self.names = tuple(named)
+        for name, size in named.items():
             *path, leaf = name.split(".")
             node: nn.Module = self
             for step in path:
                 if step not in node._modules:
                     node.add_module(step, nn.Module())
                 node = node.get_submodule(step)
-            size = _checked(name, shape)
             values = torch.empty(size, device="meta")
             node.register_parameter(leaf, nn.Parameter(values, requires_grad=False))
+
+    def spec(self) -> TargetSpec:
+        """Return the tensors in the order given."""
+        held = dict(self.named_parameters())
+        shapes = {name: tuple(held[name].shape) for name in self.names}
+        dtypes = {name: str(held[name].dtype).removeprefix("torch.") for name in self.names}
+        return spec_of_shapes(shapes, dtypes)
 
     def forward(self, *inputs: Any, **kwargs: Any) -> NoReturn:
         """Raise: there is nothing to run."""
         raise TypeError(
             message("target", "Shapes, which has no forward", "a module", "Use generate().")
         )
-
-
-def _checked(name: str, shape: Any) -> tuple[int, ...]:
-    if isinstance(shape, (str, int)) or not all(isinstance(n, int) for n in shape):
-        raise TypeError(message(f"shapes[{name!r}]", repr(shape), "a sequence of ints"))
-    return tuple(shape)

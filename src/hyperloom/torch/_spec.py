@@ -9,6 +9,7 @@ from torch import nn
 
 from hyperloom._errors import message
 from hyperloom._spec import Role, TargetSpec, TensorSpec, measured_start, usual_start
+from hyperloom.torch._shapes import Shapes
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
@@ -33,6 +34,8 @@ def target_spec(target: nn.Module) -> TargetSpec:
     if not isinstance(target, nn.Module):
         way_out = "Call the class to make one." if isinstance(target, type) else ""
         raise TypeError(message("target", _kind(target), "a torch.nn.Module", way_out))
+    if isinstance(target, Shapes):
+        return target.spec()
     names: dict[object, list[str]] = {}
     owners: dict[object, tuple[nn.Module, str, nn.Parameter]] = {}
     addresses: dict[int, tuple[object, str]] = {}

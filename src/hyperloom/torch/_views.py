@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from hyperloom._errors import message
+from hyperloom import _views
 from hyperloom._plan import Plan
 from hyperloom.torch._conditions import Table
 
@@ -28,15 +28,9 @@ def flatten(params: Mapping[str, Tensor], plan: Plan) -> Tensor:
         `(*batch, P)`, tensor after tensor in the target's order, each in row-major order.
 
     Raises:
-        ValueError: A tensor is missing.
+        ValueError: A tensor is missing, has another shape, or another batch than the first.
     """
-    parts = []
-    for name, shape in _shapes(plan).items():
-        if name not in params:
-            raise ValueError(message("params", f"no tensor for {name!r}", "all generated tensors"))
-        value = params[name]
-        parts.append(value.reshape(*value.shape[: value.ndim - len(shape)], -1))
-    return torch.cat(parts, dim=-1)
+    return _views.flatten(params, plan, partial(torch.cat, dim=-1))
 
 
 def unflatten(flat: Tensor, plan: Plan) -> dict[str, Tensor]:
@@ -52,13 +46,7 @@ def unflatten(flat: Tensor, plan: Plan) -> dict[str, Tensor]:
     Raises:
         ValueError: Another width than `P`.
     """
-    shapes = _shapes(plan)
-    sizes = [math.prod(shape) for shape in shapes.values()]
-    if flat.ndim == 0 or flat.shape[-1] != sum(sizes):
-        got = f"a tensor of shape {tuple(flat.shape)}"
-        raise ValueError(message("flat", got, f"(*batch, {sum(sizes)})"))
-    cuts = zip(shapes.items(), flat.split(sizes, -1), strict=True)
-    return {name: cut.reshape(*flat.shape[:-1], *shape) for (name, shape), cut in cuts}
+    return _views.unflatten(flat, plan, partial(torch.split, dim=-1))
 
 
 def per_sample(params: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
@@ -73,12 +61,7 @@ def per_sample(params: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
     Raises:
         ValueError: Tensors with different first dimensions, or none at all.
     """
-    sizes = {value.shape[:1] for value in params.values()}
-    if len(sizes) != 1 or sizes == {()}:
-        got = f"tensors with first dimensions {sorted(map(tuple, sizes))}"
-        raise ValueError(message("params", got, "tensors (B, *shape)"))
-    rows = zip(*(value.unbind(0) for value in params.values()), strict=True)
-    return [dict(zip(params, row, strict=True)) for row in rows]
+    return _views.per_sample(params, torch.unbind)
 
 
 def stacked(samples: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -93,9 +76,7 @@ def stacked(samples: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     Raises:
         ValueError: No sample, or samples with other names than the first.
     """
-    if not samples or any(set(sample) != set(samples[0]) for sample in samples):
-        raise ValueError(message("samples", "none, or different names", "dicts of the same names"))
-    return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
+    return _views.stacked(samples, torch.stack)
 
 
 def shared_parameters(hnet: HyperNetwork) -> dict[str, Tensor]:
@@ -126,15 +107,9 @@ def conditional_parameters(hnet: HyperNetwork, cond_id: int | None = None) -> di
     if cond_id is None:
         named = hnet.named_parameters()
         return {name: p for name, p in named if name.rpartition(".")[0] in tables}
-    num = hnet.plan.num_ids or 0
-    if not 0 <= cond_id < num:
-        raise IndexError(message("cond_id", cond_id, f"an id in 0 .. {num - 1}"))
+    _views.check_id(cond_id, hnet.plan)
     return {name: table.rows()[cond_id] for name, table in tables.items()}
 
 
 def _tables(hnet: HyperNetwork) -> dict[str, Table]:
     return {name: m for name, m in hnet.named_modules() if isinstance(m, Table)}
-
-
-def _shapes(plan: Plan) -> dict[str, tuple[int, ...]]:
-    return {entry.tensor: plan.spec[entry.tensor].shape for entry in plan.entries}
