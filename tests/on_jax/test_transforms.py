@@ -176,7 +176,7 @@ def test_orbax_keeps_the_parameters(hnet: hl.HyperNetwork, tmp_path: Path) -> No
 
 
 # As users compile: the flags of tests/conftest.py would make a second mean less.
-USUAL = {
+USUAL: Any = {
     "xla_cpu_opt_preset": "CPU_OPT_PRESET_DEFAULT",
     "xla_backend_optimization_level": 3,
     "xla_cpu_use_fusion_emitters": True,
