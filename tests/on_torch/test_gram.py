@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 import hyperloom.torch as hl
+from hyperloom._gram import Rows, rows_that_count
 from hyperloom._layout import Head, Piece, Source
 from hyperloom.torch import _regularizers
-from hyperloom.torch._gram import Rows, rows_that_count
 
 LAYOUTS: dict[str, Any] = {
     "full": hl.Full(),

@@ -18,13 +18,18 @@ from hyperloom.jax._heads import GivenHead, LinearHead, TableHead
 
 
 def raw_numbers(
-    plan: Plan, trunks: Any, heads: Any, encoded: Encoded, key: Array | None = None
+    plan: Plan, heads: Any, encoded: Encoded, features: Mapping[int, Array]
 ) -> list[Array]:
     """Run every head: `(*batch, num_slots * slot_size)` for each, in the plan's order.
 
     All slots of a head are one product: what is compiled does not grow with their number.
+
+    Args:
+        plan: The plan.
+        heads: Its heads.
+        encoded: The conditions.
+        features: What the heads are run on, as `slot_features` returns it.
     """
-    features = slot_features(plan, trunks, heads, encoded, key)
     made = []
     for i, head in enumerate(plan.heads):
         module = heads[head.name]

@@ -24,7 +24,7 @@ from hyperloom.jax._build import build, grow
 from hyperloom.jax._checks import check_params, check_state
 from hyperloom.jax._conditions import Encoded
 from hyperloom.jax._dynamic import refuse_without_carry
-from hyperloom.jax._generate import assemble, raw_numbers
+from hyperloom.jax._generate import assemble, raw_numbers, slot_features
 from hyperloom.jax._planned import Planned, check_rngs, planned, planned_again
 from hyperloom.jax._run import Extras, apply_weights, as_rngs, note, run_encoded, split_keys
 from hyperloom.jax._supplied import with_parameters
@@ -359,8 +359,15 @@ class HyperNetwork(nnx.Module):
         refuse_without_carry(self)
         return encode(condition, rngs, carry)
 
-    def _generate(self, encoded: Encoded, key: Array | None = None) -> dict[str, Array]:
-        raw = raw_numbers(self.plan, self.trunks, self.heads, encoded, key)
+    def _generate(
+        self,
+        encoded: Encoded,
+        key: Array | None = None,
+        features: Mapping[int, Array] | None = None,
+    ) -> dict[str, Array]:
+        if features is None:
+            features = slot_features(self.plan, self.trunks, self.heads, encoded, key)
+        raw = raw_numbers(self.plan, self.heads, encoded, features)
         bases = {name: self.bases[name][...] for name in self.bases}
         banks = [bank[...] for bank in self.banks]
         scales = None if self.scales is None else self.scales[...]

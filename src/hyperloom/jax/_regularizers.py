@@ -16,6 +16,8 @@ from hyperloom._errors import finite_float, message, positive_int
 from hyperloom._regularizer import check_batch, check_fixed, check_weights, weight_of
 from hyperloom.jax._adaptor import Box
 from hyperloom.jax._conditions import Encoded
+from hyperloom.jax._generate import slot_features
+from hyperloom.jax._gram import HeadMemory, made_elsewhere, remembered_heads
 from hyperloom.jax._hypernetwork import HyperNetwork
 from hyperloom.jax._run import as_rngs
 from hyperloom.jax._variables import Fixed
@@ -28,8 +30,9 @@ class OutputRegularizer(nnx.Module):
 
         strength / T * sum over the T old conditions of || h(now) - h(remembered) ||^2
 
-    with all old conditions generated in one batched pass. Von Oswald et al., "Continual learning
-    with hypernetworks", ICLR 2020, equation 2, without the lookahead step.
+    with all old conditions generated in one batched pass; or, where that is cheaper, with Gram
+    matrices of features and heads in place of the outputs (`_gram.py`). Von Oswald et al.,
+    "Continual learning with hypernetworks", ICLR 2020, equation 2, without the lookahead step.
 
     It is an NNX module whose variables are what it remembers: pass it to a jitted step as an
     argument, as any module, so that the step sees what is remembered later.
@@ -65,6 +68,7 @@ class OutputRegularizer(nnx.Module):
         self.num_conditions = 0
         self.conditions = nnx.data(Fixed(None))
         self.targets = nnx.Dict({})
+        self.heads = nnx.Dict({})
 
     def remember(self, hnet: HyperNetwork, conditions: Any) -> None:
         """Store what `hnet` generates for a batch of conditions now, in place of what was stored.
@@ -81,17 +85,23 @@ class OutputRegularizer(nnx.Module):
         """
         if isinstance(conditions, (range, list, tuple)) and len(conditions) == 0:
             self.conditions = nnx.data(Fixed(None))
-            self.targets, self.num_conditions = nnx.Dict({}), 0
+            self.targets, self.heads, self.num_conditions = nnx.Dict({}), nnx.Dict({}), 0
             return
         check_weights(self.weights.held, hnet.plan, np.shape, "an array")
         check_fixed(hnet.plan.condition, conditions, (Array, np.ndarray), "an array")
         raw = _as_arrays(hnet.plan.condition, conditions)
         encoded = hnet._encode(raw, None)
         check_batch(encoded.batch)
-        made = hnet._generate(encoded, hnet._trunk_key(None))
-        self.conditions = nnx.data(Fixed(raw))
-        self.targets = nnx.Dict({n: Fixed(jax.lax.stop_gradient(v)) for n, v in made.items()})
-        self.num_conditions = encoded.batch[0]
+        key, num = hnet._trunk_key(None), encoded.batch[0]
+        features = slot_features(hnet.plan, hnet.trunks, hnet.heads, encoded, key)
+        weights = {e.tensor: weight_of(self.weights.held, e.tensor) for e in hnet.plan.entries}
+        asked = num if self.subset is None else min(self.subset, num)
+        heads = remembered_heads(hnet, features, asked, weights)
+        rest = made_elsewhere(hnet, heads)
+        made = hnet._generate(encoded, features=features) if rest else {}
+        self.conditions, self.heads = nnx.data(Fixed(raw)), nnx.Dict(heads)
+        self.targets = nnx.Dict({n: Fixed(jax.lax.stop_gradient(made[n])) for n in rest})
+        self.num_conditions = num
 
     def __call__(self, hnet: HyperNetwork, *, rngs: Any = None) -> Array:
         """Return the penalty, a scalar; zero while nothing is remembered.
@@ -106,8 +116,13 @@ class OutputRegularizer(nnx.Module):
         if not self.num_conditions:
             return jnp.zeros(())
         encoded, index = self._chosen(hnet._encode(self.conditions.get_value(), None), rngs)
-        made = hnet._generate(encoded, hnet._trunk_key(None))
-        total = jnp.zeros(())
+        key, total = hnet._trunk_key(None), jnp.zeros(())
+        features = slot_features(hnet.plan, hnet.trunks, hnet.heads, encoded, key)
+        for i, head in enumerate(hnet.plan.heads):
+            if head.name in self.heads:
+                memory: HeadMemory = self.heads[head.name]
+                total += memory.distance(hnet.heads[head.name], features[i], index)
+        made = hnet._generate(encoded, features=features) if self.targets else {}
         for name in self.targets:
             old = self.targets[name][...]
             change = made[name] - (old if index is None else old[index])

@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hyperloom._errors import finite_float, positive_int
-from hyperloom._form import Delta, Whole
+from hyperloom._gram import gram_is_cheaper, linear_pieces, rows_that_count
 from hyperloom._layout import Piece, Source
 from hyperloom._plan import Plan
 from hyperloom._regularizer import check_batch, check_fixed, check_weights, weight_of
 from hyperloom.torch._conditions import Encoded
 from hyperloom.torch._generate import slot_features
-from hyperloom.torch._gram import HeadMemory, gram_is_cheaper, rows_that_count
+from hyperloom.torch._gram import HeadMemory
 
 if TYPE_CHECKING:
     from hyperloom.torch._hypernetwork import HyperNetwork
@@ -136,18 +136,10 @@ class OutputRegularizer:
 
     def _linear_pieces(self, hnet: HyperNetwork, index: int) -> list[tuple[Piece, float]] | None:
         """Return a head's pieces with the factor on their squares; `None` if one has no such."""
-        plan, made, row = hnet.plan, [], 0
-        for entry in plan.entries:
-            weight = weight_of(self.weights, entry.tensor)
-            for piece in entry.pieces:
-                if piece.head == index:
-                    if entry.form not in (Whole(), Delta()) or isinstance(weight, Tensor):
-                        return None
-                    scaled = hnet.scales is not None and plan.heads[index].scaled
-                    scale = float(hnet.scales[row, 0]) if scaled else 1.0  # type: ignore[index]
-                    made.append((piece, float(weight) * scale**2))
-                row += 1
-        return made
+        weights = {e.tensor: weight_of(self.weights, e.tensor) for e in hnet.plan.entries}
+        numbers = {n: None if isinstance(w, Tensor) else w for n, w in weights.items()}
+        scales = None if hnet.scales is None else hnet.scales.detach().cpu().numpy()
+        return linear_pieces(hnet.plan, index, numbers, scales)
 
     def _chosen(self, encoded: Encoded) -> tuple[Encoded, Tensor | None]:
         """Return the conditions of this call, and which of all they are."""
