@@ -166,18 +166,20 @@ def _fill(built: Built, native: Mapping[str, Tensor]) -> None:
 
 def _moments(built: Built) -> dict[int, float]:
     """Measure the features that heads see, where a start depends on it."""
-    custom = isinstance(built.plan.trunk, CustomTrunk)
-    if not custom and not any(head.needs_moment for head in built.plan.heads):
+    trunk = built.plan.trunk
+    if not isinstance(trunk, CustomTrunk) and not any(
+        head.needs_moment for head in built.plan.heads
+    ):
         return {}  # samples of a flat vector as wide as a target would be large
     samples = sample_conditions(built.plan.condition, built.condition)
     try:
         return feature_moments(built.plan, built.trunks, built.heads, samples)
     except RuntimeError as error:
-        if not custom:
+        if not isinstance(trunk, CustomTrunk):
             raise
         width = built.plan.condition.width + built.plan.widths[0]
-        got = f"a {built.plan.trunk.name} that fails on {len(samples.vector)} rows ({error})"
-        wanted = f"a module (rows, {width}) -> (rows, {built.plan.trunk.width})"
+        got = f"a {trunk.name} that fails on {len(samples.vector)} rows ({error})"
+        wanted = f"a module (rows, {width}) -> (rows, {trunk.width})"
         raise ValueError(message("trunk", got, wanted)) from error
 
 
