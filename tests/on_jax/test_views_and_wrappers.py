@@ -16,7 +16,7 @@ from jax import Array
 
 import hyperloom.jax as hl
 import hyperloom.torch as hlt
-from hyperloom import Ids, Role, _reference
+from hyperloom import Role, _reference
 from hyperloom.jax._io import neutral_tensors
 
 Params = dict[str, Array]
@@ -149,10 +149,9 @@ def test_rows_of_ids_that_were_added() -> None:
 
 
 def test_the_shared_parameters_perturbed() -> None:
-    net, params = hl.functional(plain())
     shared, ids = hl.shared_parameters(plain()), jnp.array([0, 1])
     batched = {n: jnp.stack([p, p + 0.1]) for n, p in shared.items()}
-    generate = jax.jit(jax.vmap(lambda p: net.generate({**params, **p}, ids)))
+    generate = jax.jit(jax.vmap(lambda p: plain().generate(ids, parameters=p)))
     made = generate(batched)
     same(jax.tree.map(lambda a: a[0], made), plain_at([0, 1]))
     for value in made.values():
@@ -328,8 +327,8 @@ def assembled() -> hl.Assembled:
     choices: list[tuple[str, Any, dict[str, Any]]] = [
         ("rows", hl.Shapes([(2, 3), (2,)]), {"condition": condition}),
         ("out", hl.Shapes({"w": (4, 2)}), {"condition": condition, "trunk": hl.MLP(5)}),
-        ("own", hl.Shapes([(2,)]), {"condition": Ids(5), "layout": hl.PerCondition()}),
-        ("bias", linear, {"condition": Ids(5), "layout": hl.Shared()}),
+        ("own", hl.Shapes([(2,)]), {"condition": hl.Ids(5), "layout": hl.PerCondition()}),
+        ("bias", linear, {"condition": hl.Ids(5), "layout": hl.Shared()}),
     ]
     parts = {name: hl.HyperNetwork(shapes, rngs=rngs, **own) for name, shapes, own in choices}
     return hl.Assembled(target(), parts, from_parts)
@@ -387,6 +386,13 @@ def test_assemblies_that_do_not_fit_are_refused() -> None:
         hl.Assembled(target(), {}, from_parts)
     with pytest.raises(TypeError, match=r"parts\['a'\]: got a Sequential; wanted a HyperNetwork"):
         hl.Assembled(target(), {"a": target()}, from_parts)  # type: ignore[dict-item]
+
+
+def test_a_large_target_costs_nothing_to_wrap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is sampled of a flat vector as wide as the target."""
+    parts = {"a": plain()}
+    monkeypatch.setattr("hyperloom.jax._build.sample_conditions", None)
+    assert hl.Assembled(target(), parts, lambda made: made["a"]).plan.num_generated == 26
 
 
 def test_parts_that_draw_noise_and_a_linen_target() -> None:

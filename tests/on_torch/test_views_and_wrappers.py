@@ -274,6 +274,13 @@ def test_assembled_by_a_function() -> None:
     torch.testing.assert_close(each["2.weight"][0], hnet.generate(2)["2.weight"])
 
 
+def test_a_large_target_costs_nothing_to_wrap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is sampled of a flat vector as wide as the target."""
+    parts = {"a": build()}
+    monkeypatch.setattr("hyperloom.torch._build.sample_conditions", None)
+    assert hl.Assembled(TARGET, parts, lambda made: made["a"]).plan.num_generated == 26
+
+
 def test_assemblies_that_do_not_fit_are_refused() -> None:
     hnet = assembled()
     right = hnet.assemble

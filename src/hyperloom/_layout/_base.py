@@ -80,6 +80,11 @@ class Head:
         return self.source in (Source.FEATURES, Source.GIVEN)
 
     @property
+    def needs_moment(self) -> bool:
+        """Whether its start depends on how large the trunk's features are."""
+        return self.source is Source.FEATURES or (self.source is Source.GIVEN and self.scaled)
+
+    @property
     def needs_ids(self) -> bool:
         """Whether the head looks something up by condition id."""
         return self.source is Source.TABLE or self.per_condition

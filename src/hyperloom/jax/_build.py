@@ -108,16 +108,7 @@ def _trees(
 
 def _fill(built: Built, start: Start) -> None:
     """Give every linear head its start; measure the trunk's features first."""
-    samples = sample_conditions(built.plan.condition, built.condition)
-    try:
-        moments = feature_moments(built.plan, built.trunks, built.heads, samples)
-    except (TypeError, ValueError) as error:
-        if not isinstance(built.plan.trunk, CustomTrunk):
-            raise
-        width = built.plan.condition.width + built.plan.widths[0]
-        got = f"a {built.plan.trunk.name} that fails on {len(samples.vector)} rows ({error})"
-        wanted = f"a module (rows, {width}) -> (rows, {built.plan.trunk.width})"
-        raise ValueError(message("trunk", got, wanted)) from error
+    moments = _moments(built)
     for i, head in enumerate(built.plan.heads):
         module = built.heads[head.name]
         if isinstance(module, LinearHead):
@@ -128,6 +119,25 @@ def _fill(built: Built, start: Start) -> None:
             own = np.array(built.scales.get_value())
             own[rows, 0] /= math.sqrt(moments[i])
             built.scales.set_value(start.array(own))
+
+
+def _moments(built: Built) -> dict[int, float]:
+    """Measure the features that heads see, where a start depends on it."""
+    trunk = built.plan.trunk
+    if not isinstance(trunk, CustomTrunk) and not any(
+        head.needs_moment for head in built.plan.heads
+    ):
+        return {}  # samples of a flat vector as wide as a target would be large
+    samples = sample_conditions(built.plan.condition, built.condition)
+    try:
+        return feature_moments(built.plan, built.trunks, built.heads, samples)
+    except (TypeError, ValueError) as error:
+        if not isinstance(trunk, CustomTrunk):
+            raise
+        width = built.plan.condition.width + built.plan.widths[0]
+        got = f"a {trunk.name} that fails on {len(samples.vector)} rows ({error})"
+        wanted = f"a module (rows, {width}) -> (rows, {trunk.width})"
+        raise ValueError(message("trunk", got, wanted)) from error
 
 
 def sample_conditions(choice: Condition, module: Any) -> Encoded:

@@ -92,7 +92,7 @@ def shared_parameters(hnet: HyperNetwork) -> Params:
     """Return the hypernetwork's own parameters that all conditions share, by name.
 
     Names are those of `functional`. Perturb them without changing them:
-    `net.generate({**params, **{n: p + d for ...}}, c)`.
+    `hnet.generate(c, parameters={n: p + d for ...})`.
     """
     return _parts(hnet)[0]
 
