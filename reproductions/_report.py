@@ -102,9 +102,13 @@ def shown(one: dict[str, Any]) -> str:
 def bound(one: dict[str, Any]) -> str:
     """Return a claim's bound as text."""
     least, most = one["least"], one["most"]
+    low, high = (
+        one if one is None else f"{one:.3g}" if abs(one) < 1000 else f"{one:.0f}"
+        for one in (least, most)
+    )
     if least is not None and most is not None:
-        return f"{least:.3g} – {most:.3g}"
-    return f"≥ {least:.3g}" if least is not None else f"≤ {most:.3g}"
+        return f"{low} – {high}"
+    return f"≥ {low}" if least is not None else f"≤ {high}"
 
 
 def _table(columns: list[str], rows: list[list[Any]]) -> str:

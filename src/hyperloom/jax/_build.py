@@ -160,7 +160,9 @@ def _sample(choice: Condition, module: Any, num: int, draws: np.random.RandomSta
         return Encoded(wide, ids[0] if ids else None)
     held = [v.dtype for _, v in walk(module) if jnp.issubdtype(v.dtype, jnp.floating)]
     dtype = getattr(module, "dtype", held[0] if held else jnp.float32)
-    draw = draws.standard_normal((num, choice.width)) * getattr(choice, "std", 1.0)
+    draw = draws.standard_normal((num, choice.width))
+    # Of exactly the mean square that is said: else a linear head's start is off by the draws' own.
+    draw *= getattr(choice, "std", 1.0) / np.sqrt(np.square(draw).mean())
     return Encoded(jnp.asarray(draw.astype(dtype)))
 
 

@@ -219,7 +219,9 @@ def _sample(choice: Condition, module: nn.Module, num: int, draws: torch.Generat
         ids = [m.ids for m in made if m.ids is not None]
         return Encoded(vector, ids[0] if ids else None)
     std = getattr(choice, "std", 1.0)
-    draw = torch.randn(num, choice.width, generator=draws) * std
+    draw = torch.randn(num, choice.width, generator=draws)
+    # Of exactly the mean square that is said: else a linear head's start is off by the draws' own.
+    draw = draw * (std / draw.square().mean().sqrt())
     held = (*module.parameters(), *module.buffers())
     like = next((t for t in held if t.is_floating_point()), draw)
     return Encoded(draw.to(like))
