@@ -5,9 +5,11 @@ framework: specs, layouts, plans, initialisation, and the NumPy oracle. Importin
 neither torch nor jax.
 """
 
+from hyperloom._compile import compile_plan
 from hyperloom._condition import Angles, Concat, Condition, Custom, Embedding, Ids, Noise, Vector
 from hyperloom._deconv import Deconv
-from hyperloom._doctor import Finding, Report
+from hyperloom._doctor import Report
+from hyperloom._doctor_readings import Finding
 from hyperloom._errors import CheckpointError
 from hyperloom._execution import Auto, Execution, Loop, SlowWarning, Vmap
 from hyperloom._explain import Explanation
@@ -35,11 +37,12 @@ from hyperloom._layout import (
     Tensors,
     Tiles,
 )
-from hyperloom._plan import Plan, compile_plan
+from hyperloom._plan import Plan
 from hyperloom._recurrent import CustomRecurrent, Recurrent
 from hyperloom._spec import Role, TargetSpec, TensorSpec
 from hyperloom._statistics import BatchStatistics, PerConditionStatistics, SharedStatistics
-from hyperloom._translate import Translation, translate
+from hyperloom._translate import translate
+from hyperloom._translation import Translation
 from hyperloom._trunk import MLP, CustomTrunk, Linear, Trunk
 
 __version__ = "0.1.0.dev0"

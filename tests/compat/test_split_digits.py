@@ -49,12 +49,14 @@ def test_the_same_numbers_from_the_same_seeds() -> None:
     assert np.mean(ours.final) > np.mean(ours.after) - 0.05  # nothing is forgotten
 
 
+# An activation without a name in the core, or no parameters held inside.
+NOT_NATIVE = ("sine", "elu-2", "relu-.3", "own-activation", "from-outside")
 NATIVE = [
     case
     for case in (*cases.HMLPS, *cases.CHUNKEDS)
-    if case.ids
-    and not any(word in str(case) for word in ("sine", "elu-2", "relu-.3", "own-activation"))
+    if case.ids and not any(word in str(case) for word in NOT_NATIVE)
 ]
+OUTSIDE = [case for case in (*cases.HMLPS, *cases.CHUNKEDS) if "from-outside" in str(case)]
 
 
 @pytest.mark.parametrize("case", NATIVE, ids=str)
@@ -78,6 +80,10 @@ def test_what_has_no_native_form_is_refused() -> None:
     sine = cases.hmlp("", activation_fn=torch.sin).build(hnets)
     with pytest.raises(ValueError, match="wanted parameters held inside, and an activation"):
         door.to_native(sine, target)
+    assert OUTSIDE
+    for case in OUTSIDE:
+        with pytest.raises(ValueError, match="wanted parameters held inside, and an activation"):
+            door.to_native(case.build(hnets), target)
     with pytest.raises(ValueError, match="target: has tensors"):
         door.to_native(cases.hmlp("").build(hnets), nn.Linear(2, 2))
     with pytest.raises(TypeError, match="hnet: got a HContainer"):

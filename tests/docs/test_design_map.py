@@ -72,4 +72,4 @@ def test_a_module_that_is_missing_in_the_map_is_seen() -> None:
     shorter = page.replace(row[0], "")
     assert mapped(shorter) != modules()
     assert mapped(written(shorter)) == modules()
-    assert mapped(page.replace("spec + condition", "something")) != modules()
+    assert mapped(page.replace("how large everything", "something")) != modules()

@@ -45,7 +45,8 @@ np.savez({path!r}, value=value, y=y, **params)
 
 
 def run(devices: int, path: str) -> None:
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    own = f"--xla_force_host_platform_device_count={devices}"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} {own}"
     code = STEP.format(devices=devices, path=path)
     env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", code]

@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-import hyperloom.torch as hl
-from hyperloom.torch import _program, _structured
+from hyperloom.torch import _program, _run, _structured
 
 
 @pytest.fixture
@@ -17,6 +16,6 @@ def take(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     def every_layer_goes(way: str) -> None:
         monkeypatch.setattr(_structured, "choose", lambda *_: way)
         monkeypatch.setattr(_program, "choose", lambda *_: way)
-        monkeypatch.setattr(hl.HyperNetwork, "_contracts", lambda *_, **__: True)
+        monkeypatch.setattr(_run, "some_contract", lambda *_, **__: True)
 
     return every_layer_goes

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 import hyperloom.torch as hl
 from tests.on_torch.modules import build, close, floats, gradients
-from tests.zoo.architectures import without_dropout
+from tests.zoo.architecture import without_dropout
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 

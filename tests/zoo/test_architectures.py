@@ -11,7 +11,8 @@ import torch
 
 import hyperloom.torch as hl
 from tests.zoo import checks
-from tests.zoo.architectures import ARCHITECTURES, Architecture
+from tests.zoo.architecture import Architecture
+from tests.zoo.architectures import ARCHITECTURES
 from tests.zoo.checks import NUM, frozen_copy, hypernetwork, tensors, unchanged
 
 pytestmark = [

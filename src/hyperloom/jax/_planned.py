@@ -8,8 +8,9 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
+from hyperloom._compile import compile_plan
 from hyperloom._errors import message
-from hyperloom._plan import Plan, compile_plan
+from hyperloom._plan import Plan
 from hyperloom._spec import TargetSpec
 from hyperloom._trunk import CustomTrunk
 from hyperloom.jax._adaptor import Read

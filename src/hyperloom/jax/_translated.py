@@ -11,7 +11,8 @@ from flax import nnx
 from jax import Array
 
 from hyperloom._spec import TargetSpec
-from hyperloom._translate import Translation, translate
+from hyperloom._translate import translate
+from hyperloom._translation import Translation
 from hyperloom.jax._adaptor import Adaptor, Box, Notes, Pure, Read
 from hyperloom.jax._target import read_target
 from hyperloom.jax._variables import Fixed, Variable

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from hyperloom._compile import compile_plan
 from hyperloom._condition import Concat, Condition, Embedding, Ids
 from hyperloom._errors import message, positive_int
 from hyperloom._form import Form
 from hyperloom._init import Init
 from hyperloom._layout import Layout, Source
-from hyperloom._plan import Plan, compile_plan
+from hyperloom._plan import Plan
 from hyperloom._spec import TargetSpec
 from hyperloom._trunk import CustomTrunk
 from hyperloom.torch._conditions import (

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from hyperloom._doctor import PartReading, Readings, Report, TensorReading
+from hyperloom._doctor import Report
+from hyperloom._doctor_readings import PartReading, Readings, TensorReading
 from hyperloom._execution import SlowWarning
 from hyperloom._form import Whole
 from hyperloom._layout import Head

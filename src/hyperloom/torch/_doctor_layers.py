@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves  # the trees that torch.func.vmap returns
 
-from hyperloom._doctor import LayerReading, TensorReading
+from hyperloom._doctor_readings import LayerReading, TensorReading
 from hyperloom.torch._encoded import Encoded
 from hyperloom.torch._run import Call
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,24 +18,19 @@ from hyperloom._inputs import Inputs, unpacked
 from hyperloom._layout import Layout
 from hyperloom._plan import Plan
 from hyperloom._statistics import Statistics
-from hyperloom._ways import contracts
 from hyperloom.torch._build import Built, build, grow, modules_of, prepare
-from hyperloom.torch._choice import choose
 from hyperloom.torch._conditions import Encoded
 from hyperloom.torch._dynamic import refuse_without_carry
 from hyperloom.torch._generate import assemble, raw_numbers
-from hyperloom.torch._given import check_params
+from hyperloom.torch._given import check_params, ids_of
 from hyperloom.torch._held import Held
-from hyperloom.torch._private import inside_transform
-from hyperloom.torch._program import Program, find
-from hyperloom.torch._run import Call, apply_tensors, execute, explain
+from hyperloom.torch._program import program_for
+from hyperloom.torch._run import Call, apply_tensors, execute, explain, keep_written
 from hyperloom.torch._skeleton import Skeleton
 from hyperloom.torch._spec import target_spec, uncompiled
-from hyperloom.torch._strategy import Strategist, outside
+from hyperloom.torch._strategy import Strategist
 from hyperloom.torch._supplied import generate_with
 from hyperloom.torch._tables import grow_tables, settled, tables
-
-_USUAL = Execution()
 
 
 class HyperNetwork(nn.Module):
@@ -211,7 +205,7 @@ class HyperNetwork(nn.Module):
         """
         encoded = self._encode(condition, self._carry_of(kwargs))
         inputs, kwargs = unpacked(inputs, kwargs)
-        program = self._program(encoded, inputs, in_dims, kwargs)
+        program = program_for(self, encoded, inputs, in_dims, kwargs)
         return explain(self, encoded, Call(encoded.batch, inputs, in_dims, kwargs), program)
 
     def doctor(
@@ -298,11 +292,11 @@ class HyperNetwork(nn.Module):
         batch = check_params(self, params)
         inputs, kwargs = unpacked(inputs, kwargs)
         call = Call(batch, inputs, in_dims, kwargs)
-        held = Held(self, self._ids(of, batch), batch)
+        held = Held(self, ids_of(self, of, batch), batch)
         made = {name: value for name, value in params.items() if name not in self.plan.kept}
         kept = {name: value for name, value in params.items() if name in self.plan.kept}
         output = apply_tensors(self, made, kept, call, held)
-        self._store(held)
+        keep_written(self, held)
         return output
 
     def instantiate(self, condition: Any, *, carry: Any = None) -> nn.Module:
@@ -386,20 +380,10 @@ class HyperNetwork(nn.Module):
         kwargs: dict[str, Any],
     ) -> Any:
         """Generate and run."""
-        program = self._program(encoded, inputs, in_dims, kwargs)
+        program = program_for(self, encoded, inputs, in_dims, kwargs)
         if program is not None:
             return program.run(self, encoded.vector, inputs[0])
         return execute(self, encoded, Call(encoded.batch, inputs, in_dims, kwargs))
-
-    def _program(
-        self, encoded: Encoded, inputs: tuple[Any, ...], in_dims: Any, kwargs: Mapping[str, Any]
-    ) -> Program | None:
-        """Return the program for a call like this, if there is one."""
-        if len(inputs) != 1 or in_dims != 0 or kwargs or self.execution != _USUAL:
-            return None
-        if encoded.ids is not None and encoded.batch != (1,):  # rows may share ids
-            return None
-        return find(self, encoded.vector, inputs[0])
 
     def _generate(self, encoded: Encoded) -> dict[str, Tensor]:
         modules: Any = self._modules
@@ -414,15 +398,6 @@ class HyperNetwork(nn.Module):
         bases = dict(self.bases.tensors()) if plan.has_bases else {}
         return scales, bases, list(self.banks) if plan.banks else []
 
-    def _contracts(self, *sizes: Any, backward: bool) -> bool:
-        """Remember for each batch size what `contracts` says."""
-        if torch.compiler.is_compiling():  # a graph is not to depend on what is remembered
-            return contracts(self.plan, *sizes, backward=backward, choose=choose)
-        known = self.__dict__["_known"]
-        if (*sizes, backward) not in known:
-            known[*sizes, backward] = contracts(self.plan, *sizes, backward=backward, choose=choose)
-        return known[*sizes, backward]
-
     def _kept(self) -> dict[str, Tensor]:
         kept: Any = self._modules["kept"]
         return dict(kept.tensors()) if self.plan.kept else {}
@@ -431,42 +406,9 @@ class HyperNetwork(nn.Module):
         buffers: Any = self._modules["target_buffers"]
         return dict(buffers.tensors())
 
-    def _ids(self, of: Any, batch: torch.Size) -> Tensor | None:
-        """Return the ids `(*batch,)` of a condition that is given beside parameters."""
-        if of is None:
-            return None
-        encoded = self._encode(of)
-        if encoded.batch != batch:
-            got = f"conditions {tuple(encoded.batch)} beside params of {tuple(batch)}"
-            raise ValueError(message("of", got, "one for each set of params"))
-        return encoded.ids
-
     @property
     def _strategist(self) -> Strategist:
         return self.__dict__["_chooser"]
-
-    def _store(self, held: Held) -> None:
-        """Keep what the target has written into its buffers."""
-        if held.empty:
-            return
-        if held.lost:
-            self._warn_once(
-                "run: the target updates running statistics that are kept by id, and no condition "
-                "was given; they are not kept. Pass it: run(params, ..., of=ids)."
-            )
-            return
-        if inside_transform():
-            self._warn_once(
-                "target: it updates its buffers (running statistics) inside a torch.func "
-                "transform around the hypernetwork; they are not kept."
-            )
-            return
-        held.store()
-
-    def _warn_once(self, text: str) -> None:
-        if text not in self.__dict__["_warned"]:
-            self.__dict__["_warned"].add(text)
-            warnings.warn(text, stacklevel=outside())
 
     # ---- what nn.Module does, reaching the target too ----------------------------------------
 

@@ -11,7 +11,7 @@ Legend of suffixes: B conditions, N rows of one condition, I inputs, O outputs, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hyperloom._cost import Layer
+from hyperloom._execution import Execution
 from hyperloom._form import Whole
 from hyperloom._layout import Source
 from hyperloom._plan import Plan
@@ -29,8 +30,10 @@ from hyperloom.torch._lowered import ElementwiseStep, LinearStep, beside
 from hyperloom.torch._structured import into_inputs, linear_each, out_of_outputs
 
 if TYPE_CHECKING:
+    from hyperloom.torch._conditions import Encoded
     from hyperloom.torch._hypernetwork import HyperNetwork
 
+_USUAL = Execution()
 _MOST = 64  # programs that one hypernetwork remembers
 
 # What a step reads: features (B, R), and either each tensor's numbers (B, numel) or the rows
@@ -73,6 +76,21 @@ class Program:
         for operation in self.operations:
             x = operation(operands, x)
         return x
+
+
+def program_for(
+    hnet: HyperNetwork,
+    encoded: Encoded,
+    inputs: tuple[Any, ...],
+    in_dims: Any,
+    kwargs: Mapping[str, Any],
+) -> Program | None:
+    """Return the program for a call like this, or `None` for the general way."""
+    if len(inputs) != 1 or in_dims != 0 or kwargs or hnet.execution != _USUAL:
+        return None
+    if encoded.ids is not None and encoded.batch != (1,):  # rows may share ids
+        return None
+    return find(hnet, encoded.vector, inputs[0])
 
 
 def find(hnet: HyperNetwork, vector: Tensor, x: Any) -> Program | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -17,13 +18,15 @@ from hyperloom._explain import Explanation, used
 from hyperloom._plan import Plan
 from hyperloom._ways import layer_of
 from hyperloom.torch._batch import dims_like, first_paired, narrow_like, pair_check
+from hyperloom.torch._choice import some_contract
 from hyperloom.torch._conditions import Encoded
 from hyperloom.torch._generate import waits_for_gradient
 from hyperloom.torch._held import Held
 from hyperloom.torch._loop import concatenated, same_draws
 from hyperloom.torch._lowered import Chain
+from hyperloom.torch._private import inside_transform
 from hyperloom.torch._program import Program
-from hyperloom.torch._strategy import Chosen
+from hyperloom.torch._strategy import Chosen, outside
 from hyperloom.torch._structured import Dense, Weight
 from hyperloom.torch._unique import shared_ids
 from hyperloom.torch._weights import Loom
@@ -124,7 +127,7 @@ def execute(hnet: HyperNetwork, encoded: Encoded, call: Call) -> Any:
     if (at_once is None or at_once >= num) and not recompute:
         held = Held(hnet, encoded.ids, call.batch)
         made = run_part(hnet, encoded, call, held, None)
-        hnet._store(held)
+        keep_written(hnet, held)
         return made
     outputs = []
     with same_draws(hnet) as again:
@@ -136,8 +139,34 @@ def execute(hnet: HyperNetwork, encoded: Encoded, call: Call) -> Any:
                 if recompute
                 else run_part(hnet, part, own, held, None)
             )
-            hnet._store(held)
+            keep_written(hnet, held)
     return outputs[0] if len(outputs) == 1 else concatenated(outputs)
+
+
+def keep_written(hnet: HyperNetwork, held: Held) -> None:
+    """Keep what the target has written into its buffers."""
+    if held.empty:
+        return
+    if held.lost:
+        _warn_once(
+            hnet,
+            "run: the target updates running statistics that are kept by id, and no condition "
+            "was given; they are not kept. Pass it: run(params, ..., of=ids).",
+        )
+    elif inside_transform():
+        _warn_once(
+            hnet,
+            "target: it updates its buffers (running statistics) inside a torch.func "
+            "transform around the hypernetwork; they are not kept.",
+        )
+    else:
+        held.store()
+
+
+def _warn_once(hnet: HyperNetwork, text: str) -> None:
+    if text not in hnet.__dict__["_warned"]:
+        hnet.__dict__["_warned"].add(text)
+        warnings.warn(text, stacklevel=outside())
 
 
 def _run_again(hnet: HyperNetwork, encoded: Encoded, call: Call, held: Held) -> Any:
@@ -160,7 +189,7 @@ def run_part(
     few, index = shared_ids(hnet, encoded)
     backward = torch.is_grad_enabled()
     sizes = (call.batch[0], call.rows(), few.vector.element_size(), few.vector.device.type)
-    if waits_for_gradient(hnet.plan) or not hnet._contracts(*sizes, backward=backward):
+    if waits_for_gradient(hnet.plan) or not some_contract(hnet, *sizes, backward=backward):
         made = hnet._generate(few)
         if index is not None:
             made = {name: value.index_select(0, index) for name, value in made.items()}
