@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -52,6 +53,13 @@ def test_against_the_oracle_and_torch(name: str, tmp_path: Path) -> None:
     check(hnet, jnp.array([2, 0, 1]), 1e-6, tmp_path / "hnet.safetensors")
 
 
+@pytest.fixture
+def double() -> Any:
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.mark.usefixtures("double")
 @pytest.mark.parametrize(
     ("trunk", "layout"),
     [
@@ -65,25 +73,26 @@ def test_batch_norm_goes_on_in_jax_as_in_torch(trunk: Any, layout: Any, tmp_path
     """From a checkpoint of torch: the same tensors and statistics while training, and back."""
     torch.manual_seed(0)
     theirs = ht.HyperNetwork(
-        nn.Linear(6, 4), condition=ht.Embedding(3, 2), trunk=trunk, layout=layout
+        nn.Linear(6, 4).double(), condition=ht.Embedding(3, 2), trunk=trunk, layout=layout
     )
     with torch.no_grad():
         for parameter in theirs.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     ht.save(theirs, tmp_path / "a")
-    ours = hj.load(tmp_path / "a", nnx.Linear(6, 4, rngs=nnx.Rngs(0)), translate=True)
+    target = nnx.Linear(6, 4, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+    ours = hj.load(tmp_path / "a", target, translate=True)
     generate = nnx.jit(lambda hnet, ids: hnet.generate(ids))
     for ids in ([0, 2, 2], [1, 0, 0, 1]):
         mine, other = generate(ours, jnp.array(ids)), theirs.generate(ids)
         for name, value in other.items():
-            close(np.asarray(mine[name]), value.detach().numpy(), 1e-5)
+            close(np.asarray(mine[name]), value.detach().numpy(), 1e-12)
     hj.save(ours, tmp_path / "b")
     again = torch_tensors(ht.load(tmp_path / "b", stub(ours.plan.spec)))
     for name, value in neutral_tensors(ours).items():
         np.testing.assert_array_equal(value, again[name].numpy())
-        close(value, torch_tensors(theirs)[name].numpy(), 1e-5)
+        close(value, torch_tensors(theirs)[name].numpy(), 1e-12)
     ours.eval()
     theirs.eval()
     made = generate(ours, jnp.array([1, 2]))
     for name, value in theirs.generate([1, 2]).items():
-        close(np.asarray(made[name]), value.detach().numpy(), 1e-5)
+        close(np.asarray(made[name]), value.detach().numpy(), 1e-12)
