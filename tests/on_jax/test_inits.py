@@ -124,6 +124,45 @@ def test_measured_variances_of_all(rule: str, layout: str) -> None:
     check(rule, layout)
 
 
+DEPTH, WIDTH = 6, 64
+
+
+def mean_squares_by_layer(init: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean squares of activations, and of gradients, after each of some ReLU layers."""
+    shapes = {f"{i}.kernel": (WIDTH, WIDTH) for i in range(DEPTH)}
+    shapes |= {f"{i}.bias": (WIDTH,) for i in range(DEPTH)}
+    hnet = hl.HyperNetwork(
+        hl.Shapes(shapes),
+        condition=hl.Embedding(IDS, 16),
+        trunk=hl.MLP(64),
+        layout=hl.Chunked(500, embedding=8),
+        init=init,
+        rngs=nnx.Rngs(0),
+    )
+    made = {n: np.asarray(v) for n, v in jax.jit(hnet.generate)(jnp.arange(IDS)).items()}
+    draws = np.random.default_rng(0)
+    x = draws.standard_normal((IDS, 20, WIDTH))
+    gates, forward = [], []
+    for i in range(DEPTH):
+        x = np.maximum(x @ made[f"{i}.kernel"] + made[f"{i}.bias"][:, None], 0)
+        gates.append(x > 0)
+        forward.append(np.mean(x**2))
+    slope, backward = draws.standard_normal(x.shape), []
+    for i in reversed(range(DEPTH)):
+        slope = (slope * gates[i]) @ made[f"{i}.kernel"].swapaxes(1, 2)
+        backward.append(np.mean(slope**2))
+    return np.array(forward), np.array(backward)
+
+
+def test_hyperfans_keep_what_they_are_for() -> None:
+    forward, _ = mean_squares_by_layer(hl.HyperfanIn())
+    assert np.all((forward > 0.5) & (forward < 2)), forward
+    _, backward = mean_squares_by_layer(hl.HyperfanOut())
+    assert np.all((backward > 0.4) & (backward < 2.5)), backward
+    forward, _ = mean_squares_by_layer(hl.Unscaled())
+    assert forward[-1] > 1e6
+
+
 def test_a_wrong_rule_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(RULES, "out, Kaiming", (hl.HyperfanOut(relu=False), fan_out(relu=True)))
     with pytest.raises(AssertionError):
