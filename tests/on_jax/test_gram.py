@@ -40,7 +40,10 @@ def penalty(hnet: Any, reg: Any) -> Any:
 
 
 @pytest.mark.usefixtures("double")
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow) if n in ("full", "tiles") else n for n in CASES],
+)
 def test_gram_equals_outputs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     layout, options = CASES[name]
     hnet = build(layout)

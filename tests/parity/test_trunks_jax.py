@@ -82,7 +82,7 @@ def test_batch_norm_goes_on_in_jax_as_in_torch(trunk: Any, layout: Any, tmp_path
     target = nnx.Linear(6, 4, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
     ours = hj.load(tmp_path / "a", target, translate=True)
     generate = nnx.jit(lambda hnet, ids: hnet.generate(ids))
-    for ids in ([0, 2, 2], [1, 0, 0, 1]):
+    for ids in ([0, 2, 2], [1, 0, 0]):
         mine, other = generate(ours, jnp.array(ids)), theirs.generate(ids)
         for name, value in other.items():
             close(np.asarray(mine[name]), value.detach().numpy(), 1e-12)
@@ -93,6 +93,6 @@ def test_batch_norm_goes_on_in_jax_as_in_torch(trunk: Any, layout: Any, tmp_path
         close(value, torch_tensors(theirs)[name].numpy(), 1e-12)
     ours.eval()
     theirs.eval()
-    made = generate(ours, jnp.array([1, 2]))
-    for name, value in theirs.generate([1, 2]).items():
+    made = generate(ours, jnp.array([1, 2, 0]))
+    for name, value in theirs.generate([1, 2, 0]).items():
         close(np.asarray(made[name]), value.detach().numpy(), 1e-12)
