@@ -41,7 +41,7 @@ TARGETS: dict[str, tuple[Callable[[], nn.Module], Inputs]] = {
     **{name: (make, inputs) for name, (make, inputs, _) in BLOCKS.items()},
 }
 FAST = ("gru",)
-# torch's vmap fixes the batch size in the graph for convolutions, pooling, `gather`, and for
+# torch's vmap fixes the batch size in the graph for convolutions, pooling, `scatter_add`, and for
 # `F.multi_head_attention_forward`, which is entered whole.
 FIXED = ("cnn", "transformer", "U-Net (diffusion)", "ResNet", "graph network")
 
@@ -139,9 +139,21 @@ def test_recurrent_modules_break_the_graph_unless_dynamo_is_allowed_to_trace_the
     ("function", "shapes"),
     [
         (F.conv1d, ((2, 3, 8), (4, 3, 3))),
-        (lambda x, w: torch.cat([x @ w, x], -1), ((6, 4), (4, 3))),
+        pytest.param(
+            lambda x, w: F.max_pool2d(x * w, 2),
+            ((2, 3, 4, 4), (2, 3, 4, 4)),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            lambda x, w: w.gather(0, (x > 0).long()), ((2, 5), (6, 5)), marks=pytest.mark.slow
+        ),
+        pytest.param(
+            lambda x, w: F.scaled_dot_product_attention(x, w, w),
+            ((2, 3, 6, 5), (2, 3, 6, 5)),
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["conv", "cat"],
+    ids=["conv", "pool", "gather", "attention"],
 )
 def test_the_fixed_batch_sizes_are_torchs(function: Any, shapes: Any) -> None:
     """Without hyperloom too. When torch no longer does, `FIXED` can be emptied."""
@@ -151,6 +163,6 @@ def test_the_fixed_batch_sizes_are_torchs(function: Any, shapes: Any) -> None:
         return vmap(function)(x, w)
 
     compiled = torch.compile(call, backend=counter, fullgraph=True, dynamic=True)
-    for num in (3, 4):
+    for num in (7, 8):
         compiled(*(torch.randn(num, *shape) for shape in shapes))
     assert counter.frame_count == 2
