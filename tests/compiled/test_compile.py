@@ -52,7 +52,11 @@ def close(actual: Any, expected: Any) -> None:
     torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("case", EACH, ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(c, marks=[pytest.mark.slow] if i != 1 else []) for i, c in enumerate(EACH)],
+    ids=str,
+)
 def test_one_graph_is_enough(case: Case) -> None:
     """The numbers and gradients of eager mode; no recompilation for other numbers anywhere."""
     hnet = case.build()
@@ -97,7 +101,7 @@ class Residual(nn.Module):
         return x + self.layer(x).tanh()
 
 
-@pytest.mark.parametrize("make", [mlp, Residual])
+@pytest.mark.parametrize("make", [mlp, pytest.param(Residual, marks=pytest.mark.slow)])
 def test_new_batch_sizes_recompile_once_at_most(make: Callable[[], nn.Module]) -> None:
     """The second size makes the dimension dynamic; after that every size is known."""
     hnet = hl.HyperNetwork(make().double(), condition=hl.Embedding(9, 3), trunk=hl.MLP(4))

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hyperloom.torch._graphs import attention as graphed
 from hyperloom.torch._placeholder import as_autocast
 from hyperloom.torch._private import is_batched
 
@@ -81,8 +82,9 @@ def attention_rule(same_draws: bool) -> Any:
         options.update(dropout_p=dropout_p, is_causal=is_causal)
         query, key, value = map(as_autocast, (query, key, value))
         attn_mask = attn_mask if attn_mask is None else as_autocast(attn_mask)
-        # One mask of dropout for all conditions cannot be folded; and a graph has its own ways.
-        if (dropout_p and same_draws) or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
+            return graphed(query, key, value, attn_mask, options)
+        if dropout_p and same_draws:  # one mask of dropout for all conditions cannot be folded
             return F.scaled_dot_product_attention(query, key, value, attn_mask, **options)
         return attend(query, key, value, attn_mask, options)
 

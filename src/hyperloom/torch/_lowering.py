@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from hyperloom.torch import _autocast, _packed, _rnn
+from hyperloom.torch import _autocast, _graphs, _packed, _rnn
 from hyperloom.torch._attention import attention_rule
 from hyperloom.torch._checkpointing import CheckpointedError, checkpointed
 from hyperloom.torch._placeholder import (
@@ -53,7 +53,7 @@ class Lowering(TorchFunctionMode):
                 return func(*dense_tree(args), **dense_tree(kwargs))
             with self:  # what it calls is to come here too
                 return opened(*args, **kwargs)
-        rule = _RULES.get(func)
+        rule = _IN_GRAPHS.get(func) if torch.compiler.is_compiling() else _RULES.get(func)
         return func(*args, **kwargs) if rule is None else rule(*args, **kwargs)
 
 
@@ -200,3 +200,4 @@ _RULES: dict[Any, Rule] = {
     F.normalize: _normalize,
     weight_norm: _weight_norm,
 }
+_IN_GRAPHS = {**_RULES, **_graphs.RULES}

@@ -140,7 +140,7 @@ class Skeleton:
         given = {path: tensors[name] for name, paths in self._paths.items() for path in paths}
         given.update(buffers)
         if torch.compiler.is_compiling():  # a graph has no threads, and no locks
-            return functional_call(self.module, given, args, dict(kwargs), tie_weights=False)
+            return self._call_traced(given, args, kwargs)
         if at_once or not torch.is_grad_enabled():
             made = self._call(given, args, kwargs)
         elif self.module.training in self.checkpointing:
@@ -168,8 +168,18 @@ class Skeleton:
             finally:
                 for part, parameters in before:
                     part.__dict__["_parameters"] = parameters
-                for rnn in self._rnns:  # the list that an RNN keeps would hold the given tensors
-                    rnn._update_flat_weights()
+                self._let_go()
+
+    def _call_traced(
+        self, given: dict[str, Tensor], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Any:
+        made = functional_call(self.module, given, args, dict(kwargs), tie_weights=False)
+        self._let_go()
+        return made
+
+    def _let_go(self) -> None:
+        for rnn in self._rnns:  # the list that an RNN keeps would hold the given tensors
+            rnn._update_flat_weights()
 
     def _place(self, given: dict[str, Tensor]) -> None:
         """Move the parameters in `given` into the modules, which are watched from then on."""
