@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -9,6 +10,7 @@ from typing import Any, Self
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx, serialization
 from jax import Array
 
@@ -31,6 +33,8 @@ class JaxHyperNetwork(nn.Module):
         weight_chunk_dim: Numbers in a chunk; by default enough for all parameters.
         custom_embedding_module: In place of what `make_embedding_module` returns.
         custom_weight_generator: In place of what `make_weight_generator` returns.
+        target_weight_shapes: Shapes of a Linen target's parameters, in the flat vector's order.
+        target_treedef: The structure that they are leaves of; see `create_param_tree`.
     """
 
     target_network: Any
@@ -41,6 +45,8 @@ class JaxHyperNetwork(nn.Module):
     weight_chunk_dim: int | None = None
     custom_embedding_module: nn.Module | None = None
     custom_weight_generator: nn.Module | None = None
+    target_weight_shapes: tuple[tuple[int, ...], ...] = ()
+    target_treedef: Any = None
 
     def setup(self) -> None:
         """Make the two modules."""
@@ -175,13 +181,20 @@ class JaxHyperNetwork(nn.Module):
             target, condition=hl.Vector(num), layout=hl.Given(), rngs=nnx.Rngs(0)
         )
         function, _ = hl.functional(native)
-        return cls(
+        if isinstance(target, hl.Linen):
+            leaves, kwargs["target_treedef"] = jax.tree.flatten(
+                {"params": target.variables["params"]}
+            )
+            kwargs["target_weight_shapes"] = tuple(leaf.shape for leaf in leaves)
+        made = cls(
             *args,
             target_network=target_network,
             target_function=function,
             num_target_parameters=num_target_parameters or num,
             **kwargs,
         )
+        # A method of a subclass may read it, as those of the README do.
+        return made.clone(weight_chunk_dim=made.chunk_dim)
 
     def save(self, params: Any, path: Any) -> None:
         """Write parameters to a file."""
@@ -190,6 +203,16 @@ class JaxHyperNetwork(nn.Module):
     def load(self, params: Any, path: Any) -> Any:
         """Return the parameters of a file, in the shape of `params`."""
         return serialization.from_bytes(params, Path(path).read_bytes())
+
+
+def create_param_tree(
+    generated_params: Array, target_weight_shapes: Any, target_treedef: Any
+) -> Any:
+    """Return a flat vector `(P,)` as the variables of a Linen target."""
+    sizes = [math.prod(shape) for shape in target_weight_shapes]
+    cuts = jnp.split(generated_params[: sum(sizes)], np.cumsum(sizes)[:-1])
+    pairs = zip(cuts, target_weight_shapes, strict=True)
+    return jax.tree.unflatten(target_treedef, [cut.reshape(shape) for cut, shape in pairs])
 
 
 def as_target(target: Any, shapes: Any, inputs: Any) -> Any:
