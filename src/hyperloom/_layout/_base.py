@@ -229,8 +229,8 @@ def scale_and_shift(part: Part, common: float, parts: Sequence[Part]) -> tuple[f
     A part that starts constant (a norm's scale, a zero bias) cannot do so exactly in rows that it
     shares. It varies around its constant by the smallest standard deviation of the random parts
     of its own layer, or of all `parts` where its layer has none: little beside what the layer
-    computes, and enough to learn. Ratios within 2 % of 1, which is how well a measured standard
-    deviation is known, count as 1.
+    computes, and enough to learn. Where a start is measured, ratios within 2 % of 1, which is how
+    well its standard deviation is known, count as 1.
     """
     if common == 0.0:
         return 1.0, part.start.mean
@@ -239,8 +239,8 @@ def scale_and_shift(part: Part, common: float, parts: Sequence[Part]) -> tuple[f
         random = [other for other in parts if other.start.std > 0]
         beside = [other.start.std for other in random if other.layer == part.layer]
         std = min(beside or [other.start.std for other in random])
-    ratio = std / common
-    return (1.0 if abs(ratio - 1) < 0.02 else ratio), part.start.mean
+    ratio, known_to = std / common, 0.02 if part.start.measured else 1e-9
+    return (1.0 if abs(ratio - 1) < known_to else ratio), part.start.mean
 
 
 def needs_scales(parts: Sequence[Part]) -> bool:
