@@ -41,9 +41,8 @@ TARGETS: dict[str, tuple[Callable[[], nn.Module], Inputs]] = {
     **{name: (make, inputs) for name, (make, inputs, _) in BLOCKS.items()},
 }
 FAST = ("gru",)
-# torch's vmap fixes the batch size in the graph for convolutions, pooling, `scatter_add`, and for
-# `F.multi_head_attention_forward`, which is entered whole.
-FIXED = ("cnn", "transformer", "U-Net (diffusion)", "ResNet", "graph network")
+# torch's vmap fixes the batch size in the graph for convolutions, pooling and `scatter_add`.
+FIXED = ("cnn", "U-Net (diffusion)", "ResNet", "graph network")
 
 
 def each(names: Any) -> list[Any]:
