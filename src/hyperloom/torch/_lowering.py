@@ -50,7 +50,7 @@ class Lowering(TorchFunctionMode):
         opened = _OPENED.get(func)
         if opened is not None:
             if torch.compiler.is_compiling():  # a graph cannot enter a mode again
-                graphed = _graphs.OPENED[func] if func in _graphs.OPENED else func
+                graphed = _graphs.OPENED.get(func) or func
                 return graphed(*dense_tree(args), **dense_tree(kwargs))
             with self:  # what it calls is to come here too
                 return opened(*args, **kwargs)
