@@ -101,7 +101,8 @@ class Residual(nn.Module):
         return x + self.layer(x).tanh()
 
 
-@pytest.mark.parametrize("make", [mlp, pytest.param(Residual, marks=pytest.mark.slow)])
+@pytest.mark.slow  # the look-ups below are the default suite's
+@pytest.mark.parametrize("make", [mlp, Residual])
 def test_new_batch_sizes_recompile_once_at_most(make: Callable[[], nn.Module]) -> None:
     """The second size makes the dimension dynamic; after that every size is known."""
     hnet = hl.HyperNetwork(make().double(), condition=hl.Embedding(9, 3), trunk=hl.MLP(4))

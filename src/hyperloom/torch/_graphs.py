@@ -2,8 +2,8 @@
 
 vmap's own rules for these read the number of conditions as a plain number, and so fix it in the
 graph: `torch.compile` with dynamic shapes would compile once for each (torch 2.13). Written with
-products, reductions and elementwise functions they do not. Convolutions, pooling and look-ups by
-`gather` stay torch's own.
+products, reductions and elementwise functions they do not. Convolutions, pooling, `gather` and
+`scatter` stay torch's own.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hyperloom.torch._placeholder import dense_leaf
+from hyperloom.torch._placeholder import as_autocast, dense_leaf, without_override_check
 
 Rule = Callable[..., Any]
 
@@ -130,6 +130,26 @@ def attention(
     shares = F.dropout(shares, options["dropout_p"]) if options["dropout_p"] else shares
     return (shares @ _wide(v)).to(q.dtype)
 
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+) -> Tensor:
+    q, k, v = as_autocast(query), as_autocast(key), as_autocast(value)
+    mask = attn_mask if attn_mask is None else as_autocast(attn_mask)
+    return attention(q, k, v, mask, {"dropout_p": dropout_p, "is_causal": is_causal})
+
+
+# Functions that are traced whole, with attention as above.
+OPENED: dict[Any, Rule] = {
+    F.multi_head_attention_forward: without_override_check(
+        F.multi_head_attention_forward, scaled_dot_product_attention=_attention
+    )
+}
 
 RULES: dict[Any, Rule] = {
     torch.cat: _cat,

@@ -50,7 +50,8 @@ class Lowering(TorchFunctionMode):
         opened = _OPENED.get(func)
         if opened is not None:
             if torch.compiler.is_compiling():  # a graph cannot enter a mode again
-                return func(*dense_tree(args), **dense_tree(kwargs))
+                graphed = _graphs.OPENED.get(func) or func
+                return graphed(*dense_tree(args), **dense_tree(kwargs))
             with self:  # what it calls is to come here too
                 return opened(*args, **kwargs)
         rule = _IN_GRAPHS.get(func) if torch.compiler.is_compiling() else _RULES.get(func)

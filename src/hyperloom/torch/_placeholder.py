@@ -151,13 +151,13 @@ def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None
 _CHECKS = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
 
 
-def without_override_check(function: Any) -> Any:
+def without_override_check(function: Any, **replaced: Any) -> Any:
     """Return a copy of a Python function of torch that does not look for overrides again.
 
     The functions it calls then see the stand-ins and take them their own way; calling the
-    function itself would come straight back here.
+    function itself would come straight back here. `replaced` stands in for functions it calls.
     """
-    scope = {**function.__globals__, **dict.fromkeys(_CHECKS, lambda *_: False)}
+    scope = {**function.__globals__, **dict.fromkeys(_CHECKS, lambda *_: False), **replaced}
     made = types.FunctionType(
         function.__code__, scope, function.__name__, function.__defaults__, function.__closure__
     )
