@@ -52,7 +52,7 @@ def test_jit_compiles_once_for_all_values(hnet: hl.HyperNetwork) -> None:
 
 def test_grad_of_the_module_and_of_the_function(hnet: hl.HyperNetwork) -> None:
     net, params = hl.functional(hnet)
-    by_function = jax.grad(lambda p: loss(net(p, X, condition=IDS)))(params)
+    by_function = jax.jit(jax.grad(lambda p: loss(net(p, X, condition=IDS))))(params)
     by_module = nnx.grad(lambda h: loss(h(X, condition=IDS)))(hnet)
     flat = {".".join(map(str, p)): v[...] for p, v in nnx.to_flat_state(by_module)}
     close(flat, by_function, 1e-6)
@@ -70,6 +70,7 @@ def test_grad_by_differences() -> None:
     net, params = hl.functional(made)
     x, vectors = jnp.asarray(np.random.randn(3, 5, 4)), jnp.asarray(np.random.randn(3, 3))
 
+    @jax.jit  # one program, where single operations would each be compiled
     def fn(args: Any) -> Any:
         return loss(net(args[0], x, condition=args[1]))
 
@@ -79,9 +80,9 @@ def test_grad_by_differences() -> None:
 def test_vmap_around_a_batch(hnet: hl.HyperNetwork) -> None:
     net, params = hl.functional(hnet)
     xs = jnp.stack([X, 2 * X])
-    made = jax.vmap(lambda x: net(params, x, condition=IDS))(xs)
+    made = jax.jit(jax.vmap(lambda x: net(params, x, condition=IDS)))(xs)
     close(made, jnp.stack([hnet(x, condition=IDS) for x in xs]), 1e-5)
-    by_id = jax.vmap(lambda x, i: net(params, x, condition=i))(X, IDS)
+    by_id = jax.jit(jax.vmap(lambda x, i: net(params, x, condition=i)))(X, IDS)
     close(by_id, hnet(X, condition=IDS), 1e-5)
 
 
@@ -107,8 +108,9 @@ def test_a_training_loop_in_scan(hnet: hl.HyperNetwork) -> None:
     start = (params, optimizer.init(params))
     (scanned, _), values = jax.lax.scan(step, start, batches)
     carry = start
+    jitted = jax.jit(step)
     for i, ids in enumerate(batches):
-        carry, value = step(carry, ids)
+        carry, value = jitted(carry, ids)
         close(value, values[i], 1e-6)
     close(carry[0], scanned, 1e-5)
 
