@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -248,3 +249,16 @@ def test_conditions_without_ids_do_not_grow() -> None:
         make(condition=hl.Vector(2)).add_conditions(1, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="num: got 0; wanted an int of at least 1"):
         make().add_conditions(0, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_not_finite_are_not_saved(value: float, tmp_path: Path) -> None:
+    hnet, path = make(), tmp_path / "diverged"
+    hl.save(hnet, path)
+    before = path.read_bytes()
+    condition: Any = hnet.condition
+    table = condition.table.blocks[0]
+    table.set_value(table.get_value().at[1, 2].set(value))
+    with pytest.raises(ValueError, match="hnet: got 1 NaN or infinite values in 'condition.table"):
+        hl.save(hnet, path)
+    assert path.read_bytes() == before

@@ -31,6 +31,7 @@ from hyperloom._checkpoint_tensors import (
     refused_by_safetensors,
     write_whole,
 )
+from hyperloom._errors import message
 from hyperloom.jax._hypernetwork import HyperNetwork
 from hyperloom.jax._target import target_spec
 from hyperloom.jax._translated import read_translated
@@ -51,11 +52,16 @@ def save(hnet: HyperNetwork, path: str | os.PathLike[str]) -> None:
     Raises:
         OSError: The file cannot be written.
         TypeError: An array of a dtype that the file cannot hold (complex128, float8).
+        ValueError: Learned values that are NaN or infinite, which `load` would refuse.
     """
     import hyperloom
 
     tensors = neutral_tensors(hnet)
     check_dtypes(tensors)
+    bad = _not_finite(tensors)
+    if bad is not None:
+        way_out = "The training has diverged: save earlier."
+        raise ValueError(message("hnet", bad, "finite values", way_out))
     data = metadata(hnet.plan, hyperloom.__version__, checksum(hnet.plan, tensors, _bytes))
     write_whole(path, lambda name: save_file(tensors, name, metadata=data))
 
