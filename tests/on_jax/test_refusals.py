@@ -259,6 +259,6 @@ def test_values_that_are_not_finite_are_not_saved(value: float, tmp_path: Path) 
     condition: Any = hnet.condition
     table = condition.table.blocks[0]
     table.set_value(table.get_value().at[1, 2].set(value))
-    with pytest.raises(ValueError, match="hnet: got 1 NaN or infinite values in 'condition.table"):
+    with pytest.raises(ValueError, match=r"hnet: got 1 NaN or infinite values in 'condition.table"):
         hl.save(hnet, path)
     assert path.read_bytes() == before
