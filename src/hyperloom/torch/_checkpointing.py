@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from types import CodeType, FrameType, FunctionType
+from types import BuiltinFunctionType, CodeType, FrameType, FunctionType
 from typing import Any
 
 import torch
@@ -131,6 +131,24 @@ def may_checkpoint(target: nn.Module) -> bool:
     own = [kind for kind in kinds if not kind.__module__.startswith(("torch.", "builtins"))]
     functions = [f for kind in own for f in vars(kind).values() if isinstance(f, FunctionType)]
     return any(_names_checkpoint(f, code) for f in functions for code in _codes(f.__code__))
+
+
+def is_of_torch_alone(target: nn.Module) -> bool:
+    """Whether only code of `torch.nn` runs in a target: no layer of it checkpoints anything."""
+    parts = list(target.modules())
+    hooked = any(p._forward_hooks or p._forward_pre_hooks for p in parts)
+    return not hooked and all(
+        type(part).__module__.startswith("torch.nn.modules.")
+        and all(map(_is_of_torch, vars(part).values()))
+        for part in parts
+    )
+
+
+def _is_of_torch(value: Any) -> bool:
+    """Whether an attribute is no function, or one of torch's."""
+    if not callable(value) or isinstance(value, (nn.Module, BuiltinFunctionType)):
+        return True
+    return str(getattr(value, "__module__", "")).startswith("torch.")
 
 
 def _names_checkpoint(function: FunctionType, code: CodeType) -> bool:

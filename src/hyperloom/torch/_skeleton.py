@@ -18,6 +18,7 @@ from hyperloom.torch._checkpointing import (
     CheckpointedError,
     Watch,
     WatchedParameters,
+    is_of_torch_alone,
     may_checkpoint,
 )
 from hyperloom.torch._closures import refuse_outside_references
@@ -86,6 +87,7 @@ class Skeleton:
         self._norms = dict(norms_of(self.module))
         self.momenta = _momenta(self._norms)
         self._may_checkpoint = may_checkpoint(self.module)
+        self._cannot_checkpoint = is_of_torch_alone(self.module)
         paths = {path for own in self._paths.values() for path in own}
         self._owners = [
             (part, [(key, full) for key, full in keys if full in paths])
@@ -141,7 +143,7 @@ class Skeleton:
         given.update(buffers)
         if torch.compiler.is_compiling():  # a graph has no threads, and no locks
             return self._call_traced(given, args, kwargs)
-        if at_once or not torch.is_grad_enabled():
+        if at_once or self._cannot_checkpoint or not torch.is_grad_enabled():
             made = self._call(given, args, kwargs)
         elif self.module.training in self.checkpointing:
             made = self._call_own(given, args, kwargs)
