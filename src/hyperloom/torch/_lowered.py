@@ -51,7 +51,8 @@ class Chain:
     """A target as a chain of steps.
 
     Attributes:
-        steps: Run one after the other; each maps weights and `(B, *n, I)` to `(B, *n, O)`.
+        steps: Run one after the other; each maps weights and `(B, *n, I)` to `(B, *n, O)`, or for
+            one condition `(*n, I)` to `(*n, O)`.
     """
 
     steps: tuple[Step, ...]
@@ -125,8 +126,8 @@ class LinearStep:
     def __call__(self, weights: Weights, x: Tensor) -> Tensor:
         w = weights[self.weight]
         b = None if self.bias is None else _value(weights[self.bias])
-        if isinstance(w, Tensor) and w.ndim == 3 and b is not None and b.ndim == 2:
-            return linear_each(x, w, 1, b)
+        if isinstance(w, Tensor) and b is not None and b.ndim == w.ndim - 1:
+            return F.linear(x, w, b) if w.ndim == 2 else linear_each(x, w, 1, b)
         if isinstance(w, Tensor):
             y = F.linear(x, w) if w.ndim == 2 else linear_each(x, w, 1)
         else:
@@ -143,10 +144,13 @@ class LayerNormStep:
     bias: str | None
 
     def __call__(self, weights: Weights, x: Tensor) -> Tensor:
-        y = F.layer_norm(x, self.module.normalized_shape, eps=self.module.eps)
-        if self.weight is not None:
-            y = y * beside(_value(weights[self.weight]), y)
-        return y if self.bias is None else y + beside(_value(weights[self.bias]), y)
+        w, b = (None if n is None else _value(weights[n]) for n in (self.weight, self.bias))
+        shape, eps = self.module.normalized_shape, self.module.eps
+        if all(vector is None or vector.ndim == 1 for vector in (w, b)):
+            return F.layer_norm(x, shape, w, b, eps)
+        y = F.layer_norm(x, shape, eps=eps)
+        y = y if w is None else y * beside(w, y)
+        return y if b is None else y + beside(b, y)
 
 
 def _value(weight: Weight | Tensor) -> Tensor:
