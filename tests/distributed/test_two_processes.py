@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.distributed.ddp_worker import CASES, build, train
+from tests.distributed.worker import CASES, build, train
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,7 +22,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("ddp")
     paths = [str(ROOT), *sys.path]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "tests.distributed.ddp_worker"]
+    command = [sys.executable, "-m", "tests.distributed.worker"]
     started = [
         subprocess.Popen(
             [*command, str(rank), "2", str(folder)],
@@ -43,12 +43,16 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
 
 
+@pytest.mark.parametrize("how", ["copied", "sharded"])
 @pytest.mark.parametrize("name", CASES)
-def test_two_processes_give_the_gradients_of_one(name: str, results: list[dict[str, Any]]) -> None:
-    """No `find_unused_parameters`: every parameter that asks for a gradient gets one."""
+def test_two_processes_give_the_gradients_of_one(
+    name: str, how: str, results: list[dict[str, Any]]
+) -> None:
+    """DDP without `find_unused_parameters`, so that all parameters get a gradient; and FSDP2."""
     alone = train(build(name), name, slice(0, 4))
     for rank in range(2):
-        torch.testing.assert_close(results[rank][name], alone, rtol=1e-9, atol=1e-12)
+        found = results[rank][f"{name}, {how}"]
+        torch.testing.assert_close(found, alone, rtol=1e-9, atol=1e-12)
 
 
 def test_half_of_the_conditions_gives_other_gradients() -> None:

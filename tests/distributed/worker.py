@@ -1,4 +1,4 @@
-"""One of two processes that train a hypernetwork together. Run by `test_ddp.py`.
+"""One of two processes that train a hypernetwork together. Run by `test_two_processes.py`.
 
 Arguments: rank, number of processes, the folder in which they meet and leave their results.
 """
@@ -76,24 +76,37 @@ def train(model: nn.Module, name: str, part: slice) -> list[Tensor]:
         # What nothing reads has no gradient in one process, and a gradient of zero in several.
         apart = not torch.distributed.is_initialized()
         assert apart or all(p.grad is not None for p in trained)
-        seen += [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in trained]
+        seen += [torch.zeros_like(p) if p.grad is None else _whole(p.grad) for p in trained]
         optimizer.step()
-    return seen + [p.detach().clone() for p in model.parameters()]
+    return seen + [_whole(p.detach()) for p in model.parameters()]
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """Return a copy of a tensor, put together if each process has a part of it."""
+    from torch.distributed.tensor import DTensor
+
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor.clone()
 
 
 def main(rank: int, num: int, folder: Path) -> None:
     import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
     from torch.nn.parallel import DistributedDataParallel
 
     warnings.simplefilter("error")
+    # Outputs are often views, and FSDP2 says what not to do with those.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module")
     torch.set_num_threads(1)
     meeting = f"file://{folder / 'meeting'}"
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=num)
     part = slice(rank * 2, rank * 2 + 2)
-    found = {}
+    found, mesh = {}, init_device_mesh("cpu", (num,))
     for name in CASES:
         model = DistributedDataParallel(build(name), find_unused_parameters=False)
-        found[name] = train(model, name, part)
+        found[f"{name}, copied"] = train(model, name, part)
+        sharded: Any = fully_shard(build(name), mesh=mesh)
+        found[f"{name}, sharded"] = train(sharded, name, part)
     torch.save(found, folder / f"rank{rank}.pt")
     dist.destroy_process_group()
 
