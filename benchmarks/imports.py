@@ -42,8 +42,8 @@ CASE = Case(
     "Import",
     [
         "A new Python process that imports one or the other and ends; bytecode is there. What is "
-        "not torch takes about .1 s. Python's collector may walk all of torch's objects on the way, "
-        "which takes .08 s more: the ratio is 1.0 to 1.14 from run to run.",
+        "not torch takes about .1 s. Python's collector may walk torch's objects on the way, which "
+        "takes .08 s more: the ratio is 1.0 to 1.14 from run to run.",
     ],
     workloads,
     judge,
