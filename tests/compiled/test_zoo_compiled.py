@@ -41,8 +41,6 @@ TARGETS: dict[str, tuple[Callable[[], nn.Module], Inputs]] = {
     **{name: (make, inputs) for name, (make, inputs, _) in BLOCKS.items()},
 }
 FAST = ("gru",)
-# torch's vmap fixes the batch size in the graph for convolutions, pooling and `scatter_add`.
-FIXED = ("cnn", "U-Net (diffusion)", "ResNet", "graph network")
 
 
 def each(names: Any) -> list[Any]:
@@ -96,29 +94,18 @@ def test_new_condition_values_compile_nothing(name: str) -> None:
         assert counter.frame_count == 1
 
 
-@pytest.mark.parametrize("name", each(n for n in TARGETS if n not in FIXED))
+@pytest.mark.parametrize("name", each(TARGETS))
 def test_new_batch_sizes_compile_nothing_with_dynamic_shapes(name: str) -> None:
     hnet, inputs = made(name)
+    # torch.compile takes sizes that are equal in the first call for one: no other size is 7.
     known = calls(
-        hnet, inputs, [[*range(num)][::step] for num, step in ((3, 1), (4, -1), (6, 1), (5, -1))]
+        hnet, inputs, [[*range(num)][::step] for num, step in ((7, 1), (4, -1), (6, 1), (5, -1))]
     )
     counter = CompileCounter()
     compiled = torch.compile(hnet, backend=counter, fullgraph=True, dynamic=True)
     for call in known:
         same(compiled, call)
         assert counter.frame_count == 1
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", FIXED)
-def test_batch_sizes_that_are_fixed_compile_once_each(name: str) -> None:
-    hnet, inputs = made(name)
-    known = calls(hnet, inputs, [list(range(num)) for num in (3, 4, 3, 4)])
-    counter = CompileCounter()
-    compiled = torch.compile(hnet, backend=counter, fullgraph=True, dynamic=True)
-    for call in known:
-        same(compiled, call)
-    assert counter.frame_count == 2
 
 
 @pytest.mark.parametrize("whole", [True, pytest.param(False, marks=pytest.mark.slow)])
@@ -158,7 +145,7 @@ def test_recurrent_modules_break_the_graph_unless_dynamo_is_allowed_to_trace_the
     ids=["conv", "pool", "gather", "attention"],
 )
 def test_the_fixed_batch_sizes_are_torchs(function: Any, shapes: Any) -> None:
-    """Without hyperloom too. When torch no longer does, `FIXED` can be emptied."""
+    """Without hyperloom. When torch no longer does, its rule in the graph files can go."""
     counter = CompileCounter()
 
     def call(x: Tensor, w: Tensor) -> Any:

@@ -3,7 +3,7 @@
 vmap's own rules for these read the number of conditions as a plain number, and so fix it in the
 graph: `torch.compile` with dynamic shapes would compile once for each (torch 2.13). Written with
 products, reductions and elementwise functions they do not. Convolutions, pooling, `gather` and
-`scatter` stay torch's own.
+`scatter` have files of their own.
 """
 
 from __future__ import annotations
@@ -16,7 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hyperloom.torch._placeholder import as_autocast, dense_leaf, without_override_check
+from hyperloom.torch import _graph_images, _graph_scatter
+from hyperloom.torch._placeholder import (
+    CONVOLUTIONS,
+    as_autocast,
+    dense_leaf,
+    without_override_check,
+)
 
 Rule = Callable[..., Any]
 
@@ -152,6 +158,9 @@ OPENED: dict[Any, Rule] = {
 }
 
 RULES: dict[Any, Rule] = {
+    **CONVOLUTIONS,
+    **_graph_images.RULES,
+    **_graph_scatter.RULES,
     torch.cat: _cat,
     torch.concat: _cat,
     torch.concatenate: _cat,

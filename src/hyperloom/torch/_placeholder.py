@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hyperloom.torch import _graph_convolutions
 from hyperloom.torch._structured import Dense, Weight
 
 Rule = Callable[..., Any]
@@ -92,8 +93,14 @@ def as_autocast(x: Tensor) -> Tensor:
     return x.to(torch.get_autocast_dtype(kind))
 
 
-def _convolution(conv: Any, transposed: bool) -> Rule:
-    """Return the rule for a convolution whose bias and options come after the weight."""
+def _convolution(plain: Any, graphed: Any, transposed: bool) -> Rule:
+    """Return the rule for a convolution whose bias and options come after the weight.
+
+    Args:
+        plain: The function of PyTorch.
+        graphed: The same, for `vmap` in graphs.
+        transposed: Whether it is a transposed one.
+    """
 
     def rule(
         input: Tensor,  # noqa: A002
@@ -103,6 +110,8 @@ def _convolution(conv: Any, transposed: bool) -> Rule:
         **kwargs: Any,
     ) -> Any:
         x = as_autocast(_dense(input))
+        in_graph = torch.compiler.is_compiling() and not x.is_complex()
+        conv = graphed if in_graph else plain
         if not isinstance(weight, Generated):
             return conv(x, weight, _dense(bias), *args, **kwargs)
         groups = kwargs.get("groups", args[3] if len(args) > 3 else 1)
@@ -180,6 +189,21 @@ _SHAPE_ONLY = {
     Tensor.layout.__get__,  # type: ignore[attr-defined]
 }
 
+CONVOLUTIONS: dict[Any, Rule] = {
+    **{
+        getattr(F, f"conv{n}d"): _convolution(
+            getattr(F, f"conv{n}d"), _graph_convolutions.convolution(n), False
+        )
+        for n in (1, 2, 3)
+    },
+    **{
+        getattr(F, f"conv_transpose{n}d"): _convolution(
+            getattr(F, f"conv_transpose{n}d"), _graph_convolutions.transposed(n), True
+        )
+        for n in (1, 2, 3)
+    },
+}
+
 # Told without asking the tensor: torch.compile would come back here to answer, for ever.
 _RULES: dict[Any, Rule] = {
     Tensor.device.__get__: _device,  # type: ignore[attr-defined]
@@ -196,10 +220,5 @@ _RULES: dict[Any, Rule] = {
     F.embedding: _embedding,
     F.bilinear: bilinear,
     F.multi_head_attention_forward: without_override_check(F.multi_head_attention_forward),
-    F.conv1d: _convolution(F.conv1d, False),
-    F.conv2d: _convolution(F.conv2d, False),
-    F.conv3d: _convolution(F.conv3d, False),
-    F.conv_transpose1d: _convolution(F.conv_transpose1d, True),
-    F.conv_transpose2d: _convolution(F.conv_transpose2d, True),
-    F.conv_transpose3d: _convolution(F.conv_transpose3d, True),
+    **CONVOLUTIONS,
 }

@@ -33,3 +33,8 @@ def saving_hooks() -> Any:
 def warn_of_slow_operations(on: bool) -> None:
     """Let `vmap` warn of what it runs one slice after the other, or not."""
     _C._functorch._set_vmap_fallback_warning_enabled(on)
+
+
+def transformed() -> bool:
+    """Whether an operation that is being run has a transform of torch.func around it."""
+    return _C._functorch.maybe_current_level() is not None
