@@ -266,10 +266,23 @@ class Images(nn.Module):
         return torch.zeros_like(y).scatter_add_(1, order, y.gather(1, order))
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-def test_one_graph_for_all_batch_sizes(backend: str) -> None:
+def pooled() -> nn.Module:
+    """Return a target that compiles soon, of the inputs of `Images`."""
+    parts = nn.Conv2d(2, 3, 3), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(12, 2)
+    return nn.Sequential(*parts)
+
+
+@pytest.mark.parametrize(
+    ("make", "backend"),
+    [
+        (pooled, "aot_eager"),
+        pytest.param(Images, "aot_eager", marks=pytest.mark.slow),
+        pytest.param(Images, "inductor", marks=pytest.mark.slow),
+    ],
+)
+def test_one_graph_for_all_batch_sizes(make: Callable[[], nn.Module], backend: str) -> None:
     torch._dynamo.reset()
-    hnet = hl.HyperNetwork(Images().double(), condition=hl.Embedding(9, 3))
+    hnet = hl.HyperNetwork(make().double(), condition=hl.Embedding(9, 3))
     known = [(draw(n, 2, 2, 6, 6), torch.arange(n)) for n in (4, 3, 7)]
     expected = [hnet(x, condition=ids) for x, ids in known]
     counter = CompileCounterWithBackend(backend)
