@@ -142,10 +142,6 @@ IMAGES: dict[str, tuple[Any, tuple[int, ...], tuple[Any, ...], dict[str, Any]]] 
     "adaptive-max-1d": (torch.adaptive_max_pool1d, (2, 3, 6), (4,), {}),
     "adaptive-max-2d": (F.adaptive_max_pool2d, (2, 3, 5, 6), ((2, 3),), {}),
     "adaptive-max-3d": (F.adaptive_max_pool3d, (2, 2, 4, 4, 4), (2,), {"return_indices": True}),
-    "pad": (F.pad, (2, 3, 4, 4), ((1, 1, 2, 0),), {"mode": "reflect"}),
-    "pad-row": (F.pad, (3, 4), ((1, 2),), {"mode": "replicate"}),
-    "pad-constant": (F.pad, (3, 4), ((1, 2), "constant", 0.5), {}),
-    "pad-circular": (F.pad, (3, 4), ((1, 2), "circular"), {}),
     "nearest": (F.interpolate, (2, 3, 4, 5), (), {"scale_factor": 2}),
     "bilinear": (
         F.interpolate,

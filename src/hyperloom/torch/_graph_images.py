@@ -1,4 +1,4 @@
-"""Pooling, padding and resizing inside `vmap` inside `torch.compile`: one graph for all batches.
+"""Pooling and resizing inside `vmap` inside `torch.compile`: one graph for all batches.
 
 The conditions are folded into the rows, as in PyTorch's own rules, which fix their number.
 """
@@ -41,10 +41,6 @@ def _of_adaptive_mean(x: Tensor, sizes: list[int]) -> Tensor:
     return _ADAPTIVE_MEAN[len(sizes) - 1](x, sizes)
 
 
-def _of_pad(x: Tensor, sizes: list[int], mode: str) -> Tensor:
-    return F.pad(x, sizes, mode)
-
-
 def _of_interpolate(x: Tensor, *options: Any) -> Tensor:
     return F.interpolate(x, *options)
 
@@ -71,7 +67,6 @@ _adaptive_max_pool = define_by_rows(
 _adaptive_avg_pool = define_by_rows(
     "adaptive_avg_pool", "(Tensor x, SymInt[] sizes) -> Tensor", _of_adaptive_mean
 )
-_padded = define_by_rows("pad", "(Tensor x, SymInt[] sizes, str mode) -> Tensor", _of_pad)
 _resized = define_by_rows(
     "interpolate",
     "(Tensor x, SymInt[]? size, float[]? scale, str mode, bool? corners, bool? recompute,"
@@ -140,18 +135,6 @@ def _adaptive_pools(axes: int, largest: bool, both: bool = False) -> Rule:
     return rule
 
 
-def _pad(
-    input: Tensor,  # noqa: A002
-    pad: Any,
-    mode: str = "constant",
-    value: float | None = None,
-) -> Tensor:
-    x = dense_leaf(input)
-    if mode not in ("reflect", "replicate"):
-        return F.pad(x, pad, mode, value)
-    return on_rows(_padded, x, len(pad) // 2 + 1, list(pad), mode)
-
-
 def _interpolate(
     input: Tensor,  # noqa: A002
     size: Any = None,
@@ -193,7 +176,6 @@ RULES: dict[Any, Rule] = {
         for n in (1, 2, 3)
     },
     torch.adaptive_max_pool1d: _adaptive_pools(1, True, True),
-    F.pad: _pad,
     F.interpolate: _interpolate,
     F.unfold: _unfold,
 }
