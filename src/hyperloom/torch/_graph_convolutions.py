@@ -16,6 +16,7 @@ from torch import Tensor
 from hyperloom.torch._graph_ops import define, each, on_rows
 from hyperloom.torch._private import transformed
 
+_OPS: Any = torch.ops
 _SIGNATURE = (
     "(Tensor x, Tensor w, int[] stride, int[] padding, int[] dilation, bool transposed, "
     "int[] output_padding, SymInt groups) -> Tensor"
@@ -25,8 +26,7 @@ _SIGNATURE = (
 def _convolution(x: Tensor, w: Tensor, *options: Any) -> Tensor:
     *rest, groups = options
     if isinstance(groups, torch.SymInt) and not transformed():
-        opaque: Any = _grouped
-        return opaque(x, w, *rest, groups)
+        return _OPS.hyperloom.grouped_convolution(x, w, *options)
     return torch.convolution(x, w, None, *rest, groups)
 
 
