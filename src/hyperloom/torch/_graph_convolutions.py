@@ -23,11 +23,9 @@ _SIGNATURE = (
 
 
 def _convolution(x: Tensor, w: Tensor, *options: Any) -> Tensor:
-    *rest, groups = options
-    if isinstance(groups, torch.SymInt) and not transformed():
-        opaque: Any = _grouped
-        return opaque(x, w, *rest, groups)
-    return torch.convolution(x, w, None, *rest, groups)
+    if isinstance(options[-1], torch.SymInt) and not transformed():
+        return _grouped(x, w, *options)
+    return torch.convolution(x, w, None, *options)
 
 
 def _rule(info: Any, in_dims: Any, x: Tensor, w: Tensor, *options: Any) -> tuple[Tensor, int]:
