@@ -16,7 +16,6 @@ from torch import Tensor
 from hyperloom.torch._graph_ops import define, each, on_rows
 from hyperloom.torch._private import transformed
 
-_OPS: Any = torch.ops
 _SIGNATURE = (
     "(Tensor x, Tensor w, int[] stride, int[] padding, int[] dilation, bool transposed, "
     "int[] output_padding, SymInt groups) -> Tensor"
@@ -24,10 +23,9 @@ _SIGNATURE = (
 
 
 def _convolution(x: Tensor, w: Tensor, *options: Any) -> Tensor:
-    *rest, groups = options
-    if isinstance(groups, torch.SymInt) and not transformed():
-        return _OPS.hyperloom.grouped_convolution(x, w, *options)
-    return torch.convolution(x, w, None, *rest, groups)
+    if isinstance(options[-1], torch.SymInt) and not transformed():
+        return _grouped(x, w, *options)
+    return torch.convolution(x, w, None, *options)
 
 
 def _rule(info: Any, in_dims: Any, x: Tensor, w: Tensor, *options: Any) -> tuple[Tensor, int]:
