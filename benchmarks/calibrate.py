@@ -2,9 +2,9 @@
 
 Times single layers in every way there is (dense, coefficients into the inputs, into the outputs;
 forward and backward), over conditions, rows, templates and sizes, and fits the constants of
-`hyperloom._cost.DEVICES` so that the model's choice costs as little as possible against the
-fastest way. Prints the constants, ready to paste, and how good the choices are with them and
-with the present ones.
+`hyperloom._core.plan.cost.DEVICES` so that the model's choice costs as little as possible
+against the fastest way. Prints the constants, ready to paste, and how good the choices are with
+them and with the present ones.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from benchmarks import _mlp
 from benchmarks.__main__ import CLOCKS
 from benchmarks._case import Setting
 from benchmarks._measure import in_turns, wait
-from hyperloom import _cost
-from hyperloom.torch import _program
+from hyperloom._core.plan import cost
+from hyperloom.torch._run import chain
 
 WAYS = ("dense", "inputs", "outputs")
 CONDITIONS, ROWS, TERMS = (1, 16, 256), (1, 4, 16, 64, 256), (4, 16, 64)
 SIZES = ((64, 64), (256, 256), (256, 32), (32, 256))  # inputs, outputs
 LARGEST = 2**27  # bytes of the arrays that a way may make
-FLOATS = [f.name for f in dataclasses.fields(_cost.Device) if f.name != "name"]
+FLOATS = [f.name for f in dataclasses.fields(cost.Device) if f.name != "name"]
 # A choice that loses 1 % counts as much as an estimate that is off by a factor of e^0.7.
 HONESTY = 0.02
 
@@ -70,9 +70,9 @@ class Cell:
         return (*sizes, self.input_gradient)
 
     @property
-    def layer(self) -> _cost.Layer:
+    def layer(self) -> cost.Layer:
         """The sizes, as the cost model sees them."""
-        return _cost.Layer(
+        return cost.Layer(
             conditions=self.conditions,
             rows=self.rows,
             terms=self.terms,
@@ -128,13 +128,13 @@ def forced(problem: _mlp.Problem, way: str) -> Callable[[], Any]:
     step, programs = _mlp.hyperloom(problem).step, {}
 
     def run() -> Any:
-        choose, own = _program.choose, problem.hnet.__dict__["_programs"]
-        _program.choose = lambda *_: way
+        choose, own = chain.choose, problem.hnet.__dict__["_programs"]
+        chain.choose = lambda *_: way
         problem.hnet.__dict__["_programs"] = programs
         try:
             return step()
         finally:
-            _program.choose = choose
+            chain.choose = choose
             problem.hnet.__dict__["_programs"] = own
 
     return run
@@ -170,12 +170,12 @@ class Score:
     """How good the model's choices are with some constants."""
 
     def __init__(self, found: Sequence[Cell], constants: dict[str, float]) -> None:
-        _cost.DEVICES["candidate"] = _cost.Device(name="candidate", **constants)
+        cost.DEVICES["candidate"] = cost.Device(name="candidate", **constants)
         try:
-            self.choices = [_cost.choose(cell.layer, 4, "candidate") for cell in found]
-            estimates = [_cost.estimates(cell.layer, 4, "candidate") for cell in found]
+            self.choices = [cost.choose(cell.layer, 4, "candidate") for cell in found]
+            estimates = [cost.estimates(cell.layer, 4, "candidate") for cell in found]
         finally:
-            del _cost.DEVICES["candidate"]
+            del cost.DEVICES["candidate"]
         self.regrets = [c.regret(way) for c, way in zip(found, self.choices, strict=True)]
         pairs = zip(found, estimates, strict=True)
         self.errors = [
@@ -276,7 +276,7 @@ def report(
     found: Sequence[Cell], rates: dict[str, float], device: str, say: Callable[[str], None]
 ) -> None:
     """Fit, and say what came of it."""
-    present = {name: getattr(_cost.DEVICES[device], name) for name in FLOATS}
+    present = {name: getattr(cost.DEVICES[device], name) for name in FLOATS}
     # A constant that is not measured by itself starts from what it is now.
     fitted = fit(found, [present, {**present, **{n: v for n, v in rates.items() if n in present}}])
     rounded = {name: float(f"{value:.2g}") for name, value in fitted.items()}

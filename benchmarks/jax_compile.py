@@ -31,7 +31,7 @@ class _Chunks:
         from flax import nnx
 
         import hyperloom.jax as hl
-        from hyperloom._layout import slot_signs
+        from hyperloom._core.choices.layouts import slot_signs
 
         rngs = nnx.Rngs(0)
         layers = nnx.Linear(width, hidden, rngs=rngs), nnx.Linear(hidden, width, rngs=rngs)

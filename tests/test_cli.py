@@ -91,7 +91,7 @@ def test_inspect_imports_neither_torch_nor_jax(checkpoint: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.partition("LOADED")[2].split())
-    assert "hyperloom._checkpoint" in loaded
+    assert "hyperloom._core.checkpoint.file" in loaded
     assert not loaded & {"torch", "jax", "flax", "hyperloom.torch"}
 
 

@@ -5,17 +5,31 @@ framework: specs, layouts, plans, initialisation, and the NumPy oracle. Importin
 neither torch nor jax.
 """
 
-from hyperloom._compile import compile_plan
-from hyperloom._condition import Angles, Concat, Condition, Custom, Embedding, Ids, Noise, Vector
-from hyperloom._deconv import Deconv
-from hyperloom._doctor import Report
-from hyperloom._doctor_readings import Finding
-from hyperloom._errors import CheckpointError
-from hyperloom._execution import Auto, Execution, Loop, SlowWarning, Vmap
-from hyperloom._explain import Explanation
-from hyperloom._factored import LowRank, Product, RankOne, Scale, Shift, Templates
-from hyperloom._form import Delta, Form, Start, Whole
-from hyperloom._init import (
+from hyperloom._core.choices.conditions import (
+    Angles,
+    Concat,
+    Condition,
+    Custom,
+    CustomRecurrent,
+    Embedding,
+    Ids,
+    Noise,
+    Recurrent,
+    Vector,
+)
+from hyperloom._core.choices.execution import Auto, Execution, Loop, SlowWarning, Vmap
+from hyperloom._core.choices.forms import (
+    Delta,
+    Form,
+    LowRank,
+    Product,
+    RankOne,
+    Scale,
+    Shift,
+    Templates,
+    Whole,
+)
+from hyperloom._core.choices.inits import (
     BiasHyperInit,
     Harmonic,
     HyperfanIn,
@@ -24,7 +38,7 @@ from hyperloom._init import (
     Native,
     Unscaled,
 )
-from hyperloom._layout import (
+from hyperloom._core.choices.layouts import (
     Chunked,
     Direct,
     Full,
@@ -37,13 +51,22 @@ from hyperloom._layout import (
     Tensors,
     Tiles,
 )
-from hyperloom._plan import Plan
-from hyperloom._recurrent import CustomRecurrent, Recurrent
-from hyperloom._spec import Role, TargetSpec, TensorSpec
-from hyperloom._statistics import BatchStatistics, PerConditionStatistics, SharedStatistics
-from hyperloom._translate import translate
-from hyperloom._translation import Translation
-from hyperloom._trunk import MLP, CustomTrunk, Linear, Trunk
+from hyperloom._core.choices.statistics import (
+    BatchStatistics,
+    PerConditionStatistics,
+    SharedStatistics,
+)
+from hyperloom._core.choices.trunks import MLP, CustomTrunk, Deconv, Linear, Trunk
+from hyperloom._core.errors import CheckpointError
+from hyperloom._core.plan.compile import compile_plan
+from hyperloom._core.plan.plan import Plan
+from hyperloom._core.records import Role, Start
+from hyperloom._core.reports.doctor import Report
+from hyperloom._core.reports.explanation import Explanation
+from hyperloom._core.reports.readings import Finding
+from hyperloom._core.target.spec import TargetSpec, TensorSpec
+from hyperloom._core.target.translate import translate
+from hyperloom._core.target.translation import Translation
 
 __version__ = "0.1.0.dev0"
 

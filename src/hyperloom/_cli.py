@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 from hyperloom import __version__
-from hyperloom._checkpoint import Description, read_description
-from hyperloom._drawing import human
-from hyperloom._errors import CheckpointError, message
-from hyperloom._plan import Plan
+from hyperloom._core.checkpoint.file import Description, read_description
+from hyperloom._core.errors import CheckpointError, message
+from hyperloom._core.plan.plan import Plan
+from hyperloom._core.tables import human
 
 if TYPE_CHECKING:
     import typer

@@ -11,31 +11,31 @@ import torch
 
 from benchmarks import _mlp, calibrate
 from benchmarks.calibrate import Cell, Score
-from hyperloom import _cost
+from hyperloom._core.plan import cost
 
-TRUE = {**{name: getattr(_cost.DEVICES["cpu"], name) for name in calibrate.FLOATS}}
+TRUE = {**{name: getattr(cost.DEVICES["cpu"], name) for name in calibrate.FLOATS}}
 
 
 def made_up(constants: dict[str, float]) -> list[Cell]:
     """Return layers that take exactly as long as the model says with these constants."""
-    _cost.DEVICES["made up"] = _cost.Device(name="made up", **constants)
+    cost.DEVICES["made up"] = cost.Device(name="made up", **constants)
     try:
         return [
             dataclasses.replace(
                 cell,
-                seconds={e.choice: e.seconds for e in _cost.estimates(cell.layer, 4, "made up")},
+                seconds={e.choice: e.seconds for e in cost.estimates(cell.layer, 4, "made up")},
             )
             for cell in calibrate.cells(quick=True)
         ]
     finally:
-        del _cost.DEVICES["made up"]
+        del cost.DEVICES["made up"]
 
 
 def test_a_perfect_model_is_recognised() -> None:
     score = Score(made_up(TRUE), TRUE)
     assert score.right == len(score.regrets) == len(calibrate.cells(quick=True))
     assert score.loss == pytest.approx(0.0, abs=1e-12)
-    assert "candidate" not in _cost.DEVICES
+    assert "candidate" not in cost.DEVICES
 
 
 def test_the_fit_finds_constants_that_choose_right() -> None:

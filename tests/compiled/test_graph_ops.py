@@ -14,7 +14,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.func import vmap
 
 import hyperloom.torch as hl
-from hyperloom.torch import _graph_convolutions, _graph_images, _graph_scatter, _graphs
+from hyperloom.torch._rules.graphs import convolutions, functions, pooling, scatter
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what torch.compile imports and does inside
 B = 3
@@ -75,7 +75,7 @@ CONV1D: Any = F.conv1d
 
 def convolution(name: str) -> Any:
     axes, transposed = int(name[-2]), "transpose" in name
-    made = _graph_convolutions.transposed if transposed else _graph_convolutions.convolution
+    made = convolutions.transposed if transposed else convolutions.convolution
     return made(axes)
 
 
@@ -117,14 +117,14 @@ def test_what_compilers_leave_alone(transposed: bool) -> None:
     options = ([2, 1], [1, 0], [1, 2], transposed, [1, 0] if transposed else [0, 0], 2)
     x, w = draw(2, 4, 5, 6).requires_grad_(), w.requires_grad_()
     checks = "test_schema", "test_autograd_registration", "test_faketensor"
-    torch.library.opcheck(_graph_convolutions._grouped, (x, w, *options), test_utils=checks)
-    found = _graph_convolutions._grouped(x, w, *options)
+    torch.library.opcheck(convolutions._grouped, (x, w, *options), test_utils=checks)
+    found = convolutions._grouped(x, w, *options)
     expected = torch.convolution(x, w, None, *options)
     close(found, expected)
     wanted = gradients(expected, (x, w))
     close(gradients(found, (x, w)), wanted)
-    close(gradients(_graph_convolutions._grouped(x.detach(), w, *options), (w,)), wanted[1:])
-    close(gradients(_graph_convolutions._grouped(x, w.detach(), *options), (x,)), wanted[:1])
+    close(gradients(convolutions._grouped(x.detach(), w, *options), (w,)), wanted[1:])
+    close(gradients(convolutions._grouped(x, w.detach(), *options), (x,)), wanted[:1])
 
 
 IMAGES: dict[str, tuple[Any, tuple[int, ...], tuple[Any, ...], dict[str, Any]]] = {
@@ -160,7 +160,7 @@ def test_pooling_is_torchs(name: str, dim: int | None) -> None:
     sizes = list(shape)
     if dim is not None:
         sizes.insert(dim, B)
-    rule = _graph_images.RULES[function]
+    rule = pooling.RULES[function]
     compare(
         # One input more, so that there is always something to map.
         lambda x, zero: rule(x, *args, **options),
@@ -176,7 +176,7 @@ def test_every_name_of_a_pool_has_a_rule() -> None:
         (F.max_pool1d_with_indices, F.max_pool1d(x, 2, return_indices=True)),
         (F.adaptive_max_pool1d_with_indices, F.adaptive_max_pool1d(x, 2, return_indices=True)),
     ):
-        close(_graph_images.RULES[function](x, 2), expected)
+        close(pooling.RULES[function](x, 2), expected)
 
 
 PLACES = torch.tensor([[2, 0, 1], [1, 1, 0]])
@@ -195,14 +195,14 @@ def into(name: str, *args: Any, **options: Any) -> tuple[Put, Put]:
         return run
 
     function = getattr(Tensor, name)
-    return call(_graph_scatter.RULES[function]), call(function)
+    return call(scatter.RULES[function]), call(function)
 
 
 PUTS: dict[str, tuple[Put, Put]] = {
     "scatter": into("scatter", 1),
     "scatter-number": into("scatter", 1, 3.0),
     "scatter-value": (
-        lambda x, index, src: _graph_scatter.RULES[torch.scatter](x, 0, index, value=2.0),
+        lambda x, index, src: scatter.RULES[torch.scatter](x, 0, index, value=2.0),
         lambda x, index, src: torch.scatter(x, 0, index, value=2.0),
     ),
     "scatter_": into("scatter_", 1),
@@ -211,15 +211,15 @@ PUTS: dict[str, tuple[Put, Put]] = {
     "scatter_reduce": into("scatter_reduce", 1, reduce="amax", include_self=False),
     "scatter_reduce_": into("scatter_reduce_", 0, reduce="sum"),
     "gather": (
-        lambda x, index, src: _graph_scatter.RULES[torch.gather](x, -1, index) * src,
+        lambda x, index, src: scatter.RULES[torch.gather](x, -1, index) * src,
         lambda x, index, src: torch.gather(x, -1, index) * src,
     ),
     "take_along_dim": (  # what has one row is repeated
-        lambda x, index, src: _graph_scatter.RULES[torch.take_along_dim](x, index[:1], 1) * src[:1],
+        lambda x, index, src: scatter.RULES[torch.take_along_dim](x, index[:1], 1) * src[:1],
         lambda x, index, src: torch.take_along_dim(x, index[:1], 1) * src[:1],
     ),
     "take_along_all": (
-        lambda x, index, src: _graph_scatter.RULES[Tensor.take_along_dim](x, index) * src.sum(),
+        lambda x, index, src: scatter.RULES[Tensor.take_along_dim](x, index) * src.sum(),
         lambda x, index, src: torch.take_along_dim(x, index) * src.sum(),
     ),
 }
@@ -240,9 +240,9 @@ def test_gather_and_scatter_are_torchs(name: str, dims: Any) -> None:
 
 
 def test_what_the_rules_leave_to_torch() -> None:
-    rule, x = _graph_scatter.RULES[torch.scatter], draw(3, 3)
+    rule, x = scatter.RULES[torch.scatter], draw(3, 3)
     close(rule(x, 1, PLACES, x, reduce="add"), torch.scatter(x, 1, PLACES, x, reduce="add"))
-    rule, row = _graph_scatter.RULES[torch.gather], draw()
+    rule, row = scatter.RULES[torch.gather], draw()
     close(rule(row, 0, torch.tensor(0)), row)
 
 
@@ -320,4 +320,4 @@ def test_a_static_graph_keeps_torchs_kernels() -> None:
 
 def test_graph_rules_hold_them_all() -> None:
     for function in (F.conv2d, F.max_pool2d, F.adaptive_avg_pool2d, torch.gather, Tensor.scatter_):
-        assert function in _graphs.RULES
+        assert function in functions.RULES

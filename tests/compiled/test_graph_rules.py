@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
 import hyperloom.torch as hl
-from hyperloom.torch import _graphs
+from hyperloom.torch._rules.graphs import functions
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what torch.compile imports and does inside
 
@@ -46,7 +46,7 @@ def test_the_numbers_are_those_of_torch(name: str) -> None:
     function, args, kwargs = CALLS[name]
     expected = function(*args, **kwargs)
     tolerance = 1e-12 if expected.dtype == torch.float64 else 1e-2
-    found = _graphs.RULES[function](*args, **kwargs)
+    found = functions.RULES[function](*args, **kwargs)
     torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
 
 
@@ -65,7 +65,7 @@ def test_attention_is_that_of_torch(options: dict[str, Any]) -> None:
     q, k, v = draw(2, 2, 2, 4), draw(2, 2, 3, 4), draw(2, 2, 3, 5)
     expected = F.scaled_dot_product_attention(q, k, v, **options)
     mask, rest = options.get("attn_mask"), {k: o for k, o in options.items() if k != "attn_mask"}
-    found = _graphs.attention(q, k, v, mask, {"dropout_p": 0.0, "is_causal": False, **rest})
+    found = functions.attention(q, k, v, mask, {"dropout_p": 0.0, "is_causal": False, **rest})
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 import hyperloom as hl
 from hyperloom import Role, TargetSpec, TensorSpec
-from hyperloom._layout import Piece
-from hyperloom._plan import Entry
+from hyperloom._core.choices.layouts import Piece
+from hyperloom._core.plan.plan import Entry
 
 
 def weight_and_bias(layer: str, shape: tuple[int, ...], bias: bool = True) -> list[TensorSpec]:

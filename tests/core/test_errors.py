@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import hyperloom as hl
-from hyperloom._errors import (
+from hyperloom._core.errors import (
     call_it,
     did_you_mean,
     finite_float,

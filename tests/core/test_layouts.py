@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import hyperloom as hl
 from hyperloom import Role, TargetSpec, TensorSpec
-from hyperloom._layout import Piece, Source
+from hyperloom._core.choices.layouts import Piece, Source
 from tests.core.specs import (
     INITS,
     LAYOUTS,

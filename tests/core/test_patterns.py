@@ -9,7 +9,7 @@ import pytest
 
 import hyperloom as hl
 from hyperloom import TargetSpec, TensorSpec
-from hyperloom._mix import resolve
+from hyperloom._core.choices.patterns import resolve
 from tests.core.specs import mixed, small_mlp
 
 A, B, C = hl.Full(), hl.Chunked(3), hl.Shared()

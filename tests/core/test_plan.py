@@ -10,7 +10,7 @@ from hypothesis import given
 
 import hyperloom as hl
 from hyperloom import Role, TargetSpec, TensorSpec
-from hyperloom._drawing import human
+from hyperloom._core.tables import human
 from tests.core.specs import LAYOUTS, embedding, linear, mixed, norm, plans, small_mlp, target
 from tests.golden.golden import golden_text
 

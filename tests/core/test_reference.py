@@ -10,8 +10,8 @@ import pytest
 
 import hyperloom as hl
 from hyperloom import TargetSpec, TensorSpec
-from hyperloom._layout import slot_signs
-from hyperloom._reference import generate
+from hyperloom._core.choices.layouts import slot_signs
+from hyperloom._core.reference.executor import generate
 
 # A target of two tensors, 3 numbers.
 PAIR = TargetSpec("Pair", (TensorSpec("w", (2, 1)), TensorSpec("b", (1,), hl.Role.BIAS)))

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 
 import hyperloom as hl
-from hyperloom import _serial
-from hyperloom._form import Bank, Part, Start
-from hyperloom._layout import Piece, Placement
-from hyperloom._serial import from_json, to_json
+from hyperloom._core.checkpoint import json as described
+from hyperloom._core.checkpoint.json import from_json, to_json
+from hyperloom._core.choices.layouts import Piece, Placement
+from hyperloom._core.records import Bank, Part, Start
 from tests.core.specs import INITS, LAYOUTS, mixed, plans, small_mlp
 
 
@@ -113,7 +113,7 @@ def _names(data: Any) -> set[str]:
 
 def test_no_class_is_forgotten_above() -> None:
     seen = set().union(*(_names(to_json(example)) for example in EXAMPLES))
-    assert seen == set(_serial._CLASSES) - BASES
+    assert seen == set(described._CLASSES) - BASES
 
 
 @pytest.mark.parametrize(

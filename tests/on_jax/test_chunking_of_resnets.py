@@ -16,8 +16,8 @@ from flax import nnx
 from jax import Array
 
 import hyperloom.jax as hl
-from hyperloom import _reference
-from hyperloom.jax._io import neutral_tensors
+from hyperloom._core.reference import executor
+from hyperloom.jax._tools.checkpoint import neutral_tensors
 
 DOUBLE: Any = {"param_dtype": jnp.float64}
 Widths = tuple[int, ...]
@@ -84,7 +84,7 @@ def compare(hnet: hl.HyperNetwork) -> None:
     made = jax.jit(hnet.generate, compiler_options=QUICK)(ids)
     tensors = {name: np.asarray(v, np.float64) for name, v in neutral_tensors(hnet).items()}
     for i in range(2):
-        for name, value in _reference.generate(hnet.plan, tensors, int(ids[i])).items():
+        for name, value in executor.generate(hnet.plan, tensors, int(ids[i])).items():
             np.testing.assert_allclose(made[name][i], value, atol=1e-12)
     x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 2, 5, 5, 1)))
     y = jax.jit(lambda x: hnet(x, condition=ids), compiler_options=QUICK)(x)

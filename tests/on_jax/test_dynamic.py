@@ -15,8 +15,8 @@ from jax import Array
 
 import hyperloom.jax as hl
 import hyperloom.torch as hlt
-from hyperloom import _reference
-from hyperloom.jax._io import neutral_tensors
+from hyperloom._core.reference import executor
+from hyperloom.jax._tools.checkpoint import neutral_tensors
 
 DIM, HIDDEN = 3, 5
 CELLS = ["rnn", "gru", "lstm"]
@@ -71,8 +71,8 @@ def test_numbers_are_those_of_torch_and_numpy(cell: str) -> None:
         torch_state = theirs(torch.tensor(np.asarray(c)), torch_state).carry
         close(state, jax.tree.map(lambda t: t.detach().numpy(), torch_state))
         first = np.asarray(c[0])
-        made = _reference.generate(hnet.plan, tensors, (first, numpy_state))
-        numpy_state = _reference.recurrent_step(choice, tensors, first, numpy_state)
+        made = executor.generate(hnet.plan, tensors, (first, numpy_state))
+        numpy_state = executor.recurrent_step(choice, tensors, first, numpy_state)
         close({name: value[0] for name, value in params.items()}, made)
 
 
@@ -187,7 +187,7 @@ def test_given_is_the_target_as_a_function_of_a_flat_vector() -> None:
             params[tensor.name] = flat[i, start : start + tensor.numel].reshape(tensor.shape)
             start += tensor.numel
         close(y[i], hnet.run(params, x[i]))
-        made = _reference.generate(hnet.plan, {}, np.asarray(flat[i]))
+        made = executor.generate(hnet.plan, {}, np.asarray(flat[i]))
         close(params, made)
     trunk = nnx.Linear(3, num, rngs=nnx.Rngs(2))
     hnet = make(condition=hl.Vector(3), trunk=trunk, layout=hl.Given())

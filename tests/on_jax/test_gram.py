@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 import hyperloom.jax as hl
-from hyperloom.jax import _gram
+from hyperloom.jax._tools import regularizer
 from tests.on_jax.cases import mlp, shaken
 
 WEIGHTS = {"*.bias": 0.3, "layers.4.*": 2.0}
@@ -49,7 +49,7 @@ def test_gram_equals_outputs(name: str, monkeypatch: pytest.MonkeyPatch) -> None
     hnet = build(layout)
     regs = [hl.OutputRegularizer(0.7, **options) for _ in range(2)]
     for reg, gram in zip(regs, (True, False), strict=True):
-        monkeypatch.setattr(_gram, "gram_is_cheaper", lambda *_, gram=gram: gram)
+        monkeypatch.setattr(regularizer, "gram_is_cheaper", lambda *_, gram=gram: gram)
         reg.remember(hnet, range(4))
         assert bool(reg.heads) is gram
     shaken(hnet)
@@ -73,7 +73,7 @@ def test_no_change_is_exactly_zero_and_a_known_one_is_right() -> None:
 
 
 def test_array_weights_and_factored_forms_take_the_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_gram, "gram_is_cheaper", lambda *_: True)
+    monkeypatch.setattr(regularizer, "gram_is_cheaper", lambda *_: True)
     mask = jnp.asarray(np.random.rand(4, 4))
     for choices, weights in (
         ({}, {"layers.0.kernel": mask}),

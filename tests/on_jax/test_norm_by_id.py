@@ -11,8 +11,8 @@ import pytest
 from flax import nnx
 
 import hyperloom.jax as hl
-from hyperloom.jax._norms import IdNorm
-from hyperloom.jax._start import Start
+from hyperloom.jax._generate.draws import Start
+from hyperloom.jax._generate.norms import IdNorm
 
 norm_of = nnx.jit(lambda norm, x, ids: norm(x, ids))
 

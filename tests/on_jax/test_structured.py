@@ -12,8 +12,15 @@ import numpy as np
 import pytest
 from jax import lax
 
-from hyperloom.jax import _contract, _interpret
-from hyperloom.jax._structured import StructuredWeight, combined, factored, formed, scaled, shifted
+from hyperloom.jax._rules import interpret, products
+from hyperloom.jax._weights.weights import (
+    StructuredWeight,
+    combined,
+    factored,
+    formed,
+    scaled,
+    shifted,
+)
 
 B, N, R = 3, 5, 4
 # Compiling takes nearly all of the time here.
@@ -141,7 +148,7 @@ CASES = [
 
 def by_parts(pure: Pure, w: StructuredWeight, x: Any) -> Any:
     def one(w: Any, x: Any) -> Any:
-        return _interpret.call(pure, {"w": w}, x, num_conditions=B)
+        return interpret.call(pure, {"w": w}, x, num_conditions=B)
 
     return jax.vmap(one, in_axes=(w.in_axes, 0))(w, x)
 
@@ -168,7 +175,7 @@ def assert_equal(got: Any, wanted: Any, tolerance: float = 1e-10) -> None:
 
 @pytest.mark.parametrize(("use", "form", "way"), CASES)
 def test_the_same_as_dense(use: str, form: str, way: str, monkeypatch: Any) -> None:
-    monkeypatch.setattr(_contract, "choose", lambda *_: way)
+    monkeypatch.setattr(products, "choose", lambda *_: way)
     pure, shape, x = USES[use]
     w, x = jax.tree.map(jnp.asarray, (weight(form, shape), x))
 

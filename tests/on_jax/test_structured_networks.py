@@ -13,7 +13,8 @@ import pytest
 from flax import nnx
 
 import hyperloom.jax as hl
-from hyperloom.jax import _contract, _interpret, _weights
+from hyperloom.jax._rules import interpret, products
+from hyperloom.jax._weights import make
 
 B, E = 2, 4
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -28,8 +29,8 @@ def _double() -> Iterator[None]:
 
 def force(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     """Let the cost model always answer one way."""
-    monkeypatch.setattr(_contract, "choose", lambda *_: way)
-    monkeypatch.setattr(_weights, "contracts", lambda *_: True)
+    monkeypatch.setattr(products, "choose", lambda *_: way)
+    monkeypatch.setattr(make, "contracts", lambda *_: True)
 
 
 class Custom(nnx.Module):
@@ -338,5 +339,5 @@ def test_without_weight_objects_the_function_is_called_as_it_is() -> None:
         return tensors["w"] + x
 
     w = jnp.ones(3)
-    np.testing.assert_array_equal(_interpret.call(pure, {"w": w}, 1.0), w + 1)
+    np.testing.assert_array_equal(interpret.call(pure, {"w": w}, 1.0), w + 1)
     assert seen[0] is w

@@ -9,8 +9,8 @@ import pytest
 from flax import nnx
 
 import hyperloom.jax as hj
-from hyperloom._reference import generate as oracle
-from hyperloom.jax._io import neutral_tensors
+from hyperloom._core.reference.executor import generate as oracle
+from hyperloom.jax._tools.checkpoint import neutral_tensors
 
 
 def build(**choices: Any) -> Any:

@@ -16,8 +16,9 @@ from jax import Array
 
 import hyperloom.jax as hl
 import hyperloom.torch as hlt
-from hyperloom import Role, _reference
-from hyperloom.jax._io import neutral_tensors
+from hyperloom import Role
+from hyperloom._core.reference import executor
+from hyperloom.jax._tools.checkpoint import neutral_tensors
 from tests.on_jax.plain import (
     Params,
     build,
@@ -179,7 +180,7 @@ def test_assembled_by_a_function() -> None:
         parts = {}
         for name, part in hnet.parts.items():
             tensors = {n: np.asarray(v) for n, v in neutral_tensors(part).items()}
-            parts[name] = _reference.generate(part.plan, tensors, condition)
+            parts[name] = executor.generate(part.plan, tensors, condition)
         one = from_parts(parts)
         same({name: made[name][i] for name in one}, one)
         same(
@@ -226,7 +227,7 @@ def test_assemblies_that_do_not_fit_are_refused() -> None:
 def test_a_large_target_costs_nothing_to_wrap(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is sampled of a flat vector as wide as the target."""
     parts = {"a": plain()}
-    monkeypatch.setattr("hyperloom.jax._build.sample_conditions", None)
+    monkeypatch.setattr("hyperloom.jax._generate.build.sample_conditions", None)
     assert hl.Assembled(target(), parts, lambda made: made["a"]).plan.num_generated == 26
 
 

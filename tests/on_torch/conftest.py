@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from hyperloom.torch import _program, _run, _structured
+from hyperloom.torch._run import chain, run
+from hyperloom.torch._weights import weights
 
 
 @pytest.fixture
@@ -14,8 +15,8 @@ def take(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Return a function that takes the cost model's place: every layer goes one way."""
 
     def every_layer_goes(way: str) -> None:
-        monkeypatch.setattr(_structured, "choose", lambda *_: way)
-        monkeypatch.setattr(_program, "choose", lambda *_: way)
-        monkeypatch.setattr(_run, "some_contract", lambda *_, **__: True)
+        monkeypatch.setattr(weights, "choose", lambda *_: way)
+        monkeypatch.setattr(chain, "choose", lambda *_: way)
+        monkeypatch.setattr(run, "some_contract", lambda *_, **__: True)
 
     return every_layer_goes

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import hyperloom.torch as hl
-from hyperloom._doctor_readings import Level
+from hyperloom._core.reports.readings import Level
 
 X = torch.linspace(-1, 1, 3 * 5 * 6).reshape(3, 5, 6)
 

@@ -277,7 +277,7 @@ def test_a_plan_is_read_without_torch(tmp_path: Path) -> None:
 import sys
 for name in ("torch", "jax", "safetensors"):
     sys.modules[name] = None
-from hyperloom._checkpoint import read_description
+from hyperloom._core.checkpoint.file import read_description
 described = read_description({str(tmp_path / "hnet")!r})
 print(described.plan)
 print(described.version, described.shapes["condition.table"], described.dtypes["condition.table"])
@@ -297,7 +297,7 @@ def test_saving_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         raise OSError("the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr("hyperloom.torch._io.save_file", half_written)
+        patch.setattr("hyperloom.torch._tools.checkpoint.save_file", half_written)
         with unchanged(second), pytest.raises(OSError, match="the disk is full"):
             hl.save(second, path)
     assert path.read_bytes() == before

@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import hyperloom.torch as hl
-from hyperloom._checkpoint import digest, read_description
-from hyperloom._serial import to_json
-from hyperloom.torch import _io
+from hyperloom._core.checkpoint.file import digest, read_description
+from hyperloom._core.checkpoint.json import to_json
+from hyperloom.torch._tools import checkpoint
 from tests.on_torch.builders import make_with_trunk as make
 from tests.on_torch.builders import mlp, other_seed, same_outputs
 from tests.on_torch.snapshots import refused
@@ -231,7 +231,7 @@ def test_values_that_are_not_finite(
     with pytest.raises(ValueError, match=r"hnet: got 2 NaN or infinite values in 'heads.chunked"):
         hl.save(hnet, path)
     assert not path.exists()
-    monkeypatch.setattr(_io, "_not_finite", lambda tensors: None)  # as an older version did
+    monkeypatch.setattr(checkpoint, "_not_finite", lambda tensors: None)  # as an older version did
     hl.save(hnet, path)
     monkeypatch.undo()
     text = (
@@ -249,7 +249,7 @@ def test_nan_in_what_is_the_targets_own(tmp_path: Path, monkeypatch: pytest.Monk
     path = tmp_path / "nan"
     with pytest.raises(ValueError, match=r"hnet: got 1 NaN or infinite values in 'kept.4.bias'"):
         hl.save(hnet, path)
-    monkeypatch.setattr(_io, "_not_finite", lambda tensors: None)
+    monkeypatch.setattr(checkpoint, "_not_finite", lambda tensors: None)
     hl.save(hnet, path)
     monkeypatch.undo()
     fresh = other_seed()

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 import hyperloom.torch as hl
-from hyperloom._reference import generate as oracle
-from hyperloom.torch._deconv import SelfAttention
-from hyperloom.torch._io import neutral_tensors
+from hyperloom._core.reference.executor import generate as oracle
+from hyperloom.torch._generate.deconv import SelfAttention
+from hyperloom.torch._tools.checkpoint import neutral_tensors
 
 TARGET = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 4))  # 103 numbers
 

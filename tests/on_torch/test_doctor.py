@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import hyperloom.torch as hl
-from hyperloom._doctor_readings import Level
+from hyperloom._core.reports.readings import Level
 from tests.on_torch.cases import CASES, Case
 from tests.on_torch.examined import X, examined, finding, healthy, target
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import hyperloom.torch as hl
-from hyperloom._doctor_readings import Level, Readings, TensorReading
-from hyperloom._execution import SlowWarning
+from hyperloom._core.choices.execution import SlowWarning
+from hyperloom._core.reports.readings import Level, Readings, TensorReading
 from tests.on_torch.examined import X, examined, finding, healthy
 
 # ---- values, scales, dtypes ---------------------------------------------------------------------

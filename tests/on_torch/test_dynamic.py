@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 import hyperloom.torch as hl
-from hyperloom import _reference
-from hyperloom.torch._io import neutral_tensors
+from hyperloom._core.reference import executor
+from hyperloom.torch._tools.checkpoint import neutral_tensors
 
 CELLS = {"rnn": nn.RNNCell, "gru": nn.GRUCell, "lstm": nn.LSTMCell}
 DIM, HIDDEN = 3, 5
@@ -61,9 +61,9 @@ def test_the_numpy_oracle_agrees(cell: str) -> None:
         x = draws(DIM)
         with torch.no_grad():
             params, state = hnet.generate(x, carry=state)
-        made = _reference.generate(hnet.plan, arrays, (x.numpy(), numpy_state))
+        made = executor.generate(hnet.plan, arrays, (x.numpy(), numpy_state))
         choice: Any = hnet.plan.condition
-        numpy_state = _reference.recurrent_step(choice, arrays, x.numpy(), numpy_state)
+        numpy_state = executor.recurrent_step(choice, arrays, x.numpy(), numpy_state)
         for name, value in made.items():
             np.testing.assert_allclose(params[name].numpy(), value, atol=1e-12)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 import hyperloom.torch as hl
-from hyperloom import _reference
+from hyperloom._core.reference import executor
 
 
 def target() -> nn.Module:
@@ -41,7 +41,7 @@ def test_the_target_as_a_function_of_a_flat_vector() -> None:
         expected = functional_call(target(), cut(flat[i]), (x[i],))
         torch.testing.assert_close(y[i], expected)
         torch.testing.assert_close(hnet(x[i], condition=flat[i]), expected)
-        made = _reference.generate(hnet.plan, {}, flat[i].detach().numpy())
+        made = executor.generate(hnet.plan, {}, flat[i].detach().numpy())
         assert all((made[n] == v.detach().numpy()).all() for n, v in cut(flat[i]).items())
     (ours,) = torch.autograd.grad(y.square().sum(), flat)
     loss = sum(

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 import hyperloom.torch as hl
-from hyperloom._gram import Rows, rows_that_count
-from hyperloom._layout import Head, Piece, Source
-from hyperloom.torch import _regularizers
+from hyperloom._core.backend.regularizer import Rows, rows_that_count
+from hyperloom._core.choices.layouts import Head, Piece, Source
+from hyperloom.torch._tools import regularizer
 
 LAYOUTS: dict[str, Any] = {
     "full": hl.Full(),
@@ -60,7 +60,7 @@ def test_gram_equals_outputs(
     )
     found = []
     for gram in (True, False):
-        monkeypatch.setattr(_regularizers, "gram_is_cheaper", lambda *_, gram=gram: gram)
+        monkeypatch.setattr(regularizer, "gram_is_cheaper", lambda *_, gram=gram: gram)
         reg = hl.OutputRegularizer(0.7, weights=weights, subset=subset)
         found.append(penalty(hnet, reg, 0.1))
         assert bool(reg._heads) is gram
@@ -68,7 +68,7 @@ def test_gram_equals_outputs(
 
 
 def test_no_change_is_exactly_zero(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_regularizers, "gram_is_cheaper", lambda *_: True)
+    monkeypatch.setattr(regularizer, "gram_is_cheaper", lambda *_: True)
     hnet = hl.HyperNetwork(
         target(), condition=hl.Embedding(5, 8), trunk=hl.MLP(4), layout=hl.Chunked(25)
     )
@@ -80,7 +80,7 @@ def test_no_change_is_exactly_zero(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_tensor_weights_and_factored_forms_take_the_outputs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_regularizers, "gram_is_cheaper", lambda *_: True)
+    monkeypatch.setattr(regularizer, "gram_is_cheaper", lambda *_: True)
     mask = torch.rand(9, 6, dtype=torch.float64)
     plain = hl.HyperNetwork(target(), condition=hl.Embedding(5, 8))
     reg = hl.OutputRegularizer(1.0, weights={"0.weight": mask})
@@ -105,7 +105,7 @@ def test_small_changes_keep_their_digits(monkeypatch: pytest.MonkeyPatch) -> Non
         ("outputs", hnet, False),
         ("exact", wide, False),
     ):
-        monkeypatch.setattr(_regularizers, "gram_is_cheaper", lambda *_, gram=gram: gram)
+        monkeypatch.setattr(regularizer, "gram_is_cheaper", lambda *_, gram=gram: gram)
         regs[name] = hl.OutputRegularizer(1.0)
         regs[name].remember(model, range(4))
     with torch.no_grad():

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 import hyperloom.torch as hl
-from hyperloom.torch import _program
-from hyperloom.torch._run import Call, execute
+from hyperloom.torch._run import chain
+from hyperloom.torch._run.call import Call
+from hyperloom.torch._run.run import execute
 from tests.on_torch.test_batch_equals_loop import close
 
 WAYS = ("dense", "inputs", "outputs")
@@ -51,7 +52,7 @@ def test_every_way_gives_what_the_general_way_gives(
     way: str, bias: bool, rows: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order = iter(("outputs", "dense"))
-    monkeypatch.setattr(_program, "choose", lambda *_: next(order) if way == "mixed" else way)
+    monkeypatch.setattr(chain, "choose", lambda *_: next(order) if way == "mixed" else way)
     hnet = made(hl.MLP(7), bias)
     c = torch.randn(4, 4, dtype=torch.float64, requires_grad=True)
     x = torch.randn(4, *rows, 3, dtype=torch.float64, requires_grad=True)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jacrev, jvp, vmap
 
 import hyperloom.torch as hl
-from hyperloom._cost import Layer
+from hyperloom._core.plan.cost import Layer
 from tests.on_torch.test_structured import (
     CASES,
     FORMS,

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import hyperloom.torch as hl
-from hyperloom._reference import generate as oracle
-from hyperloom.torch._io import neutral_tensors
+from hyperloom._core.reference.executor import generate as oracle
+from hyperloom.torch._tools.checkpoint import neutral_tensors
 
 TARGET = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
 
@@ -277,7 +277,7 @@ def test_assembled_by_a_function() -> None:
 def test_a_large_target_costs_nothing_to_wrap(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is sampled of a flat vector as wide as the target."""
     parts = {"a": build()}
-    monkeypatch.setattr("hyperloom.torch._build.sample_conditions", None)
+    monkeypatch.setattr("hyperloom.torch._generate.build.sample_conditions", None)
     assert hl.Assembled(TARGET, parts, lambda made: made["a"]).plan.num_generated == 26
 
 

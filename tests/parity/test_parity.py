@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import hyperloom.torch as hl
-from hyperloom import _reference
-from hyperloom._trunk import ACTIVATIONS
-from hyperloom.torch import _generate, _heads
-from hyperloom.torch._io import neutral_tensors
+from hyperloom._core.choices.trunks import ACTIVATIONS
+from hyperloom._core.reference import executor
+from hyperloom.torch._generate import heads, numbers
+from hyperloom.torch._tools.checkpoint import neutral_tensors
 from tests.on_torch.cases import CASES, FORMS, LAYOUTS, TARGETS, Case, mlp, pick, shaken
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-6}
@@ -39,7 +39,7 @@ def check(hnet: hl.HyperNetwork, conditions: Any, num: int, dtype: torch.dtype) 
     for i in range(num):
         one = pick(conditions, i)
         raw = tuple(map(_value, one)) if isinstance(one, tuple) else _value(one)
-        expected = _reference.generate(hnet.plan, arrays, raw)
+        expected = executor.generate(hnet.plan, arrays, raw)
         assert list(expected) == list(made) == [entry.tensor for entry in hnet.plan.entries]
         for name, value in expected.items():
             close(made[name][i], value, dtype)
@@ -106,7 +106,7 @@ def test_conditions_inside_conditions() -> None:
     made = hnet.generate((a, (b, ids, c)))
     for i in range(3):
         raw = (_value(a[i]), (_value(b[i]), _value(ids[i]), _value(c[i])))
-        for name, value in _reference.generate(hnet.plan, arrays, raw).items():
+        for name, value in executor.generate(hnet.plan, arrays, raw).items():
             close(made[name][i].detach(), value, torch.float64)
 
 
@@ -123,7 +123,7 @@ def test_what_the_oracle_cannot_run_is_refused(options: dict[str, Any], shown: s
     hnet = hl.HyperNetwork(mlp(), **options)
     arrays = {name: t.numpy() for name, t in neutral_tensors(hnet).items()}
     with pytest.raises(TypeError) as error:
-        _reference.generate(hnet.plan, arrays, np.zeros(3))
+        executor.generate(hnet.plan, arrays, np.zeros(3))
     assert str(error.value).startswith(shown)
     assert "that NumPy can compute" in str(error.value)
 
@@ -275,7 +275,7 @@ def test_numbers_in_the_wrong_place_are_seen(
 ) -> None:
     hnet, conditions = case.build(), case.conditions(3)
     check(hnet, conditions, 3, torch.float64)
-    monkeypatch.setattr(_generate, "cut", fault(_generate.cut))
+    monkeypatch.setattr(numbers, "cut", fault(numbers.cut))
     with pytest.raises(AssertionError, match="Not equal to tolerance"):
         check(hnet, conditions, 3, torch.float64)
 
@@ -283,7 +283,7 @@ def test_numbers_in_the_wrong_place_are_seen(
 def test_a_forgotten_scale_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case("mlp", "chunked", "whole", "vector", "none")
     hnet, conditions = case.build(), case.conditions(2)
-    monkeypatch.setattr(_generate, "scale_and_shift", lambda run, *_: run())
+    monkeypatch.setattr(numbers, "scale_and_shift", lambda run, *_: run())
     with pytest.raises(AssertionError, match="Not equal to tolerance"):
         check(hnet, conditions, 2, torch.float64)
 
@@ -291,9 +291,9 @@ def test_a_forgotten_scale_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_wrong_slot_embedding_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case("mlp", "chunked", "whole", "vector", "none")
     hnet, conditions = case.build(), case.conditions(2)
-    right = _heads.LinearHead.slot_embeddings
+    right = heads.LinearHead.slot_embeddings
     monkeypatch.setattr(
-        _heads.LinearHead, "slot_embeddings", lambda self, ids: right(self, ids).roll(1, 0)
+        heads.LinearHead, "slot_embeddings", lambda self, ids: right(self, ids).roll(1, 0)
     )
     with pytest.raises(AssertionError, match="Not equal to tolerance"):
         check(hnet, conditions, 2, torch.float64)

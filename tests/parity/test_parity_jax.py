@@ -19,11 +19,12 @@ from torch import nn
 
 import hyperloom.jax as hj
 import hyperloom.torch as ht
-from hyperloom import TargetSpec, _reference
-from hyperloom._trunk import ACTIVATIONS
-from hyperloom.jax import _generate, _heads
-from hyperloom.jax._io import neutral_tensors
-from hyperloom.torch._io import neutral_tensors as torch_tensors
+from hyperloom import TargetSpec
+from hyperloom._core.choices.trunks import ACTIVATIONS
+from hyperloom._core.reference import executor
+from hyperloom.jax._generate import heads, numbers
+from hyperloom.jax._tools.checkpoint import neutral_tensors
+from hyperloom.torch._tools.checkpoint import neutral_tensors as torch_tensors
 from tests.cases import FORMS, LAYOUTS, TARGETS, pick
 from tests.on_jax.cases import CASES, LINEN, Case, mlp, shaken
 from tests.on_jax.test_batch_equals_loop import cover
@@ -56,7 +57,7 @@ def check(hnet: hj.HyperNetwork, conditions: Any, tolerance: float, path: Path |
     made = {n: np.asarray(v) for n, v in jax.jit(hnet.generate)(conditions).items()}
     for i in range(NUM):
         raw = jax.tree.map(np.asarray, pick(conditions, i))
-        expected = _reference.generate(hnet.plan, arrays, raw)
+        expected = executor.generate(hnet.plan, arrays, raw)
         assert list(expected) == list(made) == [entry.tensor for entry in hnet.plan.entries]
         for name, value in expected.items():
             close(made[name][i], value, tolerance)
@@ -127,7 +128,7 @@ def test_conditions_that_were_added_later(tmp_path: Path) -> None:
 BROKEN = Case("mlp", "chunked", "whole", "vector", "none")
 
 
-def _off_by_one(plan: Any, raw: Any, scales: Any, cut: Any = _generate.cut) -> Any:
+def _off_by_one(plan: Any, raw: Any, scales: Any, cut: Any = numbers.cut) -> Any:
     return cut(plan, [jnp.roll(numbers, -1, -1) for numbers in raw], scales)
 
 
@@ -141,13 +142,13 @@ def _without_scale(flat: Any, *_: Any) -> Any:
 def test_a_broken_backend_is_seen(name: str, fault: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     hnet, conditions = BROKEN.build(jnp.float32), BROKEN.conditions(NUM, jnp.float32)
     check(hnet, conditions, 1e-6, None)
-    monkeypatch.setattr(_generate, name, fault)
+    monkeypatch.setattr(numbers, name, fault)
     with pytest.raises(AssertionError, match="Not equal to tolerance"):
         check(hnet, conditions, 1e-6, None)
 
 
 def test_wrong_signs_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     hnet, conditions = BROKEN.build(jnp.float32), BROKEN.conditions(NUM, jnp.float32)
-    monkeypatch.setattr(_heads.LinearHead, "signed", lambda self, features: features)
+    monkeypatch.setattr(heads.LinearHead, "signed", lambda self, features: features)
     with pytest.raises(AssertionError, match="Not equal to tolerance"):
         check(hnet, conditions, 1e-6, None)

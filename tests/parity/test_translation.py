@@ -188,9 +188,9 @@ def test_a_checkpoint_of_jax_runs_in_torch(pair: str, tmp_path: Path) -> None:
 def test_the_comparison_sees_gates_in_the_wrong_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hyperloom import _translate
+    from hyperloom._core.target import translate
 
-    monkeypatch.setattr(_translate, "_GATES", "igfo")
+    monkeypatch.setattr(translate, "_GATES", "igfo")
     with pytest.raises(AssertionError, match="Not equal to tolerance"):
         test_a_checkpoint_of_torch_runs_in_jax("lstm-nnx", tmp_path)
 

@@ -15,8 +15,8 @@ from torch import nn
 
 import hyperloom.jax as hj
 import hyperloom.torch as ht
-from hyperloom.jax._io import neutral_tensors
-from hyperloom.torch._io import neutral_tensors as torch_tensors
+from hyperloom.jax._tools.checkpoint import neutral_tensors
+from hyperloom.torch._tools.checkpoint import neutral_tensors as torch_tensors
 from tests.on_jax.cases import mlp, shaken  # 50 numbers
 from tests.parity.test_parity_jax import check, close, stub
 

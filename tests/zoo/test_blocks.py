@@ -15,7 +15,7 @@ from tests.zoo.blocks import BLOCKS
 from tests.zoo.checks import IDS, NUM, frozen_copy, hypernetwork, pick, tensors, unchanged
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::hyperloom._execution.SlowWarning"),
+    pytest.mark.filterwarnings("ignore::hyperloom._core.choices.execution.SlowWarning"),
     pytest.mark.filterwarnings("ignore:target. .*running statistics"),
 ]
 

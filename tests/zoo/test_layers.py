@@ -16,7 +16,7 @@ from tests.zoo.layers import LAYERS, Layer
 
 pytestmark = [
     # What runs one condition after the other says so; here only the numbers matter.
-    pytest.mark.filterwarnings("ignore::hyperloom._execution.SlowWarning"),
+    pytest.mark.filterwarnings("ignore::hyperloom._core.choices.execution.SlowWarning"),
     pytest.mark.filterwarnings("ignore:target. .*running statistics"),
 ]
 

@@ -39,18 +39,18 @@ from hyperloom import (
     Vector,
     Whole,
 )
-from hyperloom._inputs import Inputs
-from hyperloom.jax._assembled import Assembled
-from hyperloom.jax._dynamic import unroll
-from hyperloom.jax._functional import Functional, functional
+from hyperloom._core.backend.inputs import Inputs
 from hyperloom.jax._hypernetwork import HyperNetwork
-from hyperloom.jax._io import load, save
-from hyperloom.jax._linen import Linen
-from hyperloom.jax._perturbed import Perturbed
-from hyperloom.jax._regularizers import OutputRegularizer
-from hyperloom.jax._shapes import Shapes
-from hyperloom.jax._target import target_spec
-from hyperloom.jax._views import (
+from hyperloom.jax._target.linen import Linen
+from hyperloom.jax._target.read import target_spec
+from hyperloom.jax._target.shapes import Shapes
+from hyperloom.jax._tools.assembled import Assembled
+from hyperloom.jax._tools.checkpoint import load, save
+from hyperloom.jax._tools.dynamic import unroll
+from hyperloom.jax._tools.functional import Functional, functional
+from hyperloom.jax._tools.perturbed import Perturbed
+from hyperloom.jax._tools.regularizer import OutputRegularizer
+from hyperloom.jax._tools.views import (
     conditional_parameters,
     flatten,
     per_sample,

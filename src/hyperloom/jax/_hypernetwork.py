@@ -9,26 +9,25 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from hyperloom._errors import message
-from hyperloom._execution import Execution
-from hyperloom._explain import Explanation
-from hyperloom._form import Form
-from hyperloom._init import Init
-from hyperloom._inputs import unpacked
-from hyperloom._layout import Layout
-from hyperloom._plan import Plan
-from hyperloom._trunk import MLP
-from hyperloom.jax._adaptor import Adaptor, Box, Notes
-from hyperloom.jax._batch import Call, Dims
-from hyperloom.jax._build import build, grow
-from hyperloom.jax._checks import check_params, check_state
-from hyperloom.jax._conditions import Encoded
-from hyperloom.jax._dynamic import refuse_without_carry
-from hyperloom.jax._generate import assemble, raw_numbers, slot_features
-from hyperloom.jax._planned import Planned, check_rngs, planned, planned_again
-from hyperloom.jax._run import Extras, apply_weights, as_rngs, note, run_encoded, split_keys
-from hyperloom.jax._supplied import with_parameters
-from hyperloom.jax._variables import Param
+from hyperloom._core.backend.inputs import unpacked
+from hyperloom._core.choices.execution import Execution
+from hyperloom._core.choices.forms import Form
+from hyperloom._core.choices.inits import Init
+from hyperloom._core.choices.layouts import Layout
+from hyperloom._core.choices.trunks import MLP
+from hyperloom._core.errors import message
+from hyperloom._core.plan.plan import Plan
+from hyperloom._core.reports.explanation import Explanation
+from hyperloom.jax._generate.build import Planned, build, check_rngs, grow, planned, planned_again
+from hyperloom.jax._generate.conditions import Encoded
+from hyperloom.jax._generate.numbers import assemble, raw_numbers, slot_features
+from hyperloom.jax._generate.supplied import with_parameters
+from hyperloom.jax._run.call import Call, Dims
+from hyperloom.jax._run.checks import check_params, check_state
+from hyperloom.jax._run.run import Extras, apply_weights, as_rngs, note, run_encoded, split_keys
+from hyperloom.jax._target.adaptor import Adaptor, Box, Notes
+from hyperloom.jax._target.variables import Param
+from hyperloom.jax._tools.dynamic import refuse_without_carry
 
 
 class HyperNetwork(nnx.Module):
@@ -209,7 +208,7 @@ class HyperNetwork(nnx.Module):
             An `Explanation`: the strategy, and for each use of a generated tensor the way that
             is taken with the estimated operations and bytes of the alternatives. Print it.
         """
-        from hyperloom.jax._explain import explain
+        from hyperloom.jax._run.explain import explain
 
         streams = as_rngs(rngs)
         carry = kwargs.pop("carry", None) if self.plan.condition.has_carry else None
@@ -346,7 +345,7 @@ class HyperNetwork(nnx.Module):
             CheckpointError: The file is cut, altered, too new, or of another plan or target;
                 the hypernetwork is as it was.
         """
-        from hyperloom.jax._io import load_into
+        from hyperloom.jax._tools.checkpoint import load_into
 
         load_into(self, path)
 

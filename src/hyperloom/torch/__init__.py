@@ -48,16 +48,16 @@ from hyperloom import (
     Vmap,
     Whole,
 )
-from hyperloom._inputs import Inputs
-from hyperloom.torch._assembled import Assembled
-from hyperloom.torch._dynamic import unroll
+from hyperloom._core.backend.inputs import Inputs
 from hyperloom.torch._hypernetwork import HyperNetwork
-from hyperloom.torch._io import load, save
-from hyperloom.torch._perturbed import Perturbed
-from hyperloom.torch._regularizers import OutputRegularizer
-from hyperloom.torch._shapes import Shapes
-from hyperloom.torch._spec import target_spec
-from hyperloom.torch._views import (
+from hyperloom.torch._target.shapes import Shapes
+from hyperloom.torch._target.spec import target_spec
+from hyperloom.torch._tools.assembled import Assembled
+from hyperloom.torch._tools.checkpoint import load, save
+from hyperloom.torch._tools.dynamic import unroll
+from hyperloom.torch._tools.perturbed import Perturbed
+from hyperloom.torch._tools.regularizer import OutputRegularizer
+from hyperloom.torch._tools.views import (
     conditional_parameters,
     flatten,
     per_sample,

@@ -8,29 +8,31 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hyperloom._doctor import Report
-from hyperloom._errors import message
-from hyperloom._execution import Execution
-from hyperloom._explain import Explanation
-from hyperloom._form import Form
-from hyperloom._init import Init
-from hyperloom._inputs import Inputs, unpacked
-from hyperloom._layout import Layout
-from hyperloom._plan import Plan
-from hyperloom._statistics import Statistics
-from hyperloom.torch._build import Built, build, grow, modules_of, prepare
-from hyperloom.torch._conditions import Encoded
-from hyperloom.torch._dynamic import refuse_without_carry
-from hyperloom.torch._generate import assemble, raw_numbers
-from hyperloom.torch._given import check_params, ids_of
-from hyperloom.torch._held import Held
-from hyperloom.torch._program import program_for
-from hyperloom.torch._run import Call, apply_tensors, execute, explain, keep_written
-from hyperloom.torch._skeleton import Skeleton
-from hyperloom.torch._spec import target_spec, uncompiled
-from hyperloom.torch._strategy import Strategist
-from hyperloom.torch._supplied import generate_with
-from hyperloom.torch._tables import grow_tables, settled, tables
+from hyperloom._core.backend.inputs import Inputs, unpacked
+from hyperloom._core.choices.execution import Execution
+from hyperloom._core.choices.forms import Form
+from hyperloom._core.choices.inits import Init
+from hyperloom._core.choices.layouts import Layout
+from hyperloom._core.choices.statistics import Statistics
+from hyperloom._core.errors import message
+from hyperloom._core.plan.plan import Plan
+from hyperloom._core.reports.doctor import Report
+from hyperloom._core.reports.explanation import Explanation
+from hyperloom.torch._generate.build import Built, build, grow, modules_of, prepare
+from hyperloom.torch._generate.conditions import Encoded
+from hyperloom.torch._generate.numbers import assemble, raw_numbers
+from hyperloom.torch._generate.supplied import generate_with
+from hyperloom.torch._run.call import Call
+from hyperloom.torch._run.chain import program_for
+from hyperloom.torch._run.checks import check_params, ids_of
+from hyperloom.torch._run.explain import explain
+from hyperloom.torch._run.run import apply_tensors, execute, keep_written
+from hyperloom.torch._run.strategy import Strategist
+from hyperloom.torch._target.buffers import Held
+from hyperloom.torch._target.skeleton import Skeleton
+from hyperloom.torch._target.spec import target_spec, uncompiled
+from hyperloom.torch._target.statistics import grow_tables, settled, tables
+from hyperloom.torch._tools.dynamic import refuse_without_carry
 
 
 class HyperNetwork(nn.Module):
@@ -230,7 +232,7 @@ class HyperNetwork(nn.Module):
             A `Report`: `report.findings` says what is wrong, `report.ok` whether anything is.
             A call that fails is a finding, not an error.
         """
-        from hyperloom.torch._doctor import examine
+        from hyperloom.torch._tools.doctor import examine
 
         return examine(self, condition, inputs, in_dims, kwargs)
 
@@ -350,7 +352,7 @@ class HyperNetwork(nn.Module):
             CheckpointError: The file is cut, altered, too new, or of another plan or target;
                 the hypernetwork is as it was.
         """
-        from hyperloom.torch._io import load_into
+        from hyperloom.torch._tools.checkpoint import load_into
 
         load_into(self, path)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import hyperloom.torch as hl
 from hyperloom.compat.hypnettorch._errors import require
-from hyperloom.torch._trunks import build_trunk
+from hyperloom.torch._generate.trunks import build_trunk
 
 Activation = Callable[[Tensor], Tensor]
 

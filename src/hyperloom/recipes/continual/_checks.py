@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from hyperloom import Embedding
-from hyperloom._errors import message
-from hyperloom._plan import Plan
+from hyperloom._core.errors import message
+from hyperloom._core.plan.plan import Plan
 
 
 def check_hypernetwork(plan: Plan, num_tasks: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from hyperloom._errors import finite_float, message, positive_int
+from hyperloom._core.errors import finite_float, message, positive_int
 from hyperloom.recipes.continual._data import Part, Task
 
 

@@ -15,7 +15,7 @@ from flax import nnx, serialization
 from jax import Array
 
 import hyperloom.jax as hl
-from hyperloom._errors import message
+from hyperloom._core.errors import message
 
 
 class JaxHyperNetwork(nn.Module):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import hyperloom.torch as hl
 from hyperloom.compat.hypernn.torch.hypernet import TorchHyperNetwork
-from hyperloom.torch._recurrent import RecurrentCondition
+from hyperloom.torch._generate.recurrent import RecurrentCondition
 
 
 class TorchDynamicEmbeddingModule(nn.Module):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import hyperloom.torch as hl
-from hyperloom._errors import message
+from hyperloom._core.errors import message
 
 
 class FunctionalTarget(nn.Module):

@@ -1,0 +1,1 @@
+"""The neutral core: what both backends execute, and what needs no framework."""

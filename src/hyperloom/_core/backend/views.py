@@ -1,0 +1,164 @@
+"""Generated tensors in other forms, and checks of tensors that stand in for generated ones.
+
+For the arrays of any backend, which lends what joins and cuts them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from hyperloom._core.errors import message
+from hyperloom._core.plan.plan import Plan
+
+Arrays = dict[str, Any]
+
+
+def shapes_of(plan: Plan) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each generated tensor, in the target's order."""
+    return {entry.tensor: plan.spec[entry.tensor].shape for entry in plan.entries}
+
+
+def batches_of(params: Mapping[str, Any], plan: Plan) -> dict[str, tuple[int, ...]]:
+    """Return the dimensions before each generated tensor's shape.
+
+    Raises:
+        ValueError: A tensor is missing, or its last dimensions are not its shape.
+    """
+    found = {}
+    for name, shape in shapes_of(plan).items():
+        if name not in params:
+            raise ValueError(message("params", f"no tensor for {name!r}", "all generated tensors"))
+        size = tuple(params[name].shape)
+        cut = len(size) - len(shape)
+        if cut < 0 or size[cut:] != shape:
+            wanted = f"shape ({', '.join(map(str, ('*batch', *shape)))})"
+            raise ValueError(message(f"params[{name!r}]", f"shape {size}", wanted))
+        found[name] = size[:cut]
+    return found
+
+
+def flatten(params: Mapping[str, Any], plan: Plan, join: Callable[[list[Any]], Any]) -> Any:
+    """Join tensors `{name: (*batch, *shape)}` into `(*batch, P)`; `join` along the last axis.
+
+    Raises:
+        ValueError: A tensor is missing, has another shape, or another batch than the first.
+    """
+    batches = batches_of(params, plan)
+    if len(set(batches.values())) > 1:
+        got = f"batches {sorted(set(batches.values()))}"
+        raise ValueError(message("params", got, "the same for all tensors"))
+    return join([params[name].reshape(*batch, -1) for name, batch in batches.items()])
+
+
+def unflatten(flat: Any, plan: Plan, split: Callable[[Any, list[int]], Sequence[Any]]) -> Arrays:
+    """Cut `(*batch, P)` into tensors; `split` into ranges of given sizes along the last axis.
+
+    Raises:
+        ValueError: Another width than `P`.
+    """
+    shapes = shapes_of(plan)
+    sizes = [math.prod(shape) for shape in shapes.values()]
+    if flat.ndim == 0 or flat.shape[-1] != sum(sizes):
+        got = f"a tensor of shape {tuple(flat.shape)}"
+        raise ValueError(message("flat", got, f"(*batch, {sum(sizes)})"))
+    cuts = zip(shapes.items(), split(flat, sizes), strict=True)
+    return {name: cut.reshape(*flat.shape[:-1], *shape) for (name, shape), cut in cuts}
+
+
+def per_sample(params: Mapping[str, Any], rows: Callable[[Any], Sequence[Any]]) -> list[Arrays]:
+    """Take a batch `{name: (B, *shape)}` apart; `rows` cuts along the first axis.
+
+    Raises:
+        ValueError: Tensors with different first dimensions, or none at all.
+    """
+    sizes = {tuple(value.shape[:1]) for value in params.values()}
+    if len(sizes) != 1 or sizes == {()}:
+        got = f"tensors with first dimensions {sorted(sizes)}"
+        raise ValueError(message("params", got, "tensors (B, *shape)"))
+    apart = zip(*(rows(value) for value in params.values()), strict=True)
+    return [dict(zip(params, row, strict=True)) for row in apart]
+
+
+def stacked(samples: Sequence[Mapping[str, Any]], stack: Callable[[list[Any]], Any]) -> Arrays:
+    """Put the tensors of several conditions into a batch; `stack` makes the first axis.
+
+    Raises:
+        ValueError: No sample, or samples with other names than the first.
+    """
+    if not samples or any(set(sample) != set(samples[0]) for sample in samples):
+        raise ValueError(message("samples", "none, or different names", "dicts of the same names"))
+    return {name: stack([sample[name] for sample in samples]) for name in samples[0]}
+
+
+def check_id(cond_id: int, plan: Plan) -> None:
+    """Raise for an id that the hypernetwork does not know."""
+    num = plan.num_ids or 0
+    if not 0 <= cond_id < num:
+        raise IndexError(message("cond_id", cond_id, f"an id in 0 .. {num - 1}"))
+
+
+def check_noise(noise: Any, cuts: Mapping[str, Any], made: Mapping[str, Any]) -> None:
+    """Raise unless given noise, cut into tensors, is of the shapes of what is generated."""
+    for name, value in made.items():
+        if tuple(cuts[name].shape) != tuple(value.shape):
+            wanted = f"(*batch, P) with the batch of {tuple(value.shape)}"
+            raise ValueError(message("noise", f"shape {tuple(noise.shape)}", wanted))
+
+
+def check_assembled(found: Mapping[str, Any], plan: Plan) -> Arrays:
+    """Return what an assembly made for one condition, in the target's order.
+
+    Raises:
+        TypeError: Not a mapping.
+        ValueError: A tensor of the target is missing or of another shape, or an unknown name.
+    """
+    shapes, wanted = shapes_of(plan), "a tensor for each of the target's"
+    if not isinstance(found, Mapping):
+        raise TypeError(message("assemble", f"a {type(found).__name__}", wanted))
+    if set(found) != set(shapes):
+        missing, unknown = set(shapes) - set(found), set(found) - set(shapes)
+        got = f"{sorted(missing)} missing, {sorted(unknown)} unknown"
+        raise ValueError(message("assemble", got, wanted))
+    for name, shape in shapes.items():
+        size = getattr(found[name], "shape", None)
+        if size is None or tuple(size) != shape:
+            got = repr(found[name]) if size is None else f"shape {tuple(size)}"
+            raise ValueError(message("assemble", f"{got} for {name!r}", f"{shape}"))
+    return {name: found[name] for name in shapes}
+
+
+def conditions_of(condition: Any, parts: Sequence[str]) -> Arrays:
+    """Return the raw value for each part: one for all, or a dict with one for each.
+
+    Raises:
+        ValueError: A dict with other names than those of the parts.
+    """
+    if not isinstance(condition, Mapping):
+        return dict.fromkeys(parts, condition)
+    if set(condition) != set(parts):
+        raise ValueError(message("condition", sorted(condition), f"{sorted(parts)}"))
+    return {name: condition[name] for name in parts}
+
+
+def common_batch(
+    made: Mapping[str, Mapping[str, Any]], plans: Mapping[str, Plan]
+) -> tuple[int, ...]:
+    """Return the batch that what all parts generated has.
+
+    Raises:
+        ValueError: Parts with different batches.
+    """
+    batches = {part: next(iter(batches_of(made[part], plans[part]).values())) for part in made}
+    if len(set(batches.values())) > 1:
+        raise ValueError(message("condition", f"batches {batches}", "the same for all parts"))
+    return next(iter(batches.values()))
+
+
+def refuse_carry(argument: str, plan: Plan) -> None:
+    """Raise if a hypernetwork's condition carries a state, which would be lost here."""
+    if plan.condition.has_carry:
+        got, wanted = f"one with {plan.condition}", "a hypernetwork whose condition has no state"
+        way_out = "Generate step by step, and change the tensors between generate() and run()."
+        raise ValueError(message(argument, got, wanted, way_out))

@@ -1,0 +1,1 @@
+"""The checkpoint file: its description as JSON, its tensors, its header."""

@@ -1,0 +1,152 @@
+"""The tensors of a checkpoint: written whole or not at all, checked before they are used.
+
+Nothing here computes with them: a tensor is what has a `dtype` and a `shape`.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from hyperloom._core.checkpoint.file import Description, digest, essence, other_target
+from hyperloom._core.errors import CheckpointError, message
+from hyperloom._core.plan.plan import Plan
+
+_DTYPES = {
+    "float64": "F64",
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "int64": "I64",
+    "int32": "I32",
+    "int16": "I16",
+    "int8": "I8",
+    "uint8": "U8",
+    "bool": "BOOL",
+    "complex64": "C64",
+    "uint16": "U16",
+    "uint32": "U32",
+    "uint64": "U64",
+}
+
+# The target's own tensors, which may hold infinities on purpose: masks.
+_OF_THE_TARGET = ("kept.", "target_buffers.", "target_statistics.")
+
+
+def _dtype(value: Any) -> str | None:
+    """Return a tensor's dtype as safetensors writes it; `None` if it cannot be written."""
+    return _DTYPES.get(str(value.dtype).removeprefix("torch."))
+
+
+def check_dtypes(tensors: Mapping[str, Any]) -> None:
+    """Raise `TypeError` for a tensor of a dtype that the file cannot hold."""
+    for name, value in tensors.items():
+        if _dtype(value) is None:
+            wanted = "one of " + ", ".join(_DTYPES)
+            raise TypeError(message("hnet", f"{name!r} of dtype {value.dtype}", wanted))
+
+
+def write_whole(path: str | os.PathLike[str], write: Callable[[str], None]) -> None:
+    """Let `write` fill a new file beside `path`, and put it there when it is complete."""
+    path = Path(path)
+    name = f"{path}.{secrets.token_hex(4)}.part"
+    open(name, "xb").close()
+    mode = os.stat(name).st_mode
+    try:
+        write(name)
+        os.chmod(name, mode)  # safetensors makes files that only their owner may read
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def checksum(plan: Plan, tensors: Mapping[str, Any], data: Callable[[Any], Any]) -> str:
+    """Return the checksum of a plan and its tensors, whose bytes `data` returns."""
+    return digest(plan, ((n, _dtype(v) or "", tuple(v.shape), data(v)) for n, v in tensors.items()))
+
+
+def refused_by_safetensors(path: Any, error: Exception) -> CheckpointError:
+    """Return the error about a file that safetensors cannot read."""
+    got = f"a file that safetensors refuses ({error})"
+    return CheckpointError(message(f"checkpoint {path}", got, "a whole file"))
+
+
+def check_values(
+    path: Any, described: Description, found: str, not_finite: Callable[[], str | None]
+) -> None:
+    """Raise for tensors that are not those that were saved, or hold values that are not finite.
+
+    Args:
+        path: Of the file.
+        described: What it says of itself.
+        found: The checksum of what was read.
+        not_finite: Says which tensor holds such values, if one does.
+    """
+    if found != described.digest:
+        wanted = "the file as save() wrote it"
+        way_out = "Copy it again from where it was saved."
+        got = "altered numbers or an altered plan (the checksum differs)"
+        raise CheckpointError(message(f"checkpoint {path}", got, wanted, way_out))
+    bad = not_finite()
+    if bad is not None:
+        way_out = "The hypernetwork had diverged when it was saved."
+        raise CheckpointError(message(f"checkpoint {path}", bad, "finite values", way_out))
+
+
+def first_not_finite(names: Iterable[str], count: Callable[[str, bool], int]) -> str | None:
+    """Say which tensor holds values that are not finite, if one does.
+
+    Args:
+        names: Of the tensors.
+        count: Counts the values of a tensor that are NaN, and if told so those that are infinite.
+    """
+    for name in names:
+        num = count(name, not name.startswith(_OF_THE_TARGET))
+        if num:
+            return f"{num} NaN or infinite values in {name!r}"
+    return None
+
+
+def check_plan(path: Any, plan: Plan, described: Description, backend: str) -> None:
+    """Raise for a file whose tensors are not those of a plan."""
+    found = plan.spec.differences(described.plan.spec)
+    if found:
+        raise other_target(path, found)
+    if essence(described.plan) != essence(plan):
+        wanted = "the plan of this hypernetwork"
+        way_out = f"Use hyperloom.{backend}.load(path, target), which builds the plan in the file."
+        raise CheckpointError(message(f"checkpoint {path}", "another plan", wanted, way_out))
+
+
+def check_fit(
+    path: Any, own: Mapping[str, Any], read: Mapping[str, Any], way_out: Callable[[Any], str]
+) -> None:
+    """Raise for tensors that differ from a hypernetwork's own in name, shape or dtype.
+
+    Args:
+        path: Of the file.
+        own: The hypernetwork's tensors.
+        read: The file's.
+        way_out: What to do about a tensor of the file whose dtype is not the hypernetwork's.
+    """
+    wrong = sorted(set(own) ^ set(read))
+    wrong += [n for n in own if n in read and tuple(own[n].shape) != tuple(read[n].shape)]
+    if wrong:
+        got = f"tensors that differ in name or shape: {', '.join(wrong[:5])}"
+        raise CheckpointError(message(f"checkpoint {path}", got, "those of the plan"))
+    for name, value in own.items():
+        other = read[name].dtype
+        if value.dtype != other:
+            got = f"{name!r} of dtype {other}"
+            wanted = str(value.dtype)
+            raise CheckpointError(message(f"checkpoint {path}", got, wanted, way_out(other)))
+
+
+def buffers(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the target's buffers among the tensors of a file, by the target's names."""
+    prefix = "target_buffers."
+    return {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}

@@ -1,0 +1,1 @@
+"""The objects that users choose: conditions, trunks, layouts, forms, inits, execution."""

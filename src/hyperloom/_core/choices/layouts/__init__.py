@@ -1,0 +1,28 @@
+"""Layouts: which numbers become which weights. One file per kind."""
+
+from hyperloom._core.choices.layouts.base import Layout
+from hyperloom._core.choices.layouts.chunked import Chunked
+from hyperloom._core.choices.layouts.direct import Direct, Given
+from hyperloom._core.choices.layouts.grouped import Grouped, Layers, Tensors, Tiles
+from hyperloom._core.choices.layouts.rows import Full, PerCondition, Shared
+from hyperloom._core.records import Head, Piece, Placement, Segment, Source, slot_signs
+
+__all__ = [
+    "Chunked",
+    "Direct",
+    "Full",
+    "Given",
+    "Grouped",
+    "Head",
+    "Layers",
+    "Layout",
+    "PerCondition",
+    "Piece",
+    "Placement",
+    "Segment",
+    "Shared",
+    "Source",
+    "Tensors",
+    "Tiles",
+    "slot_signs",
+]

@@ -1,0 +1,65 @@
+"""Heads, and where the numbers of a part stand in a head's output."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hyperloom._core.choice import Choice
+from hyperloom._core.records import Part, Piece, Placement
+
+
+@dataclass(frozen=True, repr=False)
+class Layout(Choice):
+    """Base class: which numbers become which weights."""
+
+    def compile(self, parts: Sequence[Part], first_head: int) -> list[Placement]:
+        """Place `parts`; the heads returned are numbered from `first_head`."""
+        raise TypeError(f"{type(self).__name__} does not define compile()")
+
+
+def common_std(parts: Sequence[Part]) -> float:
+    """Return the root mean square, over numbers, of the stds of parts that start at random."""
+    total = sum(math.prod(p.shape) for p in parts if p.start.std > 0)
+    if not total:
+        return 0.0
+    squares = sum(math.prod(p.shape) * p.start.std**2 for p in parts)
+    return math.sqrt(squares / total)
+
+
+def scale_and_shift(part: Part, common: float, parts: Sequence[Part]) -> tuple[float, float]:
+    """Return the fixed scale and shift that give `part` its start from rows of std `common`.
+
+    A part that starts constant (a norm's scale, a zero bias) cannot do so exactly in rows that it
+    shares. It varies around its constant by the smallest standard deviation of the random parts
+    of its own layer, or of all `parts` where its layer has none: little beside what the layer
+    computes, and enough to learn. Where a start is measured, ratios within 2 % of 1, which is how
+    well its standard deviation is known, count as 1.
+    """
+    if common == 0.0:
+        return 1.0, part.start.mean
+    std = part.start.std
+    if std == 0.0:
+        random = [other for other in parts if other.start.std > 0]
+        beside = [other.start.std for other in random if other.layer == part.layer]
+        std = min(beside or [other.start.std for other in random])
+    ratio, known_to = std / common, 0.02 if part.start.measured else 1e-9
+    return (1.0 if abs(ratio - 1) < known_to else ratio), part.start.mean
+
+
+def needs_scales(parts: Sequence[Part]) -> bool:
+    """Whether parts that share rows start differently, or at a mean that rows do not give.
+
+    Measured starts always count as different: the same choices must give the same tensors for
+    every template, or a checkpoint of one would be read without its scales by another.
+    """
+    starts = [part.start for part in parts]
+    different = len({start.std for start in starts}) > 1 or any(start.mean for start in starts)
+    return different or any(start.measured for start in starts)
+
+
+def whole_piece(head: int, start: int, part: Part, scale: float, shift: float) -> Piece:
+    """Return the piece of a part that stands in one block."""
+    ones = (1,) * len(part.shape)
+    return Piece(head, start, part.shape, ones, scale=scale, shift=shift)

@@ -1,0 +1,381 @@
+"""How features are computed from the condition's vector: trunk objects without a framework."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from hyperloom._core.choice import Choice
+from hyperloom._core.errors import finite_float, message, positive_int
+
+ACTIVATIONS = (
+    "relu",
+    "gelu",
+    "silu",
+    "elu",
+    "leaky_relu",
+    "tanh",
+    "sigmoid",
+    "softplus",
+    "identity",
+)
+NORMS = ("rms", "layer", "batch")
+
+
+@dataclass(frozen=True, repr=False)
+class Trunk(Choice):
+    """Base class of the trunk objects."""
+
+    @property
+    def needs_ids(self) -> bool:
+        """Whether the trunk keeps something for each condition id."""
+        return False
+
+    def out_width(self, in_width: int) -> int:
+        """Width `F` of the features for an input of `in_width`."""
+        return in_width
+
+    def num_parameters(self, in_width: int) -> int:
+        """Learned numbers for an input of `in_width`."""
+        return 0
+
+
+@dataclass(frozen=True, repr=False)
+class Linear(Trunk):
+    """No trunk: the head is a linear map of the condition. What `trunk=None` means."""
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class MLP(Trunk):
+    """Fully connected trunk: linear, norm, activation, dropout, once for each width.
+
+    With `norm="rms"` (default) the last features are also divided by their root mean square,
+    which has no parameters: every condition and every chunk then starts with weights of exactly
+    the scale that the plan asks for. Without it the scale varies from condition to condition
+    and is right on average only.
+
+    Weights start uniform with variance `2 / fan_in` (He), for tanh `1 / fan_in` and for sigmoid
+    `16 / fan_in`, which makes up for their slope at 0; biases uniform in `1 / sqrt(fan_in)`.
+
+    Args:
+        *widths: Width of each layer.
+        activation: One of relu, gelu, silu, elu, leaky_relu, tanh, sigmoid, softplus, identity.
+        dropout: Probability of dropping a feature while training. Default 0.
+        norm: `"rms"` (last features only, no parameters), `"layer"` or `"batch"` (each layer,
+            with scale and shift), or `None`.
+        spectral: Divide each layer's weight by its largest singular value, whatever its values
+            are: exactly, by a decomposition at every call, so without state. Miyato et al.,
+            "Spectral Normalization for Generative Adversarial Networks", ICLR 2018. Default
+            False.
+        per_condition: With `norm="batch"`: each condition id has its own statistics. While
+            training, the slots of an id (chunks, group members) are normalised among
+            themselves, whatever else is in the batch; running statistics are kept by id. Needs
+            a condition with ids. Default False: one set for all rows.
+
+    Raises:
+        ValueError: No width, a width below 1, an unknown activation or norm, or a dropout
+            outside [0, 1).
+    """
+
+    widths: tuple[int, ...]
+    activation: str
+    dropout: float
+    norm: str | None
+    spectral: bool
+    per_condition: bool
+
+    def __init__(
+        self,
+        *widths: int,
+        activation: str = "relu",
+        dropout: float = 0.0,
+        norm: str | None = "rms",
+        spectral: bool = False,
+        per_condition: bool = False,
+    ) -> None:
+        if not widths:
+            raise ValueError(
+                message("MLP(*widths)", "no width", "one int a layer", "For no trunk: trunk=None.")
+            )
+        for width in widths:
+            positive_int("MLP(*widths)", width)
+        if activation not in ACTIVATIONS:
+            wanted = "one of " + ", ".join(ACTIVATIONS)
+            way_out = "Give a module of your own as trunk for any other."
+            raise ValueError(message("MLP(activation=)", repr(activation), wanted, way_out))
+        if norm is not None and norm not in NORMS:
+            raise ValueError(message("MLP(norm=)", repr(norm), "one of rms, layer, batch, or None"))
+        if not 0.0 <= finite_float("MLP(dropout=)", dropout) < 1.0:
+            raise ValueError(message("MLP(dropout=)", dropout, "a probability in [0, 1)"))
+        object.__setattr__(self, "widths", tuple(widths))
+        object.__setattr__(self, "activation", activation)
+        object.__setattr__(self, "dropout", float(dropout))
+        object.__setattr__(self, "norm", norm)
+        if per_condition and norm != "batch":
+            got = f"True with norm={norm!r}"
+            wanted = 'norm="batch", whose statistics there are to be for each id'
+            raise ValueError(message("MLP(per_condition=)", got, wanted))
+        object.__setattr__(self, "spectral", bool(spectral))
+        object.__setattr__(self, "per_condition", bool(per_condition))
+
+    def __repr__(self) -> str:
+        shown = [*map(str, self.widths)]
+        shown += [f"activation={self.activation!r}"] if self.activation != "relu" else []
+        shown += [f"dropout={self.dropout}"] if self.dropout else []
+        shown += [f"norm={self.norm!r}"] if self.norm != "rms" else []
+        shown += ["spectral=True"] if self.spectral else []
+        shown += ["per_condition=True"] if self.per_condition else []
+        return f"MLP({', '.join(shown)})"
+
+    @property
+    def needs_ids(self) -> bool:
+        return self.per_condition
+
+    @property
+    def gain(self) -> float:
+        """Factor on `1 / fan_in` that the weights' variance starts with.
+
+        1 / slope² at 0 for tanh and sigmoid. With 1 for sigmoid, as is usual, a layer divides the
+        differences between conditions by 4 and keeps what they have in common: after two layers
+        of width 100, .8 % of the features' energy varies with the condition, with 16 it is 13 %.
+        """
+        return {"tanh": 1.0, "identity": 1.0, "sigmoid": 16.0}.get(self.activation, 2.0)
+
+    def out_width(self, in_width: int) -> int:
+        return self.widths[-1]
+
+    def num_parameters(self, in_width: int) -> int:
+        total = 0
+        for width in self.widths:
+            total += in_width * width + width + (2 * width if self._affine else 0)
+            in_width = width
+        return total
+
+    @property
+    def _affine(self) -> bool:
+        return self.norm in ("layer", "batch")
+
+
+@dataclass(frozen=True, repr=False)
+class CustomTrunk(Trunk):
+    """Stands for a trunk module of the user's own.
+
+    Args:
+        width: Width `F` of the features that it returns.
+        name: What it is, for printing.
+        size: Its learned numbers.
+    """
+
+    width: int
+    name: str = "module"
+    size: int = 0
+
+    def out_width(self, in_width: int) -> int:
+        return self.width
+
+    def num_parameters(self, in_width: int) -> int:
+        return self.size
+
+
+_SMALLEST = 4  # an image smaller than that is not doubled
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One transposed convolution, as sizes.
+
+    Attributes:
+        channels: Channels in and out.
+        size: Height and width that come in.
+        out: Height and width that go out; what a stride makes beyond it is cut.
+        kernel: Height and width of the kernel.
+        attention: Whether self-attention follows.
+        last: Whether it is the output layer: no norm, no activation.
+    """
+
+    channels: tuple[int, int]
+    size: tuple[int, int]
+    out: tuple[int, int]
+    kernel: tuple[int, int]
+    attention: bool
+    last: bool
+
+    @property
+    def stride(self) -> tuple[int, int]:
+        """2 along an axis that is doubled, 1 along another."""
+        return (self._stride(0), self._stride(1))
+
+    def _stride(self, axis: int) -> int:
+        return 1 if self.size[axis] == self.out[axis] else 2
+
+    @property
+    def padding(self) -> tuple[int, int]:
+        """Rows that are cut at the start along each axis."""
+        return ((self.kernel[0] - 1) // 2, (self.kernel[1] - 1) // 2)
+
+    @property
+    def fan_in(self) -> float:
+        """Numbers that one number of the output is a sum of, away from the borders."""
+        taps = math.prod(k / s for k, s in zip(self.kernel, self.stride, strict=True))
+        return self.channels[0] * max(taps, 1.0)
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class Deconv(Trunk):
+    """A fully connected layer and transposed convolutions that draw an image: its pixels.
+
+    With the layout `Direct(pixels)` the pixels are the generated numbers, cut to as many as
+    there are. Each layer doubles the image; where it is smaller than 4 its size stays.
+    Self-attention after some layers relates distant pixels. The "hyper-image" of hypnettorch's
+    `HDeconv`; self-attention as in Zhang et al., "Self-Attention Generative Adversarial
+    Networks", 2019, whose factor gamma starts at 0.
+
+    Args:
+        image: `(height, width)` or `(height, width, channels)` of the image.
+        filters: Channels after each layer but the last; the first is the fully connected one.
+            As many as there are layers besides the last.
+        kernel: Size of all kernels, an int or `(height, width)`; or a tuple of such, one for
+            each transposed convolution.
+        attention: Layers after which self-attention stands; 0 is the fully connected one. Not
+            the last.
+        activation: Activation of all layers but the last, as in `MLP`.
+        norm: `"batch"` for batch norm before the activations, or `None`.
+        spectral: Divide every weight by its largest singular value (kernels as matrices of
+            their input channels), as in `MLP`.
+
+    Raises:
+        ValueError: Sizes below 1, no filters, a number of kernels that is not that of the
+            layers, or attention after a layer that there is not.
+    """
+
+    image: tuple[int, int, int]
+    filters: tuple[int, ...]
+    kernel: tuple[tuple[int, int], ...]
+    attention: tuple[int, ...]
+    activation: str
+    norm: str | None
+    spectral: bool
+
+    def __init__(
+        self,
+        image: tuple[int, ...],
+        filters: tuple[int, ...] = (64, 32),
+        kernel: int | tuple[int, int] | tuple[int | tuple[int, int], ...] = 5,
+        attention: tuple[int, ...] = (),
+        activation: str = "relu",
+        norm: str | None = None,
+        spectral: bool = False,
+    ) -> None:
+        sizes = tuple(positive_int("Deconv(image=)", n) for n in image)
+        if len(sizes) not in (2, 3):
+            raise ValueError(message("Deconv(image=)", image, "(height, width[, channels])"))
+        widths = tuple(positive_int("Deconv(filters=)", n) for n in filters)
+        if not widths:
+            raise ValueError(message("Deconv(filters=)", "none", "one for each hidden layer"))
+        for layer in attention:
+            if not 0 <= layer < len(widths):
+                wanted = f"layers in 0 .. {len(widths) - 1}; the last has none after it"
+                raise ValueError(message("Deconv(attention=)", layer, wanted))
+        if activation not in ACTIVATIONS:
+            wanted = "one of " + ", ".join(ACTIVATIONS)
+            raise ValueError(message("Deconv(activation=)", repr(activation), wanted))
+        if norm not in (None, "batch"):
+            raise ValueError(message("Deconv(norm=)", repr(norm), '"batch" or None'))
+        object.__setattr__(self, "image", sizes if len(sizes) == 3 else (*sizes, 1))
+        object.__setattr__(self, "filters", widths)
+        object.__setattr__(self, "kernel", _kernels(kernel, len(widths)))
+        object.__setattr__(self, "attention", tuple(sorted(set(attention))))
+        object.__setattr__(self, "activation", activation)
+        object.__setattr__(self, "norm", norm)
+        object.__setattr__(self, "spectral", bool(spectral))
+
+    def __repr__(self) -> str:
+        shown = [f"image={self.image}", f"filters={self.filters}", f"kernel={self.kernel}"]
+        shown += [f"attention={self.attention}"] if self.attention else []
+        shown += [f"activation={self.activation!r}"] if self.activation != "relu" else []
+        shown += [f"norm={self.norm!r}"] if self.norm else []
+        shown += ["spectral=True"] if self.spectral else []
+        return f"Deconv({', '.join(shown)})"
+
+    @property
+    def gain(self) -> float:
+        """Factor on `1 / fan_in` that the weights' variance starts with, as in `MLP`."""
+        return {"tanh": 1.0, "identity": 1.0, "sigmoid": 16.0}.get(self.activation, 2.0)
+
+    @property
+    def first(self) -> tuple[int, int, int]:
+        """Channels, height and width of what the fully connected layer gives."""
+        return (self.filters[0], *self.sizes[0])
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """Height and width after each layer, the fully connected one first."""
+        found = [self.image[:2]]
+        for _ in self.filters:
+            height, width = (_before(n) for n in found[0])
+            found.insert(0, (height, width))
+        return tuple(found)
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The transposed convolutions, in order."""
+        channels = (*self.filters, self.image[2])
+        num = len(self.filters)
+        return tuple(
+            Step(
+                (channels[i], channels[i + 1]),
+                self.sizes[i],
+                self.sizes[i + 1],
+                self.kernel[i],
+                i + 1 in self.attention,
+                i == num - 1,
+            )
+            for i in range(num)
+        )
+
+    def out_width(self, in_width: int) -> int:
+        return math.prod(self.image)
+
+    def num_parameters(self, in_width: int) -> int:
+        first = math.prod(self.first)
+        total = (in_width + 1) * first
+        total += sum(attention_numel(self.filters[i]) for i in self.attention)
+        for step in self.steps:
+            inner, outer = step.channels
+            total += inner * outer * math.prod(step.kernel) + outer
+        return total + (2 * sum(self.filters) if self.norm else 0)
+
+
+def attention_keys(channels: int) -> int:
+    """Width of the queries and keys of self-attention over `channels`."""
+    return max(1, channels // 8)
+
+
+def attention_numel(channels: int) -> int:
+    """Numbers in the weights of one self-attention."""
+    keys = attention_keys(channels)
+    return 2 * (keys * channels + keys) + channels * channels + channels + 1
+
+
+def _before(size: int) -> int:
+    """Size along an axis before a layer, for that after it."""
+    half = math.ceil(size / 2)
+    return half if half >= _SMALLEST else size
+
+
+def _kernels(kernel: object, num: int) -> tuple[tuple[int, int], ...]:
+    """Return `(height, width)` for each layer."""
+    pair = isinstance(kernel, (tuple, list)) and len(kernel) == 2
+    flat = pair and all(isinstance(k, int) for k in kernel)  # type: ignore[attr-defined]
+    if isinstance(kernel, int) or flat:
+        given: list[object] = [kernel] * num
+    else:
+        given = list(kernel) if isinstance(kernel, (tuple, list)) else []
+    if len(given) != num:
+        wanted = f"an int, (height, width), or one of these for each of {num} layers"
+        raise ValueError(message("Deconv(kernel=)", repr(kernel), wanted))
+    made = []
+    for each in given:
+        sizes = (each, each) if isinstance(each, int) else tuple(each)  # type: ignore[arg-type]
+        made.append(tuple(positive_int("Deconv(kernel=)", k) for k in sizes))
+    return tuple(made)

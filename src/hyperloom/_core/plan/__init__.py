@@ -1,0 +1,1 @@
+"""The plan: a spec and choices, compiled into frozen integers and floats."""

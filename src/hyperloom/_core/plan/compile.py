@@ -1,0 +1,223 @@
+"""spec + condition + trunk + layout + form + init -> Plan."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from hyperloom._core.choices.conditions import Condition
+from hyperloom._core.choices.forms import Form, Whole
+from hyperloom._core.choices.inits import Init, Native
+from hyperloom._core.choices.layouts import Full, Head, Layout, Piece, Source
+from hyperloom._core.choices.patterns import resolve
+from hyperloom._core.choices.trunks import Linear, Trunk
+from hyperloom._core.errors import call_it, message
+from hyperloom._core.plan.plan import Entry, Plan
+from hyperloom._core.records import Bank, Part, Role, Start
+from hyperloom._core.target.spec import TargetSpec
+
+
+def compile_plan(
+    spec: TargetSpec,
+    condition: Condition,
+    trunk: Trunk | None = None,
+    layout: Layout | Mapping[str, Layout] | None = None,
+    form: Form | Mapping[str, Form] | None = None,
+    init: Init | None = None,
+) -> Plan:
+    """Compile a target and the three choices into a plan.
+
+    Args:
+        spec: The target's tensors.
+        condition: What the weights depend on.
+        trunk: How features are computed; `None` for a head that is linear in the condition.
+        layout: A layout for all tensors, or a dict from name patterns to layouts, first match
+            wins; what no pattern names keeps the target's own tensor. Default `Full()`.
+        form: What is generated, likewise; what no pattern names is generated whole.
+        init: How the generated tensors start out. Default `Native()`.
+
+    Raises:
+        TypeError: An argument of another class, or a complex or integer tensor to generate.
+        ValueError: A pattern that names nothing, two choices for one tensor, a layout that
+            needs ids with a condition that has none, or a tensor whose start is not finite.
+    """
+    for argument, value, kind in (
+        ("condition", condition, Condition),
+        ("trunk", Linear() if trunk is None else trunk, Trunk),
+        ("init", Native() if init is None else init, Init),
+    ):
+        if not isinstance(value, kind):
+            got = value if isinstance(value, type) else repr(value)
+            raise TypeError(message(argument, got, _WANTED[argument], call_it(value, kind)))
+    layouts = resolve("layout", Full() if layout is None else layout, Layout, spec)
+    forms = resolve("form", Whole() if form is None else form, Form, spec)
+    _refuse_forms_without_layout(form, forms, layouts)
+    parts = _parts(spec, layouts, forms, init or Native())
+    heads, pieces = _place(layouts, parts)
+    if condition.num_ids is None and any(head.needs_ids for head in heads):
+        names = sorted({h.name for h in heads if h.needs_ids})
+        raise ValueError(
+            message(
+                "layout",
+                f"{', '.join(names)} heads that look up a condition id",
+                f"a condition with one set of ids, not {condition}",
+                "Use Embedding(num, dim) as the condition, or as one part of Concat.",
+            )
+        )
+    _refuse_empty_features(condition, heads)
+    if condition.num_ids is None and trunk is not None and trunk.needs_ids:
+        got, wanted = f"{trunk} with the condition {condition}", "a condition with ids"
+        raise ValueError(message("trunk", got, wanted, "Use Embedding(num, dim)."))
+    trunk = trunk or Linear()
+    _refuse_other_width(heads, trunk, condition.width)
+    banks, bank_of = _banks(spec, forms, parts, init or Native())
+    entries = tuple(
+        Entry(
+            name,
+            forms.get(name, Whole()),
+            tuple(pieces[part] for part in parts[name]),
+            bank_of.get(name),
+        )
+        for name in parts
+    )
+    return Plan(spec, condition, trunk, heads, entries, banks)
+
+
+_WANTED = {
+    "condition": "a condition object (Embedding, Vector, Noise, Concat)",
+    "trunk": "a trunk object (MLP(*widths)) or None",
+    "init": "an init object (Native, HyperfanIn, HyperfanOut, Harmonic, BiasHyperInit, Unscaled)",
+}
+
+
+def _refuse_empty_features(condition: Condition, heads: tuple[Head, ...]) -> None:
+    """Raise if a head would be run on a condition without a vector, and without embeddings."""
+    bare = [h.name for h in heads if h.needs_features and not h.embedding]
+    if condition.width == 0 and bare:
+        raise ValueError(
+            message(
+                "condition",
+                f"{condition}, which has no vector, for {', '.join(bare)} heads",
+                "a vector that they can map",
+                "Use Embedding(num, dim), or a layout with embeddings of its own "
+                "(Chunked(size, per_condition=True)).",
+            )
+        )
+
+
+def _refuse_forms_without_layout(
+    form: object, forms: Mapping[str, Form], layouts: Mapping[str, Layout]
+) -> None:
+    """Raise if a form's pattern asks for something that no layout generates."""
+    lost = [name for name in forms if name not in layouts]
+    if isinstance(form, Mapping) and lost:
+        raise ValueError(
+            message(
+                "form",
+                f"a form for {lost[0]!r}, which no layout generates",
+                "forms for generated tensors only",
+                "Add a pattern for it to layout, or narrow the form's pattern.",
+            )
+        )
+
+
+def _refuse_other_width(heads: Iterable[Head], trunk: Trunk, in_width: int) -> None:
+    """Raise if numbers are to be given, and there are more or fewer of them."""
+    for head in heads:
+        width = trunk.out_width(in_width + head.embedding)
+        if head.source is Source.GIVEN and head.slot_size != width:
+            if head.name.startswith("direct"):
+                got = f"Direct({head.slot_size}) with features of width {width}"
+                raise ValueError(message("layout", got, f"Direct({width}), the trunk's width"))
+            raise ValueError(
+                message(
+                    "layout",
+                    f"Given() with features of width {width}",
+                    f"{head.slot_size} features, one for each number to generate",
+                    "Change the width of the trunk, or of the condition if there is no trunk.",
+                )
+            )
+
+
+def _parts(
+    spec: TargetSpec, layouts: Mapping[str, Layout], forms: Mapping[str, Form], init: Init
+) -> dict[str, tuple[Part, ...]]:
+    """Return the parts of every tensor that is generated, in the target's order."""
+    biased = {t.layer for t in spec if t.role is Role.BIAS and t.name in layouts}
+    parts = {}
+    for tensor in spec:
+        if tensor.name not in layouts:
+            continue
+        if not tensor.dtype.startswith(("float", "bfloat")):
+            raise TypeError(
+                message(
+                    "target",
+                    f"{tensor.name!r} of dtype {tensor.dtype}",
+                    "real floating-point tensors to generate",
+                    "Leave it out of the layout's patterns: it then keeps the target's values.",
+                )
+            )
+        form = forms.get(tensor.name, Whole())
+        start = init.start(tensor, tensor.layer in biased)
+        _refuse_start_not_finite(tensor.name, start)
+        parts[tensor.name] = form.parts(tensor, start)
+    return parts
+
+
+def _refuse_start_not_finite(name: str, start: Start) -> None:
+    """Raise if the init takes a start from a template that holds NaN or infinite values."""
+    if not (math.isfinite(start.mean) and math.isfinite(start.std)):
+        raise ValueError(
+            message(
+                "target",
+                f"NaN or infinite values in {name!r}",
+                "finite values, from which it is told how the generated tensor should start",
+                "Initialise the target again.",
+            )
+        )
+
+
+def _banks(
+    spec: TargetSpec, forms: Mapping[str, Form], names: Iterable[str], init: Init
+) -> tuple[tuple[Bank, ...], dict[str, int]]:
+    """Return the banks, one for each shape, and which of them each tensor combines."""
+    found: dict[tuple[int, ...], list[float]] = {}
+    bank_of: dict[str, tuple[int, ...]] = {}
+    for name in names:
+        tensor = spec[name]
+        bank = forms.get(name, Whole()).bank(tensor, init.start(tensor, False))
+        if bank is not None:
+            found.setdefault(bank.shape, []).append(bank.std)
+            bank_of[name] = bank.shape
+    banks = tuple(
+        Bank(shape, math.sqrt(sum(s * s for s in stds) / len(stds)))
+        for shape, stds in found.items()
+    )
+    index = {shape: i for i, shape in enumerate(found)}
+    return banks, {name: index[shape] for name, shape in bank_of.items()}
+
+
+def _place(
+    layouts: Mapping[str, Layout], parts: Mapping[str, tuple[Part, ...]]
+) -> tuple[tuple[Head, ...], dict[Part, Piece]]:
+    """Let each layout place the parts that it was chosen for; name the heads apart.
+
+    One layout object (or equal ones, under several patterns) places all its tensors together.
+    """
+    by_layout: dict[Layout, list[Part]] = {}
+    for name, tensor_parts in parts.items():
+        by_layout.setdefault(layouts[name], []).extend(tensor_parts)
+    heads: list[Head] = []
+    pieces: dict[Part, Piece] = {}
+    for layout, members in by_layout.items():
+        for placement in layout.compile(members, len(heads)):
+            heads.append(placement.head)
+            pieces.update(placement.pieces)
+    count = {head.name: 0 for head in heads}
+    named = []
+    for head in heads:
+        several = sum(other.name == head.name for other in heads) > 1
+        named.append(replace(head, name=f"{head.name}{count[head.name]}") if several else head)
+        count[head.name] += 1
+    return tuple(named), pieces

@@ -1,0 +1,274 @@
+"""The plan: which numbers become which weights, and how large everything is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+from hyperloom._core.choices.conditions import Condition
+from hyperloom._core.choices.forms import Form, Whole
+from hyperloom._core.choices.layouts import Head, Piece, Source
+from hyperloom._core.choices.trunks import Trunk
+from hyperloom._core.records import Bank
+from hyperloom._core.tables import human
+from hyperloom._core.target.spec import TargetSpec
+
+
+@dataclass(frozen=True)
+class Entry:
+    """How one tensor is made: a form, and a piece of a head for each of its parts.
+
+    Attributes:
+        tensor: Name of the target's tensor.
+        form: What is generated for it.
+        pieces: Where its parts stand, in the form's order.
+        bank: Index of the bank that its form combines, or `None`.
+    """
+
+    tensor: str
+    form: Form
+    pieces: tuple[Piece, ...]
+    bank: int | None = None
+
+
+@dataclass(frozen=True, repr=False)
+class Plan:
+    """All that a backend needs to generate a target's tensors: integers, floats, names.
+
+    Frozen, hashable and printable; made by `compile_plan`. Sizes and memory are known from it
+    before anything is allocated.
+
+    Attributes:
+        spec: The target.
+        condition: What the weights depend on.
+        trunk: How features are computed from it.
+        heads: The generators.
+        entries: One for each tensor that is generated, in the target's order.
+        banks: Learned arrays that several tensors combine.
+    """
+
+    spec: TargetSpec
+    condition: Condition
+    trunk: Trunk
+    heads: tuple[Head, ...]
+    entries: tuple[Entry, ...]
+    banks: tuple[Bank, ...] = ()
+
+    @cached_property
+    def kept(self) -> tuple[str, ...]:
+        """Names of the tensors that stay the target's own."""
+        made = {entry.tensor for entry in self.entries}
+        return tuple(t.name for t in self.spec if t.name not in made)
+
+    @cached_property
+    def pieces(self) -> tuple[Piece, ...]:
+        """All pieces, entry by entry; the rows of the tensor `scales` are in this order."""
+        return tuple(piece for entry in self.entries for piece in entry.pieces)
+
+    @cached_property
+    def sections(self) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]:
+        """How each head's flat output is cut: rows of `pieces` in order, and sizes with the rest.
+
+        The sizes sum to `num_slots * slot_size`; the last one is what is cut off, if anything is.
+        """
+        made = []
+        for index, head in enumerate(self.heads):
+            rows = [row for row, piece in enumerate(self.pieces) if piece.head == index]
+            rows.sort(key=lambda row: self.pieces[row].start)
+            sizes = [self.pieces[row].numel for row in rows]
+            rest = head.num_slots * head.slot_size - sum(sizes)
+            made.append((tuple(rows), tuple([*sizes, rest] if rest else sizes)))
+        return tuple(made)
+
+    @cached_property
+    def block_shapes(self) -> tuple[tuple[int, ...] | None, ...]:
+        """For each piece its shape where it is one block, `None` where it is tiled."""
+        return tuple(piece.tile if piece.count == 1 else None for piece in self.pieces)
+
+    @cached_property
+    def row_cuts(self) -> tuple[dict[tuple[int, int], int] | None, ...]:
+        """How each head's rows are cut so that every piece has rows of its own.
+
+        For each head a map from (first row, rows) to the place among the cuts, which cover all
+        rows in order; `None` where pieces overlap in their rows or spread over several slots.
+        """
+        return tuple(self._row_cuts(index) for index in range(len(self.heads)))
+
+    def _row_cuts(self, index: int) -> dict[tuple[int, int], int] | None:
+        size = self.heads[index].slot_size
+        own = [piece for piece in self.pieces if piece.head == index]
+        ranges = sorted({(p.start % size, p.numel) for p in own})
+        cuts: dict[tuple[int, int], int] = {}
+        row = 0
+        for start, numel in ranges:
+            if start != row:
+                return None
+            cuts[start, numel] = len(cuts)
+            row = start + numel
+        return cuts if row == size else None
+
+    @cached_property
+    def has_scales(self) -> bool:
+        """Whether any head's pieces have scales and shifts."""
+        return any(head.scaled for head in self.heads)
+
+    @cached_property
+    def widths(self) -> tuple[int, ...]:
+        """Widths of the slot embeddings in use; there is one trunk for each, in this order."""
+        found = {h.embedding for h in self.heads if h.needs_features}
+        return tuple(sorted(found))
+
+    def settled(self) -> Plan:
+        """Compute now what is computed once, and return the plan.
+
+        The first access of a `cached_property` takes a lock on Python 3.11, which no compiler of
+        a framework traces.
+        """
+        for name, value in vars(Plan).items():
+            if isinstance(value, cached_property):
+                getattr(self, name)
+        _ = self.spec[self.spec.tensors[0].name]
+        return self
+
+    def features(self, head: Head) -> int:
+        """Width `F` of the features that `head` maps."""
+        return self.trunk.out_width(self.condition.width + head.embedding)
+
+    def trunk_index(self, head: Head) -> int:
+        """Which of the trunks computes the features of `head`."""
+        return self.widths.index(head.embedding)
+
+    @cached_property
+    def trunk_heads(self) -> tuple[tuple[int, ...], ...]:
+        """For each trunk the heads whose features it computes, in the order of their slots."""
+        heads = [(i, h.embedding, h.needs_features) for i, h in enumerate(self.heads)]
+        return tuple(
+            tuple(i for i, own, needed in heads if needed and own == width) for width in self.widths
+        )
+
+    @cached_property
+    def has_bases(self) -> bool:
+        """Whether any form changes a tensor of the target's own."""
+        return any(entry.form.has_base for entry in self.entries)
+
+    @property
+    def num_ids(self) -> int | None:
+        """Ids that the condition knows, `None` when it has none."""
+        return self.condition.num_ids
+
+    @property
+    def num_target_parameters(self) -> int:
+        """Numbers in the target, tied tensors once."""
+        return self.spec.num_parameters
+
+    @property
+    def num_generated(self) -> int:
+        """Numbers `P` that are generated for one condition."""
+        return sum(piece.numel for piece in self.pieces)
+
+    @property
+    def num_parameters(self) -> int:
+        """Learned numbers: condition, trunks, heads, slot embeddings, tables, trained bases."""
+        trunks = (self.trunk.num_parameters(self.condition.width + w) for w in self.widths)
+        heads = (h.num_parameters(self.features(h), self.num_ids or 0) for h in self.heads)
+        bases = (self.spec[e.tensor].numel for e in self.entries if e.form.trains_base)
+        banks = (math.prod(bank.shape) for bank in self.banks)
+        return self.condition.num_parameters + sum((*trunks, *heads, *bases, *banks))
+
+    @property
+    def compression(self) -> float:
+        """Learned numbers for each number of one target network; below 1, the generator is smaller.
+
+        With ids, `num_ids` separate networks would be 1 for each id.
+        """
+        return self.num_parameters / self.num_target_parameters
+
+    def output_bytes(self, num_conditions: int = 1, itemsize: int = 4) -> int:
+        """Bytes of the tensors generated for `num_conditions`, dense."""
+        numel = sum(self.spec[entry.tensor].numel for entry in self.entries)
+        return num_conditions * numel * itemsize
+
+    def parameter_bytes(self, itemsize: int = 4) -> int:
+        """Bytes of the learned numbers."""
+        return self.num_parameters * itemsize
+
+    def __repr__(self) -> str:
+        return draw_plan(self)
+
+
+_MOST_ROWS = 12
+
+
+def draw_plan(plan: Plan) -> str:
+    """Draw the plan as a small tree, one line for each part and each tensor."""
+    width = plan.condition.width
+    lines = [
+        f"{plan.spec.name}: {human(plan.num_target_parameters)} parameters in {len(plan.spec)}"
+        f" tensors, {human(plan.num_generated)} generated for each condition",
+        f"├─ condition  {plan.condition} -> ({width},)",
+    ]
+    for w in plan.widths:
+        seen = f"({width} + {w} slot embedding,)" if w else f"({width},)"
+        lines.append(f"├─ trunk      {plan.trunk}: {seen} -> ({plan.trunk.out_width(width + w)},)")
+    for i, head in enumerate(plan.heads):
+        lines.append(f"├─ head       {_draw_head(plan, head)}")
+        members = [(e, p) for e in plan.entries for p in e.pieces if p.head == i]
+        shown = [f"│    {_draw_piece(plan, e, p)}" for e, p in members]
+        lines += _cut(shown, "│    ")
+    if plan.kept:
+        noun = "tensor stays" if len(plan.kept) == 1 else "tensors stay"
+        lines.append(f"├─ kept       {len(plan.kept)} {noun} the target's own")
+        lines += _cut(
+            [f"│    {name} {_shape(plan.spec[name].shape)}" for name in plan.kept], "│    "
+        )
+    size = (
+        f"{human(plan.num_parameters)} parameters ({human(plan.parameter_bytes(), 'B')} in float32)"
+    )
+    lines.append(f"└─ learned    {size}, {plan.compression:.3g} x the target")
+    return "\n".join(lines)
+
+
+def _draw_head(plan: Plan, head: Head) -> str:
+    if head.source is Source.TABLE:
+        return f"{head.name}: {plan.num_ids} ids x {head.slot_size} learned numbers, no generator"
+    if head.source is Source.SHARED:
+        return f"{head.name}: {head.slot_size} learned numbers for all conditions"
+    if head.source is Source.GIVEN:
+        run = "the features are the numbers"
+    else:
+        run = f"Linear({plan.features(head)} -> {head.slot_size})"
+    if head.num_slots == 1 and not head.embedding:
+        return f"{head.name}: {run}"
+    cut = head.num_slots * head.slot_size - head.num_used
+    own = ", embeddings for each id" if head.per_condition else ""
+    return f"{head.name}: {head.num_slots} x {run}{f', last cut by {cut}' if cut else ''}{own}"
+
+
+def _draw_piece(plan: Plan, entry: Entry, piece: Piece) -> str:
+    spec = plan.spec[entry.tensor]
+    text = f"{entry.tensor} {_shape(spec.shape)}"
+    if len(entry.pieces) > 1 or piece.shape != spec.shape:
+        text += f" from {_shape(piece.shape)}"
+    count, scale, shift = piece.count, piece.scale, piece.shift
+    if count > 1:
+        text += f" = {count} tiles {_shape(piece.tile)}"
+    if scale != 1.0:
+        text += f" x {scale:.3g}"
+    if shift != 0.0:
+        text += f" + {shift:.3g}"
+    if entry.form != Whole():
+        text += f", {entry.form}"
+    if spec.aliases:
+        text += f", tied to {', '.join(spec.aliases)}"
+    return text
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) if shape else "scalar"
+
+
+def _cut(lines: list[str], indent: str) -> list[str]:
+    if len(lines) <= _MOST_ROWS:
+        return lines
+    return [*lines[: _MOST_ROWS - 1], f"{indent}... and {len(lines) - _MOST_ROWS + 1} more"]

@@ -1,0 +1,271 @@
+"""The records that a plan is made of: heads, pieces, parts, starts and roles."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+
+class Source(StrEnum):
+    """Where a head's numbers come from."""
+
+    FEATURES = "features"  # a linear map of the trunk's features
+    TABLE = "table"  # a learned row for each condition id
+    SHARED = "shared"  # one learned row for all conditions
+    GIVEN = "given"  # the trunk's features themselves
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A range of a head's output rows that starts out alike.
+
+    Attributes:
+        start: First row.
+        stop: One past the last row.
+        mean: Mean of the numbers that the rows give at the start.
+        std: Their standard deviation for features of root mean square 1.
+        native: Name of the tensor whose own values the rows give at the start, or `None`.
+    """
+
+    start: int
+    stop: int
+    mean: float
+    std: float
+    native: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """One generator: `num_slots` runs of it give `(num_slots, slot_size)` numbers a condition.
+
+    Attributes:
+        name: Unique name; the first part of its parameters' names.
+        source: Where its numbers come from.
+        num_slots: How often it is run for one condition (`C` chunks, or group members).
+        slot_size: Numbers that one run gives (`S`).
+        num_used: Numbers of the `num_slots * slot_size` that tensors are made of; the rest, at
+            the end of the last slot, is cut.
+        embedding: Width of the slot embedding that the trunk sees beside the condition; 0 for
+            none.
+        per_condition: Whether each condition id has slot embeddings of its own.
+        scaled: Whether its pieces have scales and shifts. They are measured on a template, so
+            a backend keeps them beside the learned numbers, in the tensor `scales` with a row
+            `(scale, shift)` for each piece of the plan, and saves them with those.
+        signs: Whether each slot sees the features under fixed signs of its own (`slot_signs`).
+        segments: How its rows start out; together they cover `0 .. slot_size`.
+    """
+
+    name: str
+    source: Source
+    num_slots: int
+    slot_size: int
+    num_used: int
+    embedding: int
+    per_condition: bool
+    scaled: bool
+    signs: bool
+    segments: tuple[Segment, ...]
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether the head sees the trunk's features."""
+        return self.source in (Source.FEATURES, Source.GIVEN)
+
+    @property
+    def needs_moment(self) -> bool:
+        """Whether its start depends on how large the trunk's features are."""
+        return self.source is Source.FEATURES or (self.source is Source.GIVEN and self.scaled)
+
+    @property
+    def needs_ids(self) -> bool:
+        """Whether the head looks something up by condition id."""
+        return self.source is Source.TABLE or self.per_condition
+
+    def num_parameters(self, features: int, num_ids: int) -> int:
+        """Learned numbers, for `features` trunk features and `num_ids` condition ids."""
+        if self.source is Source.SHARED:
+            return self.slot_size
+        if self.source is Source.TABLE:
+            return self.slot_size * num_ids
+        slots = self.num_slots * self.embedding * (num_ids if self.per_condition else 1)
+        if self.source is Source.GIVEN:
+            return slots
+        return self.slot_size * (features + 1) + slots
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Where a part stands in its head's output, read as one flat row of numbers.
+
+    A part is `count` blocks of shape `tile`, the first at `start`, each `stride` after the one
+    before, laid on a grid. A part in one piece has one block of its own shape.
+
+    Attributes:
+        head: Index of the head in the plan.
+        start: Position of its first number.
+        tile: Shape of one block.
+        grid: Number of blocks along each axis; `tile * grid` is the part's shape.
+        stride: Distance between blocks.
+        scale: Factor on the head's numbers that initialisation asks for.
+        shift: Number added after it.
+    """
+
+    head: int
+    start: int
+    tile: tuple[int, ...]
+    grid: tuple[int, ...]
+    stride: int = 0
+    scale: float = 1.0
+    shift: float = 0.0
+
+    @property
+    def count(self) -> int:
+        """Number of blocks."""
+        return math.prod(self.grid)
+
+    @property
+    def numel(self) -> int:
+        """Numbers in the part."""
+        return self.count * math.prod(self.tile)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the part."""
+        return tuple(t * g for t, g in zip(self.tile, self.grid, strict=True))
+
+    def read(self, raw: Any, permute: Callable[[Any, tuple[int, ...]], Any]) -> Any:
+        """Cut the part out of a head's output: views only, any framework's arrays.
+
+        Args:
+            raw: `(*batch, num_slots, slot_size)`.
+            permute: The framework's transposition, `permute(array, axes)`.
+
+        Returns:
+            `(*batch, *shape)`, before scale and shift.
+        """
+        flat = raw.reshape((*raw.shape[:-2], raw.shape[-2] * raw.shape[-1]))
+        return self.arrange(flat[..., self.start : self.start + self.numel], permute)
+
+    def arrange(self, numbers: Any, permute: Callable[[Any, tuple[int, ...]], Any]) -> Any:
+        """Bring the part's own numbers `(*batch, numel)` into its shape `(*batch, *shape)`.
+
+        The blocks of a part stand one after the other, so its numbers are one range of the
+        head's output.
+        """
+        batch = tuple(numbers.shape[:-1])
+        # Shapes as tuples: a scalar of one condition is reshaped to ().
+        if self.count == 1:
+            return numbers.reshape((*batch, *self.tile))
+        b, n = len(batch), len(self.tile)
+        axes = [axis for i in range(n) for axis in (b + i, b + n + i)]
+        blocks = numbers.reshape((*batch, *self.grid, *self.tile))
+        return permute(blocks, (*range(b), *axes)).reshape((*batch, *self.shape))
+
+    def indices(self) -> np.ndarray:
+        """Return, for every number of the part, its position: an int array of its shape.
+
+        The same map as `read`, as plain arithmetic; the NumPy oracle uses it.
+        """
+        where = np.zeros(self.shape, dtype=np.int64)
+        for index in np.ndindex(*self.shape):
+            block = inside = 0
+            for i, tile, grid in zip(index, self.tile, self.grid, strict=True):
+                block = block * grid + i // tile
+                inside = inside * tile + i % tile
+            where[index] = self.start + block * self.stride + inside
+        return where
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """What a layout compiles to: a head, and the piece of each part in it."""
+
+    head: Head
+    pieces: tuple[tuple[Part, Piece], ...]
+
+
+def slot_signs(num_slots: int, features: int) -> np.ndarray:
+    """Return fixed random signs `(num_slots, features)` of +1 and -1, the same everywhere.
+
+    The features of a condition's slots have much in common (the condition's part; the positive
+    mean that a ReLU leaves). Rows of the head would carry that over to numbers S apart, and sums
+    over such numbers come out too large, layer after layer: measured, E[x²] after 8 ReLU layers
+    of width 128 is 160 to 1e4 with chunks of a row, where 1 is meant. Under signs of its own
+    each slot is uncorrelated with the others, at the cost of one product per feature.
+    """
+    draws = np.random.RandomState(0).randint(0, 2, size=(num_slots, features))
+    return (2 * draws - 1).astype(np.int8)
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """How a generated part starts out.
+
+    Attributes:
+        mean: Its mean.
+        std: Its standard deviation, for a condition whose features have root mean square 1.
+        native: Start as a copy of the target's own values instead (bias-hyperinit).
+        exact: The mean must hold exactly, so `std` is 0 and the part may not share a head with
+            parts that start at random.
+        measured: Mean and standard deviation are those of a template, so they differ from one
+            template of the same shapes to the next.
+    """
+
+    mean: float = 0.0
+    std: float = 1.0
+    native: bool = False
+    exact: bool = False
+    measured: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One generated array: a tensor, or a factor of one.
+
+    Attributes:
+        tensor: Name of the target's tensor.
+        layer: Path of the module that owns it.
+        label: Its name below the layer, and which factor it is; equal layers have equal labels.
+        role: Role of the tensor.
+        shape: Shape of the part.
+        start: How it starts out.
+        whole: Whether it has the tensor's own numbers, rather than those of a factor.
+        extent: Its sizes along the axes of a convolution's kernel.
+    """
+
+    tensor: str
+    layer: str
+    label: str
+    role: Role
+    shape: tuple[int, ...]
+    start: Start
+    whole: bool = True
+    extent: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Bank:
+    """Learned arrays that several tensors combine.
+
+    Attributes:
+        shape: `(num, *shape of the tensors)`.
+        std: Standard deviation of its numbers at the start.
+    """
+
+    shape: tuple[int, ...]
+    std: float
+
+
+class Role(StrEnum):
+    """What a tensor does in its layer; initialisation and grouping depend on it."""
+
+    WEIGHT = "weight"
+    BIAS = "bias"
+    NORM_SCALE = "norm scale"
+    NORM_SHIFT = "norm shift"
+    EMBEDDING = "embedding"

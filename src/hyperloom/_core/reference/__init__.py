@@ -1,0 +1,1 @@
+"""The oracle: any plan executed in plain NumPy."""

@@ -1,0 +1,163 @@
+"""The oracle: any plan executed in plain NumPy, slowly, one condition and one slot at a time.
+
+It shares no code with the backends' executors: positions come from `Piece.indices`, not from
+views, and every slot is run by itself. Backends are tested against it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from hyperloom._core.choices.conditions import Angles, Concat, Condition, Embedding, Recurrent
+from hyperloom._core.choices.layouts import Head, Source, slot_signs
+from hyperloom._core.choices.trunks import MLP, Deconv, Linear
+from hyperloom._core.errors import message
+from hyperloom._core.plan.plan import Plan
+from hyperloom._core.reference.deconv import activate, draw_image
+
+Tensors = Mapping[str, np.ndarray]
+
+
+def generate(plan: Plan, tensors: Tensors, condition: Any) -> dict[str, np.ndarray]:
+    """Generate the target's tensors for one condition.
+
+    Args:
+        plan: The plan.
+        tensors: All learned tensors, named as in a checkpoint: `condition.table`,
+            `trunks.0.0.weight`, `heads.full.weight`, `heads.chunked.slots`, `bases.fc.weight` ...
+        condition: Raw value of one condition: an id, a vector, a pair of a vector and a state for
+            `Recurrent`, or a tuple for `Concat`.
+
+    Returns:
+        `{name: array of the tensor's shape}`, in the dtype of `tensors`.
+
+    Raises:
+        TypeError: The plan holds a module of the user's own, or batch norm in its trunk, which
+            cannot be executed without its framework.
+    """
+    vector = _vector(plan.condition, tensors, condition, "condition")
+    index = _id(plan.condition, condition)
+    flat = [_run_head(plan, head, tensors, vector, index) for head in plan.heads]
+    made, row = {}, 0
+    for entry in plan.entries:
+        parts = []
+        for piece in entry.pieces:
+            part = flat[piece.head][piece.indices()]
+            if plan.heads[piece.head].scaled:
+                scale, shift = tensors["scales"][row]
+                part = part * scale + shift
+            parts.append(part)
+            row += 1
+        base = tensors[f"bases.{entry.tensor}"] if entry.form.has_base else None
+        if entry.bank is not None:
+            base = tensors[f"banks.{entry.bank}"]
+        shape = plan.spec[entry.tensor].shape
+        made[entry.tensor] = entry.form.assemble(tuple(parts), base, shape)
+    return made
+
+
+def _vector(condition: Condition, tensors: Tensors, value: Any, name: str) -> np.ndarray:
+    if isinstance(condition, Embedding):
+        return tensors[f"{name}.table"][int(value)]
+    if isinstance(condition, Concat):
+        pairs = zip(condition.parts, value, strict=True)
+        made = [_vector(p, tensors, v, f"{name}.parts.{i}") for i, (p, v) in enumerate(pairs)]
+        return np.concatenate(made)
+    if isinstance(condition, Recurrent):
+        new = recurrent_step(condition, tensors, *value, name=name)
+        return new[0] if isinstance(new, tuple) else new
+    if isinstance(condition, Angles):
+        angles = np.asarray(value) * np.pi / 2
+        return np.concatenate([np.cos(angles), np.sin(angles)])
+    if type(condition).__name__ in ("Vector", "Noise"):
+        return np.asarray(value)
+    raise TypeError(message("plan", condition, "a condition that NumPy can compute"))
+
+
+def recurrent_step(
+    choice: Recurrent, tensors: Tensors, x: np.ndarray, state: Any, name: str = "condition"
+) -> Any:
+    """Return the next state of a recurrent condition, `h` or the pair `(h, c)`, of one condition.
+
+    Args:
+        choice: The condition.
+        tensors: All learned tensors.
+        x: This step's raw value `(dim,)`.
+        state: The state before, or `None` for zeros.
+        name: What the names of its tensors start with.
+    """
+    zeros = np.zeros(choice.hidden, tensors[f"{name}.weight_ih"].dtype)
+    h, c = state if choice.cell == "lstm" and state is not None else (state, zeros)
+    h = zeros if h is None else h
+    from_x = tensors[f"{name}.weight_ih"] @ x + tensors[f"{name}.bias_ih"]
+    from_h = tensors[f"{name}.weight_hh"] @ h + tensors[f"{name}.bias_hh"]
+    if choice.cell == "rnn":
+        return np.tanh(from_x + from_h)
+    sigmoid = lambda v: 1 / (1 + np.exp(-v))  # noqa: E731
+    if choice.cell == "gru":
+        (r, u, n), (rh, uh, nh) = np.split(from_x, 3), np.split(from_h, 3)
+        r, u = sigmoid(r + rh), sigmoid(u + uh)
+        return (1 - u) * np.tanh(n + r * nh) + u * h
+    i, f, g, o = np.split(from_x + from_h, 4)
+    c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+    return sigmoid(o) * np.tanh(c), c
+
+
+def _id(condition: Condition, value: Any) -> int | None:
+    if isinstance(condition, Embedding):
+        return int(value)
+    if isinstance(condition, Concat) and condition.num_ids is not None:
+        known = [p.num_ids is not None for p in condition.parts]
+        return _id(condition.parts[known.index(True)], value[known.index(True)])
+    return None
+
+
+def _run_head(
+    plan: Plan, head: Head, tensors: Tensors, vector: np.ndarray, index: int | None
+) -> np.ndarray:
+    """Return the head's numbers as one flat row `(num_slots * slot_size,)`."""
+    name = f"heads.{head.name}"
+    if head.source is Source.SHARED:
+        return tensors[f"{name}.row"]
+    if head.source is Source.TABLE:
+        return tensors[f"{name}.table"][index]
+    out = []
+    for slot in range(head.num_slots):
+        x = vector
+        if head.embedding:
+            slots = tensors[f"{name}.slots"]
+            x = np.concatenate([x, slots[index, slot] if head.per_condition else slots[slot]])
+        f = _run_trunk(plan, plan.trunk_index(head), tensors, x)
+        if head.source is Source.GIVEN:
+            out.append(f)
+            continue
+        if head.signs:
+            f = f * slot_signs(head.num_slots, len(f))[slot]
+        out.append(tensors[f"{name}.weight"] @ f + tensors[f"{name}.bias"])
+    return np.concatenate(out)
+
+
+def _run_trunk(plan: Plan, index: int, tensors: Tensors, x: np.ndarray) -> np.ndarray:
+    trunk = plan.trunk
+    if isinstance(trunk, Linear):
+        return x
+    if isinstance(trunk, Deconv) and not trunk.norm:
+        return draw_image(trunk, tensors, f"trunks.{index}", x)
+    if not isinstance(trunk, MLP) or trunk.norm == "batch":
+        raise TypeError(message("plan", trunk, "a trunk that NumPy can compute"))
+    for i in range(len(trunk.widths)):
+        name = f"trunks.{index}.{i}"
+        weight = tensors[f"{name}.weight"]
+        if trunk.spectral:
+            weight = weight / np.linalg.norm(weight, 2)
+        x = weight @ x + tensors[f"{name}.bias"]
+        if trunk.norm == "layer":
+            x = (x - x.mean()) / np.sqrt(x.var() + 1e-5)
+            x = x * tensors[f"{name}.norm_weight"] + tensors[f"{name}.norm_bias"]
+        x = activate(trunk.activation, x)
+    if trunk.norm == "rms":
+        x = x / np.sqrt((x * x).mean() + 1e-6)
+    return x

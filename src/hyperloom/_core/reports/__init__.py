@@ -1,0 +1,1 @@
+"""What `explain()` and `doctor()` return: plain numbers and words from any backend."""

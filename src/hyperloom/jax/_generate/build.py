@@ -1,0 +1,268 @@
+"""From choices to a plan and the modules that execute it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from hyperloom._core.choices.conditions import Concat, Condition, Embedding, Ids
+from hyperloom._core.choices.layouts import Source
+from hyperloom._core.choices.trunks import CustomTrunk
+from hyperloom._core.errors import message, positive_int
+from hyperloom._core.plan.compile import compile_plan
+from hyperloom._core.plan.plan import Plan
+from hyperloom._core.target.spec import TargetSpec
+from hyperloom.jax._generate.conditions import (
+    ConcatCondition,
+    EmbeddingCondition,
+    Encoded,
+    build_condition,
+)
+from hyperloom.jax._generate.draws import Start
+from hyperloom.jax._generate.heads import GivenHead, LinearHead, SlotHead, TableHead, build_head
+from hyperloom.jax._generate.norms import IdNorm
+from hyperloom.jax._generate.numbers import feature_moments
+from hyperloom.jax._generate.recurrent import RecurrentCondition
+from hyperloom.jax._generate.table import Table
+from hyperloom.jax._generate.trunks import build_trunk, neutral_trunk
+from hyperloom.jax._target.adaptor import Read
+from hyperloom.jax._target.read import read_target
+from hyperloom.jax._target.variables import Fixed, Param, walk
+
+if TYPE_CHECKING:
+    from hyperloom.jax._hypernetwork import HyperNetwork
+
+_MOST_SAMPLES = 256
+
+
+@dataclass
+class Built:
+    """The parts of a hypernetwork, made and filled."""
+
+    plan: Plan
+    condition: nnx.Module
+    trunks: nnx.List[Any]
+    heads: nnx.Dict[Any]
+    scales: Fixed | None
+    banks: nnx.List[Any]
+    bases: nnx.Dict[Any]
+    kept: nnx.Dict[Any]
+    native: nnx.Dict[Any]
+
+
+def build(given: Planned, rngs: nnx.Rngs) -> Built:
+    """Make the modules that execute a plan, and fill them with their start."""
+    plan, native = given.plan, given.read.values
+    start = Start(rngs, generator_dtype(plan.spec), native)
+    _refuse_lost_values(plan, native)
+    heads = nnx.Dict(
+        {
+            head.name: build_head(
+                head,
+                plan.features(head) if head.source is Source.FEATURES else 0,
+                plan.num_ids,
+                start,
+            )
+            for head in plan.heads
+        }
+    )
+    pairs = [[p.scale, p.shift] for p in plan.pieces]
+    scales = Fixed(start.array(pairs)) if plan.has_scales else None
+    banks = nnx.List(
+        [nnx.Param(start.array(start.uniform(bank.shape, bank.std))) for bank in plan.banks]
+    )
+    bases, kept, later = _trees(plan, native)
+    built = Built(plan, given.condition, given.trunks, heads, scales, banks, bases, kept, later)
+    _fill(built, start)
+    return built
+
+
+def _refuse_lost_values(plan: Plan, native: Mapping[str, Any]) -> None:
+    """Raise if values are used of a target that has only shapes."""
+    used = [e.tensor for e in plan.entries if e.form.has_base] + list(plan.kept)
+    used += [s.native for h in plan.heads for s in h.segments if s.native]
+    for name in used:
+        if isinstance(native[name], jax.ShapeDtypeStruct):
+            got = f"{name!r} of a target that has only shapes"
+            way_out = "Give the target its values, or generate this tensor."
+            raise ValueError(message("target", got, "values to keep or to start from", way_out))
+
+
+def _trees(
+    plan: Plan, native: Mapping[str, Any]
+) -> tuple[nnx.Dict[Any], nnx.Dict[Any], nnx.Dict[Any]]:
+    """Take what is used of the target's values: bases, kept tensors, starts of later ids."""
+    bases = {
+        e.tensor: (nnx.Param if e.form.trains_base else Fixed)(jnp.asarray(native[e.tensor]))
+        for e in plan.entries
+        if e.form.has_base
+    }
+    kept = {name: Fixed(jnp.asarray(native[name])) for name in plan.kept}
+    tables = [head for head in plan.heads if head.source is Source.TABLE]
+    names = [s.native for head in tables for s in head.segments if s.native]
+    later = {name: Fixed(jnp.asarray(native[name])) for name in names}
+    return nnx.Dict(bases), nnx.Dict(kept), nnx.Dict(later)
+
+
+def _fill(built: Built, start: Start) -> None:
+    """Give every linear head its start; measure the trunk's features first."""
+    moments = _moments(built)
+    for i, head in enumerate(built.plan.heads):
+        module = built.heads[head.name]
+        if isinstance(module, LinearHead):
+            module.fill(head, moments[i], start)
+        elif isinstance(module, GivenHead) and head.scaled and built.scales is not None:
+            # No weights to hold the scale of the features: the pieces' own take it over.
+            rows = [row for row, piece in enumerate(built.plan.pieces) if piece.head == i]
+            own = np.array(built.scales.get_value())
+            own[rows, 0] /= math.sqrt(moments[i])
+            built.scales.set_value(start.array(own))
+
+
+def _moments(built: Built) -> dict[int, float]:
+    """Measure the features that heads see, where a start depends on it."""
+    trunk = built.plan.trunk
+    if not isinstance(trunk, CustomTrunk) and not any(
+        head.needs_moment for head in built.plan.heads
+    ):
+        return {}  # samples of a flat vector as wide as a target would be large
+    samples = sample_conditions(built.plan.condition, built.condition)
+    try:
+        return feature_moments(built.plan, built.trunks, built.heads, samples)
+    except (TypeError, ValueError) as error:
+        if not isinstance(trunk, CustomTrunk):
+            raise
+        width = built.plan.condition.width + built.plan.widths[0]
+        got = f"a {trunk.name} that fails on {len(samples.vector)} rows ({error})"
+        wanted = f"a module (rows, {width}) -> (rows, {trunk.width})"
+        raise ValueError(message("trunk", got, wanted)) from error
+
+
+def sample_conditions(choice: Condition, module: Any) -> Encoded:
+    """Return conditions to measure features on: the ids there are, or draws of the given std."""
+    num = min(choice.num_ids or _MOST_SAMPLES, _MOST_SAMPLES)
+    return _sample(choice, module, num, np.random.RandomState(0))
+
+
+def _sample(choice: Condition, module: Any, num: int, draws: np.random.RandomState) -> Encoded:
+    if isinstance(module, EmbeddingCondition):
+        return module(np.arange(num) % module.table.num)
+    if isinstance(module, RecurrentCondition):
+        return Encoded(module.sample(num, draws))
+    if isinstance(choice, Concat):
+        assert isinstance(module, ConcatCondition)
+        pairs = zip(choice.parts, module.parts, strict=True)
+        made = [_sample(part, built, num, draws) for part, built in pairs]
+        ids = [m.ids for m in made if m.ids is not None]
+        wide = jnp.concatenate([m.vector for m in made], axis=-1)
+        return Encoded(wide, ids[0] if ids else None)
+    held = [v.dtype for _, v in walk(module) if jnp.issubdtype(v.dtype, jnp.floating)]
+    dtype = getattr(module, "dtype", held[0] if held else jnp.float32)
+    draw = draws.standard_normal((num, choice.width))
+    # Of exactly the mean square that is said: else a linear head's start is off by the draws' own.
+    draw *= getattr(choice, "std", 1.0) / np.sqrt(np.square(draw).mean())
+    return Encoded(jnp.asarray(draw.astype(dtype)))
+
+
+def grow(hnet: HyperNetwork, num: int, rngs: nnx.Rngs) -> tuple[Plan, list[Param]]:
+    """Add `num` ids to everything that is looked up by id; return the new plan and parameters."""
+    positive_int("num", num)
+    plan = hnet.plan
+    modules = [m for _, m in nnx.iter_modules(hnet.condition)]
+    embeddings = [m for m in modules if isinstance(m, EmbeddingCondition)]
+    if plan.num_ids is None or len(embeddings) != 1:
+        wanted = "a condition with one Embedding to grow"
+        raise ValueError(message("add_conditions", plan.condition, wanted))
+    dtype = generator_dtype(plan.spec)
+    start = Start(rngs, dtype, {name: hnet.native[name][...] for name in hnet.native})
+    table = embeddings[0].table
+    added = [table.grow(embeddings[0].new_rows(num, start))]
+    for head in plan.heads:
+        module = hnet.heads[head.name]
+        if isinstance(module, SlotHead) and isinstance(module.slots, Table):
+            shape = (num, *module.slots.blocks[0].shape[1:])
+            added.append(module.slots.grow(start.unit_rows(shape)))
+        elif isinstance(module, TableHead):
+            added.append(module.table.grow(module.new_rows(head, num, start)))
+    for _, part in nnx.iter_modules(hnet.trunks):
+        if isinstance(part, IdNorm):
+            part.grow(num)
+    return replace(plan, condition=_with_more_ids(plan.condition, num)), added
+
+
+def _with_more_ids(choice: Condition, num: int) -> Condition:
+    if isinstance(choice, Ids):
+        return Ids(choice.num + num)
+    if isinstance(choice, Embedding):
+        return replace(choice, num=choice.num + num)
+    assert isinstance(choice, Concat)
+    return Concat(*(_with_more_ids(p, num) if p.num_ids is not None else p for p in choice.parts))
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A target with its plan and the modules of condition and trunks."""
+
+    read: Read
+    plan: Plan
+    condition: nnx.Module
+    trunks: nnx.List[Any]
+
+
+def planned(
+    target: Any, condition: Any, trunk: Any, choices: tuple[Any, Any, Any], rngs: nnx.Rngs
+) -> Planned:
+    """Compile choices for a target; `choices` are layout, form and init."""
+    read = read_target(target)
+    start = Start(rngs, generator_dtype(read.spec), read.values)
+    neutral, module = build_condition(condition, start)
+    plan = compile_plan(read.spec, neutral, neutral_trunk(trunk), *choices)
+    return Planned(read, plan, module, build_trunks(plan, trunk, start))
+
+
+def planned_again(target: Any, plan: Plan, condition: Any, trunk: Any, rngs: nnx.Rngs) -> Planned:
+    """Take a plan for a target; `condition` and `trunk` are the modules of the user's own."""
+    read = read_target(target)
+    found = plan.spec.differences(read.spec)
+    if found:
+        wanted = f"the tensors of {plan.spec.name}"
+        raise ValueError(message("target", "; ".join(found[:3]), wanted))
+    start = Start(rngs, generator_dtype(read.spec), read.values)
+    _, module = build_condition(plan.condition if condition is None else condition, start)
+    return Planned(read, plan, module, build_trunks(plan, trunk, start))
+
+
+def generator_dtype(spec: TargetSpec) -> Any:
+    """Return the dtype of what is learned: float64 if the target is float64, else float32."""
+    floats = [t.dtype for t in spec if t.dtype.startswith(("float", "bfloat"))]
+    double = bool(floats) and all(d == "float64" for d in floats)
+    return jnp.dtype("float64" if double else "float32")
+
+
+def check_rngs(rngs: Any) -> nnx.Rngs:
+    """Return `rngs` if it can give keys for parameters; raise otherwise."""
+    if not isinstance(rngs, nnx.Rngs) or not ("params" in rngs or "default" in rngs):
+        got = "Rngs without a stream for params" if isinstance(rngs, nnx.Rngs) else repr(rngs)
+        way_out = "Make one from a seed: rngs=nnx.Rngs(0)."
+        raise TypeError(
+            message("rngs", got, "an nnx.Rngs with a params or default stream", way_out)
+        )
+    return rngs
+
+
+def build_trunks(plan: Plan, given: Any, start: Start) -> nnx.List[Any]:
+    """Make one trunk for each width; a module of the user's own serves one width only."""
+    widths = [plan.condition.width + w for w in plan.widths]
+    if isinstance(plan.trunk, CustomTrunk) and len(widths) > 1:
+        way_out = "Give the layouts one embedding width, or use MLP, which is built for each."
+        got = f"one module for inputs of widths {widths}"
+        raise ValueError(message("trunk", got, "heads that agree on the input's width", way_out))
+    choice = given if isinstance(given, nnx.Module) else plan.trunk
+    return nnx.List([build_trunk(choice, width, plan.num_ids, start) for width in widths])

@@ -1,0 +1,150 @@
+"""The executor: a plan and its modules, run. Pure functions of what the modules hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+
+from hyperloom._core.choices.forms import Whole
+from hyperloom._core.plan.plan import Entry, Plan
+from hyperloom.jax._generate.conditions import Encoded
+from hyperloom.jax._generate.heads import GivenHead, LinearHead, TableHead
+
+
+def raw_numbers(
+    plan: Plan, heads: Any, encoded: Encoded, features: Mapping[int, Array]
+) -> list[Array]:
+    """Run every head: `(*batch, num_slots * slot_size)` for each, in the plan's order.
+
+    All slots of a head are one product: what is compiled does not grow with their number.
+
+    Args:
+        plan: The plan.
+        heads: Its heads.
+        encoded: The conditions.
+        features: What the heads are run on, as `slot_features` returns it.
+    """
+    made = []
+    for i, head in enumerate(plan.heads):
+        module = heads[head.name]
+        if isinstance(module, LinearHead):
+            numbers = module(features[i])
+            made.append(numbers.reshape(*numbers.shape[:-2], -1))
+        elif isinstance(module, GivenHead):
+            made.append(features[i].reshape(*features[i].shape[:-2], -1))
+        elif isinstance(module, TableHead):
+            assert encoded.ids is not None
+            made.append(module.table.look_up(encoded.ids))
+        else:
+            row = module.row[...]
+            made.append(jnp.broadcast_to(row, (*encoded.batch, *row.shape)))
+    return made
+
+
+def slot_features(
+    plan: Plan, trunks: Any, heads: Any, encoded: Encoded, key: Array | None = None
+) -> dict[int, Array]:
+    """Run every trunk once, on the slots of all its heads: head index -> `(*batch, C, F)`."""
+    found: dict[int, Array] = {}
+    for index, width in enumerate(plan.widths):
+        members = plan.trunk_heads[index]
+        trunk = trunks[index]
+        if not width:
+            features = trunk(encoded.vector, None, key, encoded.ids)
+            found.update((i, features) for i in members)
+            continue
+        slots = [heads[plan.heads[i].name].slot_embeddings(encoded.ids) for i in members]
+        if any(s.ndim > 2 for s in slots):
+            slots = [jnp.broadcast_to(s, (*encoded.batch, *s.shape[-2:])) for s in slots]
+        wide = slots[0] if len(slots) == 1 else jnp.concatenate(slots, axis=-2)
+        features = trunk(encoded.vector, wide, key, encoded.ids)
+        ends = np.cumsum([plan.heads[i].num_slots for i in members])
+        found.update(zip(members, jnp.split(features, ends[:-1], axis=-2), strict=True))
+    return found
+
+
+def assemble(
+    plan: Plan,
+    raw: list[Array],
+    scales: Array | None,
+    bases: Mapping[str, Array],
+    banks: Sequence[Array],
+    dtypes: Mapping[str, Any],
+) -> dict[str, Array]:
+    """Cut the heads' numbers into tensors: `{name: (*batch, *shape)}` in the wanted dtypes.
+
+    Args:
+        plan: The plan.
+        raw: `(*batch, num_slots * slot_size)` for each head.
+        scales: `(num_pieces, 2)`, scale and shift of each piece; `None` if no head has any.
+        bases: The tensors that forms with a base change.
+        banks: The plan's banks.
+        dtypes: Wanted dtype of each tensor.
+    """
+    parts = cut(plan, raw, scales)
+    row, made = 0, {}
+    for entry in plan.entries:
+        own = tuple(parts[row : row + len(entry.pieces)])
+        row += len(entry.pieces)
+        value = own[0]
+        if type(entry.form) is not Whole:
+            base, shape = base_of(entry, bases, banks), plan.spec[entry.tensor].shape
+            value = entry.form.assemble(own, base, shape)
+        made[entry.tensor] = value.astype(dtypes[entry.tensor])
+    return made
+
+
+def cut(plan: Plan, raw: list[Array], scales: Array | None) -> list[Array]:
+    """Cut the heads' numbers into parts `(*batch, *shape)`, in the order of `plan.pieces`."""
+    made: list[Any] = [None] * len(plan.pieces)
+    for head, flat, (rows, sizes) in zip(plan.heads, raw, plan.sections, strict=True):
+        if head.scaled:
+            assert scales is not None
+            flat = scale_and_shift(flat, scales, rows, sizes)
+        cuts = jnp.split(flat, np.cumsum(sizes)[:-1], axis=-1)
+        for row, part in zip(rows, cuts, strict=False):
+            made[row] = plan.pieces[row].arrange(part, jnp.transpose)
+    return made
+
+
+def scale_and_shift(
+    flat: Array, scales: Array, rows: tuple[int, ...], sizes: tuple[int, ...]
+) -> Array:
+    """Give each range of a head's output `(*batch, C * S)` its scale and shift."""
+    # What is cut off, at the end, gets those of the last range.
+    own = np.minimum(np.repeat(np.arange(len(sizes)), sizes), len(rows) - 1)
+    each = scales[np.asarray(rows)[own]]
+    return flat * each[:, 0] + each[:, 1]
+
+
+def base_of(entry: Entry, bases: Mapping[str, Array], banks: Sequence[Array]) -> Array | None:
+    """Return the tensor that the entry's form changes, or the bank that it combines."""
+    if entry.bank is not None:
+        return banks[entry.bank]
+    return bases[entry.tensor] if entry.form.has_base else None
+
+
+def feature_moments(plan: Plan, trunks: Any, heads: Any, encoded: Encoded) -> dict[int, float]:
+    """Measure the mean square of each head's features on sample conditions.
+
+    Initialisation divides by it, so that generated tensors have the plan's variance whatever
+    the trunk is.
+    """
+    graphdef, state = nnx.split((trunks, heads))
+
+    @jax.jit  # one compilation, rather than one for every operation
+    def features(state: Any, vector: Array, ids: Array | None) -> dict[int, Array]:
+        trunks, heads = nnx.merge(graphdef, state)
+        trunks.eval()
+        return slot_features(plan, trunks, heads, Encoded(vector, ids))
+
+    made = features(state, encoded.vector, encoded.ids)
+    moments = {i: float(np.square(np.asarray(f, np.float64)).mean()) for i, f in made.items()}
+    # A trunk that gives only zeros (a zero-initialised last layer) sets no scale.
+    return {i: m if 0 < m < float("inf") else 1.0 for i, m in moments.items()}

@@ -1,0 +1,46 @@
+"""A learned row for each id."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from hyperloom.jax._target.variables import Param
+
+
+class Table(nnx.Module):
+    """Learned rows, looked up by id. New rows are a new parameter: the old ones stay as they are.
+
+    Args:
+        rows: The rows there are, `(num, *shape)`.
+    """
+
+    def __init__(self, rows: Array) -> None:
+        self.blocks = nnx.List([nnx.Param(rows)])
+
+    def rows(self) -> Array:
+        """Return all rows, `(num, *shape)`."""
+        blocks = [block[...] for block in self.blocks]
+        return blocks[0] if len(blocks) == 1 else jnp.concatenate(blocks)
+
+    @property
+    def num(self) -> int:
+        """Number of rows."""
+        return sum(block.shape[0] for block in self.blocks)
+
+    def look_up(self, ids: Array) -> Array:
+        """Return `(*batch, *shape)` for ids `(*batch,)`.
+
+        An id out of range, which cannot be refused where values are traced, gives NaN.
+        """
+        rows = self.rows()
+        inside = (ids >= 0) & (ids < rows.shape[0])
+        found = rows[jnp.where(inside, ids, 0)]
+        ones = (1,) * (rows.ndim - 1)
+        return jnp.where(inside.reshape(*ids.shape, *ones), found, jnp.nan)
+
+    def grow(self, rows: Array) -> Param:
+        """Append rows `(num, *shape)`; return the new parameter."""
+        self.blocks.append(nnx.Param(rows))
+        return self.blocks[-1]

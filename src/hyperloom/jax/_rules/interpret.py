@@ -1,0 +1,81 @@
+"""Running a target's pure function with generated weights in place of its parameters.
+
+The function is traced with plain arrays, which any module takes, and its equations are evaluated
+one by one. Equations that meet a weight have rules: products of matrices, convolutions, look-ups
+and whatever only changes how a weight is seen. An equation without a rule gets the dense array.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+from hyperloom.jax._rules import control, equations
+from hyperloom.jax._rules.evaluate import evaluate
+from hyperloom.jax._rules.products import Context
+from hyperloom.jax._weights.choose import Record, device_class
+from hyperloom.jax._weights.weights import StructuredWeight, formed
+
+# Rules register themselves when their modules are read.
+RULE_MODULES = (equations, control)
+
+
+def axes(weights: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the `in_axes` of `jax.vmap` for weights of a batch of conditions."""
+    return {
+        name: weight.in_axes if isinstance(weight, StructuredWeight) else 0
+        for name, weight in weights.items()
+    }
+
+
+def with_kernels(weights: Mapping[str, Any], lead: int, num: int) -> dict[str, Any]:
+    """Return the weights with dense kernels as objects, where convolution has a better way.
+
+    Args:
+        weights: Arrays `(*batch, *shape)` and objects by name.
+        lead: Dimensions of the batch.
+        num: Conditions in it.
+    """
+    if num <= 1 or device_class() != "cpu":
+        return dict(weights)
+    return {
+        name: weight
+        if isinstance(weight, StructuredWeight) or weight.ndim < lead + 3
+        else formed(name, weight, lead)
+        for name, weight in weights.items()
+    }
+
+
+def call(
+    pure: Callable[..., Any],
+    weights: Mapping[str, Any],
+    *args: Any,
+    num_conditions: int = 1,
+    record: Record | None = None,
+) -> Any:
+    """Return `pure(tensors, *args)` for the weights of one condition.
+
+    Args:
+        pure: The target as a function of its tensors `{name: array}`, its state and its inputs.
+        weights: For each generated name a weight object, without the dimension of conditions;
+            dense arrays are welcome among them.
+        *args: Whatever else `pure` takes.
+        num_conditions: Conditions `B` of the `vmap` around, which the costs depend on.
+        record: Where to note what was chosen: (tensor, operation, way, layer).
+    """
+    if not any(isinstance(weight, StructuredWeight) for weight in weights.values()):
+        return pure(dict(weights), *args)
+    plain = {name: _plain(weight) for name, weight in weights.items()}
+    closed, shape = jax.make_jaxpr(pure, return_shape=True)(plain, *args)
+    given = [weights[name] for name in sorted(weights)]
+    flat = [*given, *jax.tree.leaves(args)]
+    made = evaluate(Context(num_conditions, record=record), closed, flat)
+    return jax.tree.unflatten(jax.tree.structure(shape), made)
+
+
+def _plain(weight: Any) -> Any:
+    if isinstance(weight, StructuredWeight):
+        return jax.ShapeDtypeStruct(weight.shape, weight.dtype)
+    return weight

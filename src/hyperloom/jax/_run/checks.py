@@ -1,0 +1,76 @@
+"""Checks of what a user gives to run a target with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from jax import Array
+
+from hyperloom._core.errors import did_you_mean, message
+from hyperloom._core.plan.plan import Plan
+from hyperloom.jax._arrays import is_array
+
+if TYPE_CHECKING:
+    from hyperloom.jax._hypernetwork import HyperNetwork
+
+
+def check_state(
+    hnet: HyperNetwork, state: Mapping[str, Array], batch: tuple[int, ...]
+) -> dict[str, Array]:
+    """Check given state against the target's, and return it."""
+    own = hnet.target.state()
+    for name, value in state.items():
+        if name not in own:
+            way_out = did_you_mean(name, own) if own else "The target has no state."
+            got = f"the name {name!r}"
+            raise ValueError(message("state", got, "names of the target's state", way_out))
+        wanted = (*batch, *own[name].shape)
+        if not is_array(value) or tuple(value.shape) != wanted:
+            got = f"shape {tuple(value.shape)}" if is_array(value) else repr(value)
+            raise ValueError(message(f"state[{name!r}]", got, f"an array of shape {wanted}"))
+    return dict(state)
+
+
+def check_params(plan: Plan, params: Mapping[str, Any]) -> tuple[int, ...]:
+    """Check given tensors against the target; return their batch dimensions."""
+    if not isinstance(params, Mapping):
+        got = f"a {type(params).__name__}"
+        raise TypeError(message("params", got, "a dict from names to arrays"))
+    needed = {entry.tensor for entry in plan.entries}
+    known = needed | set(plan.kept)
+    unknown = [name for name in params if name not in known]
+    missing = sorted(needed - set(params))
+    if unknown:
+        way_out = did_you_mean(unknown[0], sorted(known))
+        raise ValueError(
+            message("params", f"the name {unknown[0]!r}", "names of the target", way_out)
+        )
+    if missing:
+        got = f"no array for {', '.join(map(repr, missing))}"
+        raise ValueError(message("params", got, "an array for every generated name"))
+    batch: tuple[int, ...] | None = None
+    for name, value in params.items():
+        batch = _check_one(plan, name, value, batch)
+    assert batch is not None
+    return batch
+
+
+def _check_one(
+    plan: Plan, name: str, value: Any, batch: tuple[int, ...] | None
+) -> tuple[int, ...] | None:
+    shape = plan.spec[name].shape
+    if not is_array(value):
+        raise TypeError(message(f"params[{name!r}]", value, "an array"))
+    dtype = plan.spec[name].dtype
+    if str(value.dtype) != dtype:
+        way_out = f"Convert it: .astype({dtype!r})."
+        raise TypeError(message(f"params[{name!r}]", f"{value.dtype}", dtype, way_out))
+    own = () if name in plan.kept else batch
+    lead = tuple(value.shape[: value.ndim - len(shape)])
+    if tuple(value.shape[len(lead) :]) != shape or (own is not None and lead != own):
+        sizes = (*(["*batch"] if own is None else own), *shape)
+        wanted = str(sizes).replace("'", "")
+        got = f"shape {tuple(value.shape)}"
+        raise ValueError(message(f"params[{name!r}]", got, f"shape {wanted}"))
+    return batch if name in plan.kept else lead

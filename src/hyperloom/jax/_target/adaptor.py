@@ -1,0 +1,89 @@
+"""What is common to all targets: a network as a pure function of its tensors.
+
+An adaptor holds the target without the values of its parameters. Its state (running statistics,
+caches) and its random streams are its own, or given at each call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flax import nnx
+from jax import Array
+
+from hyperloom._core.target.spec import TargetSpec
+from hyperloom.jax._target.variables import Variable
+
+Pure = Callable[..., tuple[Any, dict[str, Any]]]
+
+
+@dataclass(frozen=True, eq=False)
+class Box:
+    """Holds an object that NNX is to carry along and not look into."""
+
+    held: Any
+
+
+@dataclass(frozen=True)
+class Read:
+    """A target, read.
+
+    Attributes:
+        spec: Names, shapes, roles of its parameters.
+        values: Their values by name.
+        adaptor: The target without them.
+    """
+
+    spec: TargetSpec
+    values: Mapping[str, Any]
+    adaptor: Adaptor
+
+
+class Adaptor(nnx.Module):
+    """Base class: a target that is run with given tensors."""
+
+    def state(self) -> dict[str, Any]:
+        """Return the target's own state: all that is neither parameter nor random stream."""
+        return {name: variable[...] for name, variable in self.state_variables()}
+
+    def state_variables(self) -> Iterator[tuple[str, Variable]]:
+        """Yield the variables of the state by name."""
+        raise TypeError(f"{type(self).__name__} does not define state_variables()")
+
+    def keys(self, rngs: nnx.Rngs | None) -> dict[str, Array]:
+        """Return a fresh key for each random stream of the target."""
+        raise TypeError(f"{type(self).__name__} does not define keys()")
+
+    def advance(self, used: set[str]) -> None:
+        """Note that streams of the target's own were used, so that the next call differs."""
+
+    def pure(self, notes: Notes) -> Pure:
+        """Return the target as `pure(tensors, state, keys, args, kwargs) -> (out, state)`.
+
+        It closes over no array.
+        """
+        raise TypeError(f"{type(self).__name__} does not define pure()")
+
+    def build(self, tensors: Mapping[str, Any], state: Mapping[str, Any]) -> Any:
+        """Return a plain module with the given tensors and state in it."""
+        raise TypeError(f"{type(self).__name__} does not define build()")
+
+
+class Notes:
+    """What is seen while the target is traced.
+
+    Attributes:
+        written: Names of the state that the target changed.
+        used: Names of the random streams that it used.
+    """
+
+    def __init__(self) -> None:
+        self.written: set[str] = set()
+        self.used: set[str] = set()
+
+
+def dotted(path: tuple[Any, ...]) -> str:
+    """Return a path as a name."""
+    return ".".join(map(str, path))

@@ -1,0 +1,144 @@
+"""A Linen module as target."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+from flax import nnx
+from jax import Array
+
+from hyperloom._core.errors import message
+from hyperloom._core.target.spec import TargetSpec
+from hyperloom.jax._target.adaptor import Adaptor, Box, Notes, Pure, Read, dotted
+from hyperloom.jax._target.spec import tensor_spec
+from hyperloom.jax._target.variables import Fixed, Variable, natural
+
+
+class Linen:
+    """A Linen module as target.
+
+    Args:
+        module: The module, unmodified.
+        *inputs: Example inputs, from which it makes its parameters.
+        rng: Key or int for `module.init`, or a dict of them; default 0.
+        variables: Values to start from, `{"params": ..., "batch_stats": ...}`, e.g. of a trained
+            network; default what `module.init` gives.
+        **kwargs: Keyword arguments of the example call.
+
+    Raises:
+        TypeError: Not a Linen module.
+    """
+
+    def __init__(
+        self, module: nn.Module, *inputs: Any, rng: Any = 0, variables: Any = None, **kwargs: Any
+    ) -> None:
+        if not isinstance(module, nn.Module):
+            way_out = "An NNX module is given as target itself."
+            got = module if isinstance(module, type) else f"a {type(module).__name__}"
+            raise TypeError(message("Linen(module)", got, "a flax.linen.Module", way_out))
+        self.module = module
+        self.layers: dict[tuple[str, ...], nn.Module] = {}
+        keys = jax.tree.map(lambda k: jax.random.key(k) if isinstance(k, int) else k, rng)
+
+        def note(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+            self.layers.setdefault(context.module.path, context.module.clone(parent=None))
+            return call(*args, **kwargs)
+
+        with nn.intercept_methods(note):
+            made = module.init(keys, *inputs, **kwargs)
+        self.variables: Any = nn.unbox(made if variables is None else variables)
+
+    def __repr__(self) -> str:
+        return f"Linen({type(self.module).__name__})"
+
+
+def read_linen(target: Linen) -> Read:
+    """Read a Linen module with its variables."""
+    flat = _flat(target.variables.get("params", {}))
+    beside: dict[str, dict[str, tuple[int, ...]]] = {}
+    for path, value in flat.items():
+        beside.setdefault(dotted(path[:-1]), {})[path[-1]] = tuple(value.shape)
+    tensors = [
+        tensor_spec([dotted(p)], target.layers.get(p[:-1]), beside[dotted(p[:-1])], value)
+        for p, value in flat.items()
+    ]
+    spec = TargetSpec(type(target.module).__name__, tuple(tensors))
+    values = {dotted(path): value for path, value in flat.items()}
+    return Read(spec, values, LinenTarget(target, spec, {dotted(p): p for p in flat}))
+
+
+def _flat(tree: Any, above: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
+    """Return the leaves of nested mappings by path."""
+    if not isinstance(tree, Mapping):
+        return {above: tree}
+    made: dict[tuple[str, ...], Any] = {}
+    for key in sorted(tree, key=natural):
+        made.update(_flat(tree[key], (*above, key)))
+    return made
+
+
+def _nested(flat: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    for path, value in flat.items():
+        node = made
+        for step in path[:-1]:
+            node = node.setdefault(step, {})
+        node[path[-1]] = value
+    return made
+
+
+class LinenTarget(Adaptor):
+    """A Linen target. Modes are arguments of its call, as Linen has them.
+
+    Args:
+        target: The choice object.
+        spec: Its parameters.
+        paths: Path in `params` of each parameter, by name.
+    """
+
+    def __init__(
+        self, target: Linen, spec: TargetSpec, paths: Mapping[str, tuple[str, ...]]
+    ) -> None:
+        self.spec = Box(spec)
+        rest = {k: v for k, v in target.variables.items() if k != "params"}
+        others = _flat(rest)
+        self.module = Box(target.module)
+        self.paths = Box(dict(paths))
+        self.state_paths = Box({dotted(path): path for path in others})
+        self.buffers = nnx.Dict({dotted(path): Fixed(value) for path, value in others.items()})
+
+    def state_variables(self) -> Iterator[tuple[str, Variable]]:
+        yield from ((name, self.buffers[name]) for name in self.state_paths.held)
+
+    def keys(self, rngs: nnx.Rngs | None) -> dict[str, Array]:
+        if rngs is None:
+            return {}
+        names = {"dropout" if tag == "default" else tag: stream for tag, stream in rngs.items()}
+        return {name: stream() for name, stream in names.items()}
+
+    def pure(self, notes: Notes) -> Pure:
+        module, state_paths = self.module.held, self.state_paths.held
+        collections = sorted({path[0] for path in state_paths.values()})
+
+        def pure(tensors: Any, state: Any, keys: Any, args: Any, kwargs: Any) -> Any:
+            own = {state_paths[name]: value for name, value in state.items()}
+            variables = {"params": self._params(tensors), **_nested(own)}
+            rngs = keys or None
+            if not collections:
+                return module.apply(variables, *args, rngs=rngs, **kwargs), {}
+            out, updates = module.apply(variables, *args, rngs=rngs, mutable=collections, **kwargs)
+            after = {dotted(path): value for path, value in _flat(updates).items()}
+            notes.written |= {n for n, v in after.items() if v is not state.get(n)}
+            return out, {**state, **after}
+
+        return pure
+
+    def _params(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
+        return _nested({path: tensors[name] for name, path in self.paths.held.items()})
+
+    def build(self, tensors: Mapping[str, Any], state: Mapping[str, Any]) -> Any:
+        own = {self.state_paths.held[name]: value for name, value in state.items()}
+        return self.module.held.bind({"params": self._params(tensors), **_nested(own)})

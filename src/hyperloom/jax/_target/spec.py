@@ -1,0 +1,131 @@
+"""A Flax module, NNX or Linen, read as a `TargetSpec`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hyperloom._core.records import Role
+from hyperloom._core.target.spec import TensorSpec, measured_start, usual_start
+from hyperloom.jax._target.variables import is_traced
+
+Axes = int | tuple[int, ...] | None
+
+
+def tensor_spec(
+    names: Sequence[str], layer: object, beside: Mapping[str, tuple[int, ...]], value: Any
+) -> TensorSpec:
+    """Return what there is to know of one parameter.
+
+    Args:
+        names: Its dotted paths, its own name first.
+        layer: The module that owns it; its class and options tell the role.
+        beside: Shapes of all parameters of that module, by their names in it.
+        value: The array, or its shape and dtype where it has no values yet.
+    """
+    path, _, leaf = names[0].rpartition(".")
+    shape = tuple(value.shape)
+    role = _role(layer, leaf, shape)
+    out_axis, in_axis = _axes(layer, role, shape)
+    fan_in, fan_out = _fans(layer, leaf, role, shape, beside)
+    mean, std = _statistics(value, role, fan_in)
+    return TensorSpec(
+        name=names[0],
+        shape=shape,
+        role=role,
+        fan_in=fan_in,
+        fan_out=fan_out,
+        layer=path,
+        mean=mean,
+        std=std,
+        dtype=str(jnp.dtype(value.dtype)),
+        out_axis=out_axis,
+        in_axis=in_axis,
+        aliases=tuple(names[1:]),
+    )
+
+
+def _role(layer: object, leaf: str, shape: tuple[int, ...]) -> Role:
+    """Tell the role from the layer's class and the parameter's name and shape."""
+    kind = type(layer).__name__.lower()
+    if "norm" in kind and "kernel" not in leaf:
+        return Role.NORM_SHIFT if "bias" in leaf or "shift" in leaf else Role.NORM_SCALE
+    if kind.startswith("embed") or leaf == "embedding":
+        return Role.EMBEDDING if len(shape) == 2 else Role.WEIGHT
+    if "bias" in leaf or len(shape) < 2:
+        return Role.BIAS
+    return Role.WEIGHT
+
+
+def _axes(layer: object, role: Role, shape: tuple[int, ...]) -> tuple[Axes, Axes]:
+    """Return the axes of the outputs and of the inputs."""
+    num = len(shape)
+    if role is Role.EMBEDDING:
+        return 1, 0
+    if role is not Role.WEIGHT:
+        return _few(tuple(range(num))), None
+    kind = type(layer).__name__
+    if kind in ("LinearGeneral", "DenseGeneral"):
+        batch = len(_tuple(getattr(layer, "batch_axis", getattr(layer, "batch_dims", ()))))
+        stop = batch + len(_tuple(getattr(layer, "axis", -1)))
+        return _few(tuple(range(stop, num))), _few(tuple(range(batch, stop)))
+    if getattr(layer, "transpose_kernel", False):
+        return num - 2, num - 1
+    return num - 1, num - 2
+
+
+def _fans(
+    layer: object,
+    leaf: str,
+    role: Role,
+    shape: tuple[int, ...],
+    beside: Mapping[str, tuple[int, ...]],
+) -> tuple[int, int]:
+    """Fans of the tensor, or for a bias those of the kernel beside it in its layer."""
+    if role is Role.EMBEDDING:
+        return 1, shape[1]
+    if role is Role.BIAS and "bias" in leaf:
+        kernel = beside.get(leaf.replace("bias", "kernel"), ())
+        return _fans(layer, "kernel", Role.WEIGHT, kernel, {}) if len(kernel) >= 2 else (1, 1)
+    if role is not Role.WEIGHT:
+        return 1, 1
+    out, into = (_axis_tuple(axis) for axis in _axes(layer, role, shape))
+    outputs, inputs = (math.prod(shape[i] for i in axes) for axes in (out, into))
+    if not type(layer).__name__.startswith("Conv"):
+        return inputs, outputs  # other axes count layers of a stack, or positions
+    extent = math.prod(shape) // (inputs * outputs)
+    groups = int(getattr(layer, "feature_group_count", 1))
+    return inputs * extent, outputs // groups * extent
+
+
+def _statistics(value: Any, role: Role, fan_in: int) -> tuple[float, float]:
+    """Mean and standard deviation at the start."""
+    unknown = isinstance(value, jax.ShapeDtypeStruct) or is_traced(value)
+    if unknown or not jnp.issubdtype(value.dtype, jnp.floating):
+        return usual_start(role, fan_in)
+    if not value.size:  # refused by TargetSpec, by name
+        return 0.0, 0.0
+    numbers = np.asarray(value, np.float64)
+    return measured_start(float(numbers.mean()), float(numbers.std()), numbers.size)
+
+
+def _few(axes: tuple[int, ...]) -> Axes:
+    """Return axes as a spec has them."""
+    if not axes:
+        return None
+    return axes[0] if len(axes) == 1 else axes
+
+
+def _axis_tuple(axis: Axes) -> tuple[int, ...]:
+    return axis if isinstance(axis, tuple) else () if axis is None else (axis,)
+
+
+def _tuple(value: Any) -> tuple[Any, ...]:
+    if isinstance(value, Mapping):
+        return tuple(value)
+    return tuple(value) if isinstance(value, (tuple, list)) else (value,)

@@ -1,0 +1,1 @@
+"""What stands around a hypernetwork: checkpoints, doctor, regulariser, views, wrappers."""

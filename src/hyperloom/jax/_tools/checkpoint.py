@@ -1,0 +1,211 @@
+"""Save and load: one safetensors file with the plan in its header, the same for every backend."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from hyperloom._core.checkpoint.file import (
+    Description,
+    given_part,
+    metadata,
+    other_target,
+    read_description,
+)
+from hyperloom._core.checkpoint.tensors import (
+    buffers,
+    check_dtypes,
+    check_fit,
+    check_plan,
+    check_values,
+    checksum,
+    first_not_finite,
+    refused_by_safetensors,
+    write_whole,
+)
+from hyperloom._core.errors import message
+from hyperloom.jax._hypernetwork import HyperNetwork
+from hyperloom.jax._target.read import target_spec
+from hyperloom.jax._target.translated import read_translated
+from hyperloom.jax._target.variables import Hole, Variable, is_random, walk
+
+
+def save(hnet: HyperNetwork, path: str | os.PathLike[str]) -> None:
+    """Write a hypernetwork to one safetensors file, which the PyTorch backend can read too.
+
+    The file holds all learned arrays, the target's own tensors that are kept, its state, and the
+    plan with condition, trunk and layout as JSON. Random streams are not saved. It appears whole
+    or not at all.
+
+    Args:
+        hnet: The hypernetwork.
+        path: Where to; a file that is there is replaced.
+
+    Raises:
+        OSError: The file cannot be written.
+        TypeError: An array of a dtype that the file cannot hold (complex128, float8).
+        ValueError: Learned values that are NaN or infinite, which `load` would refuse.
+    """
+    import hyperloom
+
+    tensors = neutral_tensors(hnet)
+    check_dtypes(tensors)
+    bad = _not_finite(tensors)
+    if bad is not None:
+        way_out = "The training has diverged: save earlier."
+        raise ValueError(message("hnet", bad, "finite values", way_out))
+    data = metadata(hnet.plan, hyperloom.__version__, checksum(hnet.plan, tensors, _bytes))
+    write_whole(path, lambda name: save_file(tensors, name, metadata=data))
+
+
+def load(
+    path: str | os.PathLike[str],
+    target: Any,
+    *,
+    condition: Any = None,
+    trunk: Any = None,
+    translate: bool | Mapping[str, str] = False,
+    rngs: nnx.Rngs | None = None,
+) -> HyperNetwork:
+    """Read a hypernetwork from a file that `save` wrote, here or in the PyTorch backend.
+
+    Running statistics that the PyTorch backend keeps for each id are not read: in JAX a call is
+    given its state. Those that all conditions share are.
+
+    Args:
+        path: The file.
+        target: A target of the same class and shapes; its values do not matter.
+        condition: The condition module, if the hypernetwork was made with one of the user's own
+            (built the same way; its parameters are loaded). In a `Concat`, the whole `Concat`.
+        trunk: The trunk module, likewise.
+        translate: `True` if the file was made for the same network in another framework, or in
+            Linen rather than NNX: the target then runs with the tensors that the plan generates,
+            turned into its own; `generate` keeps their names and shapes. A dict says which layer
+            or tensor of `target` is which of the file's where that cannot be told. See
+            `hyperloom.translate`.
+        rngs: Random streams of the hypernetwork, which are not in the file.
+
+    Returns:
+        The hypernetwork, in training mode.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        CheckpointError: The file is cut, altered, of a newer format, holds values that are not
+            finite, or was made for another target; the message says which.
+        ValueError: `translate` for networks that cannot be matched.
+    """
+    described = read_description(path)
+    tensors = _without_statistics(_read(path, described))
+    plan = described.plan
+    if translate is False:
+        found = target_spec(target).differences(plan.spec)
+        if found:
+            raise other_target(path, found)
+    else:
+        names = {} if translate is True else translate
+        target = read_translated(target, plan.spec, names, buffers(tensors))
+    hnet = HyperNetwork.from_plan(
+        target,
+        plan,
+        condition=given_part(path, "condition", plan.condition, condition),
+        trunk=given_part(path, "trunk", plan.trunk, trunk),
+        rngs=rngs,
+    )
+    _fill(hnet, tensors, path)
+    return hnet
+
+
+def _without_statistics(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Leave out what PyTorch keeps by id: here a call is given its running statistics."""
+    return {n: v for n, v in tensors.items() if not n.startswith("target_statistics.")}
+
+
+def load_into(hnet: HyperNetwork, path: str | os.PathLike[str]) -> None:
+    """Fill `hnet` from a checkpoint of the same plan; see `HyperNetwork.load`."""
+    described = read_description(path)
+    tensors = _without_statistics(_read(path, described))
+    check_plan(path, hnet.plan, described, "jax")
+    _fill(hnet, tensors, path)
+
+
+def neutral_variables(hnet: HyperNetwork) -> dict[str, list[Variable]]:
+    """Return all variables under the names of the file; what was grown in blocks is one table."""
+    found: dict[str, list[Variable]] = {}
+    seen: set[int] = set()
+    for part in ("condition", "trunks", "heads", "scales", "bases", "banks", "kept", "native"):
+        for name, variable in walk(getattr(hnet, part)):
+            if id(variable) in seen or is_random(variable) or isinstance(variable, Hole):
+                continue
+            seen.add(id(variable))
+            full = f"{part}.{name}" if name else part
+            full = re.sub(r"\.blocks\.\d+$", "", full)
+            full = re.sub(r"^(trunks\.\d+)\.layers\.", r"\1.", full)
+            found.setdefault(full, []).append(variable)
+    for name, variable in hnet.target.state_variables():
+        found[f"target_buffers.{name}"] = [variable]
+    return found
+
+
+def neutral_tensors(hnet: HyperNetwork) -> dict[str, np.ndarray]:
+    """Return all tensors under the names of the file."""
+    made: dict[str, np.ndarray] = {}
+    for name, variables in neutral_variables(hnet).items():
+        blocks = [np.asarray(variable.get_value()) for variable in variables]
+        whole = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+        made[name] = np.ascontiguousarray(whole).reshape(whole.shape)
+    return made
+
+
+def fill(hnet: HyperNetwork, tensors: dict[str, Any]) -> None:
+    """Put tensors, by the names of the file, in place."""
+    for name, variables in neutral_variables(hnet).items():
+        blocks = [tensors[name]]
+        if len(variables) > 1:
+            blocks = np.split(tensors[name], np.cumsum([v.shape[0] for v in variables])[:-1])
+        for variable, block in zip(variables, blocks, strict=True):
+            # Buffers of another framework stay as they are: JAX may not have their dtype.
+            foreign = isinstance(variable.get_raw_value(), np.ndarray)
+            variable.set_value(block if foreign else jnp.asarray(block))
+
+
+def _fill(hnet: HyperNetwork, tensors: dict[str, Any], path: Any) -> None:
+    """Copy tensors in, after all names, shapes and dtypes are checked."""
+    own = neutral_tensors(hnet)
+    way_out = "float64 in JAX needs jax.config.update('jax_enable_x64', True)."
+    check_fit(path, own, tensors, lambda _: way_out)
+    fill(hnet, tensors)
+
+
+def _read(path: Any, described: Description) -> dict[str, np.ndarray]:
+    """Read and check the tensors of a checkpoint."""
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, ValueError) as error:
+        raise refused_by_safetensors(path, error) from error
+    found = checksum(described.plan, tensors, _bytes)
+    check_values(path, described, found, lambda: _not_finite(tensors))
+    return tensors
+
+
+def _not_finite(tensors: dict[str, np.ndarray]) -> str | None:
+    """Say which array holds values that are not finite, if one does."""
+
+    def count(name: str, infinite: bool) -> int:
+        value = tensors[name]
+        if not jnp.issubdtype(value.dtype, jnp.inexact):
+            return 0
+        return int((~jnp.isfinite(value) if infinite else jnp.isnan(value)).sum())
+
+    return first_not_finite(tensors, count)
+
+
+def _bytes(value: np.ndarray) -> bytes:
+    return np.ascontiguousarray(value).tobytes()

@@ -1,0 +1,118 @@
+"""Noise on the generated weights, and handlers of a user's own before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from flax import nnx
+from jax import Array
+
+from hyperloom._core.backend.views import check_noise, refuse_carry
+from hyperloom._core.errors import finite_float, message
+from hyperloom._core.plan.plan import Plan
+from hyperloom.jax._hypernetwork import HyperNetwork
+from hyperloom.jax._run.call import Dims
+from hyperloom.jax._run.run import as_rngs
+from hyperloom.jax._tools.views import unflatten
+
+Params = dict[str, Array]
+
+
+class Perturbed(nnx.Module):
+    """A hypernetwork whose generated tensors are perturbed by Gaussian noise.
+
+    An implicit distribution over networks (`condition=Noise(n)`) has its support on a surface of
+    at most `n` dimensions; with noise on every weight it has a density everywhere, which
+    divergences such as KL need. hypnettorch's `HPerturbWrapper`. `functional` takes it as it
+    takes a hypernetwork.
+
+    Args:
+        hnet: The hypernetwork. Its parameters are the parameters of this module.
+        sigma: Standard deviation of the noise. Default 0.02.
+        before: `f(condition)` that returns the condition that `hnet` gets.
+        after: `f(params, condition)` that returns the tensors, in place of the noise. `params`
+            is what `hnet` generated, `condition` what the user gave.
+
+    Raises:
+        TypeError: `hnet` is not a `HyperNetwork`.
+        ValueError: `sigma` negative or not finite, or a condition that carries a state.
+    """
+
+    def __init__(
+        self,
+        hnet: HyperNetwork,
+        sigma: float = 0.02,
+        *,
+        before: Callable[[Any], Any] | None = None,
+        after: Callable[[Params, Any], Mapping[str, Array]] | None = None,
+    ) -> None:
+        if not isinstance(hnet, HyperNetwork):
+            raise TypeError(message("hnet", f"a {type(hnet).__name__}", "a HyperNetwork"))
+        refuse_carry("hnet", hnet.plan)
+        self.hnet = hnet
+        self.sigma = finite_float("sigma", sigma, least=0.0)
+        self.before, self.after = before, after
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of the hypernetwork."""
+        return self.hnet.plan
+
+    def generate(self, condition: Any, *, rngs: Any = None, noise: Array | None = None) -> Params:
+        """Generate the target's parameters, perturbed.
+
+        Args:
+            condition: Raw value of one condition, or of a batch.
+            rngs: Random streams for this call: an `nnx.Rngs`, a key, or a dict of keys. The noise
+                is drawn from the stream `noise`, anew for each condition; the rest is as in
+                `HyperNetwork.generate`.
+            noise: The noise before its scale, `(*batch, P)`, tensor after tensor; drawn by
+                default.
+
+        Returns:
+            As `HyperNetwork.generate`.
+
+        Raises:
+            ValueError: Neither `rngs` nor `noise` where there is noise; noise of another shape, or
+                noise with `after`.
+        """
+        streams = as_rngs(rngs)
+        own = condition if self.before is None else self.before(condition)
+        made: Params = self.hnet.generate(own, rngs=streams)
+        if self.after is not None:
+            if noise is not None:
+                raise ValueError(message("noise", "an array", "none, as `after` is in its place"))
+            return dict(self.after(made, condition))
+        if noise is not None:
+            cuts = unflatten(noise, self.plan)
+            check_noise(noise, cuts, made)
+        elif not self.sigma:
+            return made
+        else:
+            cuts = self._draws(made, streams)
+        return {name: value + self.sigma * cuts[name] for name, value in made.items()}
+
+    def _draws(self, made: Params, streams: nnx.Rngs | None) -> Params:
+        """Return noise for each tensor."""
+        if streams is None:
+            way_out = "Pass a new key at each call: rngs=key. Or the noise itself."
+            raise ValueError(message("rngs", "none", "what to draw the noise from", way_out))
+        keys = jax.random.split(streams.noise(), len(made))
+        pairs = zip(made.items(), keys, strict=True)
+        return {n: jax.random.normal(key, v.shape, v.dtype) for (n, v), key in pairs}
+
+    def __call__(
+        self,
+        *inputs: Any,
+        condition: Any,
+        noise: Array | None = None,
+        in_dims: Dims = 0,
+        rngs: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Generate, perturb, and run the target. Arguments as in a call of `HyperNetwork`."""
+        streams = as_rngs(rngs)
+        made = self.generate(condition, rngs=streams, noise=noise)
+        return self.hnet.run(made, *inputs, in_dims=in_dims, rngs=streams, **kwargs)

@@ -1,0 +1,1 @@
+"""Numbers become weight objects; the cost model picks how each is applied."""

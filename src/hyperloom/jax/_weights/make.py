@@ -1,0 +1,224 @@
+"""From a plan and its heads to the generated weights that a call runs with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from hyperloom._core.choices.forms import (
+    Delta,
+    LowRank,
+    Product,
+    RankOne,
+    Scale,
+    Shift,
+    Templates,
+    Whole,
+)
+from hyperloom._core.choices.layouts import Piece, Source
+from hyperloom._core.plan.contraction import contracts, in_one_slot, is_shared
+from hyperloom._core.plan.plan import Entry, Plan
+from hyperloom.jax._generate.conditions import Encoded
+from hyperloom.jax._generate.heads import GivenHead, LinearHead, TableHead
+from hyperloom.jax._generate.numbers import base_of, scale_and_shift, slot_features
+from hyperloom.jax._weights.choose import device_class
+from hyperloom.jax._weights.weights import StructuredWeight, combined, factored, scaled, shifted
+
+if TYPE_CHECKING:
+    from hyperloom.jax._hypernetwork import HyperNetwork
+
+Weights = tuple[dict[str, Any], dict[str, Any]]
+
+
+def make_weights(
+    hnet: HyperNetwork, encoded: Encoded, rows: int, key: Array | None = None
+) -> Weights:
+    """Return what the target runs with on a batch of conditions.
+
+    Args:
+        hnet: The hypernetwork.
+        encoded: The conditions, with one batch dimension `(B,)`.
+        rows: Rows of input that each condition has, about.
+        key: For dropout in the trunk.
+
+    Returns:
+        Weights with a slice for each condition, `{name: array (B, *shape) or weight object}`, and
+        tensors that all conditions share, `{name: array (*shape)}`.
+    """
+    plan, num, itemsize = hnet.plan, encoded.batch[0], encoded.vector.dtype.itemsize
+    by_rows = _rows_are_fewer(plan, num) or contracts(plan, num, rows, itemsize, device_class())
+    if num == 1 or not by_rows:
+        return hnet._generate(encoded, key), hnet._kept()
+    loom = Loom(hnet, encoded, key)
+    return loom.weights(), {**hnet._kept(), **loom.shared()}
+
+
+def _rows_are_fewer(plan: Plan, num: int) -> bool:
+    """Whether heads have fewer numbers, `(P, F)`, than they give for `num` conditions, `(B, P)`.
+
+    One of the two is cut into tensors; backward, the gradients of the cuts are put together again.
+    """
+    heads = [h for h in plan.heads if h.source is Source.FEATURES and not h.embedding]
+    return bool(heads) and num > max(map(plan.features, heads))
+
+
+class Loom:
+    """Makes the weight objects of one call.
+
+    Args:
+        hnet: The hypernetwork.
+        encoded: The conditions, with one batch dimension.
+        key: For dropout in the trunk.
+    """
+
+    def __init__(self, hnet: HyperNetwork, encoded: Encoded, key: Array | None) -> None:
+        self.plan, self.heads = hnet.plan, hnet.heads
+        self.scales = None if hnet.scales is None else hnet.scales[...]
+        self.bases = {name: hnet.bases[name][...] for name in hnet.bases}
+        self.banks = [bank[...] for bank in hnet.banks]
+        self.encoded = encoded
+        self.features = slot_features(self.plan, hnet.trunks, hnet.heads, encoded, key)
+        self.parts: dict[int, dict[int, Array]] = {}
+        self.cuts: dict[int, tuple[list[Array], list[Array]]] = {}
+
+    def weights(self) -> dict[str, Any]:
+        """Return a weight for every tensor that differs by condition."""
+        row, made = 0, {}
+        for entry in self.plan.entries:
+            rows = range(row, row + len(entry.pieces))
+            row = rows.stop
+            if not is_shared(self.plan, entry):
+                made[entry.tensor] = self._weight(entry, rows)
+        return made
+
+    def shared(self) -> dict[str, Array]:
+        """Return the learned tensors that all conditions share."""
+        made = {}
+        for entry in self.plan.entries:
+            if is_shared(self.plan, entry):
+                piece = entry.pieces[0]
+                head: Any = self.heads[self.plan.heads[piece.head].name]
+                value = piece.read(head.row[...][None], jnp.transpose)
+                made[entry.tensor] = value.astype(self.plan.spec[entry.tensor].dtype)
+        return made
+
+    def _weight(self, entry: Entry, rows: range) -> Any:
+        tensor, form = self.plan.spec[entry.tensor], entry.form
+        base = base_of(entry, self.bases, self.banks)
+        whole = isinstance(form, (Whole, Delta))
+        if whole and len(tensor.shape) >= 2 and self._in_one_slot(entry.pieces[0]):
+            features, weight, bias = self._scaled(entry.pieces[0], rows[0])
+            shared = bias.reshape(tensor.shape)
+            shared = shared if base is None else shared + base
+            templates = weight.reshape(*tensor.shape, -1)
+            return combined(tensor.name, tensor.shape, tensor.dtype, features, templates, shared)
+        parts = [self._part(piece, i) for piece, i in zip(entry.pieces, rows, strict=True)]
+        made = None if len(tensor.shape) < 2 else _structured(entry, tensor, parts, base)
+        if made is not None:
+            return made
+        return form.assemble(tuple(parts), base, tensor.shape).astype(tensor.dtype)
+
+    def _in_one_slot(self, piece: Piece) -> bool:
+        made_by_rows = isinstance(self.heads[self.plan.heads[piece.head].name], LinearHead)
+        return made_by_rows and in_one_slot(self.plan, piece)
+
+    def _linear(self, piece: Piece) -> tuple[Array, Array, Array]:
+        """Return features `(B, F)`, rows `(numel, F)` and bias `(numel,)` that give a part."""
+        head = self.plan.heads[piece.head]
+        module: Any = self.heads[head.name]
+        slot, row = divmod(piece.start, head.slot_size)
+        features = self.features[piece.head]
+        features = jnp.broadcast_to(features, (*self.encoded.batch, *features.shape[-2:]))
+        features = features[..., slot, :]
+        if module.signs is not None:
+            features = features * module.signs[slot].astype(features.dtype)
+        weight, bias = self._rows_of(piece.head, module, row, piece.numel)
+        return features, weight, bias
+
+    def _rows_of(self, index: int, module: Any, row: int, numel: int) -> tuple[Array, Array]:
+        """Return rows of a head's weight and bias.
+
+        All rows are cut at once where that can be: the backward pass of one split is one
+        concatenation, where every slice would fill a gradient of the whole head.
+        """
+        cuts = self.plan.row_cuts[index]
+        if cuts is None:
+            return module.weight[...][row : row + numel], module.bias[...][row : row + numel]
+        if index not in self.cuts:
+            ends = np.cumsum([length for _, length in cuts])[:-1]
+            both = [jnp.split(array[...], ends) for array in (module.weight, module.bias)]
+            self.cuts[index] = (both[0], both[1])
+        weights, biases = self.cuts[index]
+        place = cuts[row, numel]
+        return weights[place], biases[place]
+
+    def _scaled(self, piece: Piece, row: int) -> tuple[Array, Array, Array]:
+        """Return features, rows and bias that give a part with its scale and shift in."""
+        features, weight, bias = self._linear(piece)
+        if self.plan.heads[piece.head].scaled:
+            assert self.scales is not None
+            features = features * self.scales[row, 0]
+            bias = bias * self.scales[row, 0] + self.scales[row, 1]
+        return features, weight, bias
+
+    def _part(self, piece: Piece, row: int) -> Array:
+        """Return a part `(B, *shape)`, dense."""
+        if self._in_one_slot(piece):
+            features, weight, bias = self._scaled(piece, row)
+            return (features @ weight.T + bias).reshape(-1, *piece.shape)
+        if piece.head not in self.parts:
+            self._cut(piece.head)
+        return self.parts[piece.head][row]
+
+    def _cut(self, index: int) -> None:
+        """Run a head as a whole and cut its output."""
+        head = self.plan.heads[index]
+        flat = self._raw(index, self.heads[head.name])
+        rows, sizes = self.plan.sections[index]
+        if head.scaled:
+            assert self.scales is not None
+            flat = scale_and_shift(flat, self.scales, rows, sizes)
+        cuts = jnp.split(flat, np.cumsum(sizes)[:-1], axis=-1)
+        pieces = self.plan.pieces
+        self.parts[index] = {
+            r: pieces[r].arrange(part, jnp.transpose) for r, part in zip(rows, cuts, strict=False)
+        }
+
+    def _raw(self, index: int, module: Any) -> Array:
+        """Return a head's numbers `(B, num_slots * slot_size)`."""
+        if isinstance(module, LinearHead):
+            numbers = module(self.features[index])
+            return numbers.reshape(*numbers.shape[:-2], -1)
+        if isinstance(module, GivenHead):
+            features = self.features[index]
+            return features.reshape(*features.shape[:-2], -1)
+        if isinstance(module, TableHead):
+            assert self.encoded.ids is not None
+            return module.table.look_up(self.encoded.ids)
+        row: Any = module.row[...]
+        return jnp.broadcast_to(row, (*self.encoded.batch, *row.shape))
+
+
+def _structured(
+    entry: Entry, tensor: Any, parts: list[Array], base: Array | None
+) -> StructuredWeight | None:
+    """Return the weight object for a form that has one, for matrices and kernels."""
+    form, name, shape, dtype = entry.form, tensor.name, tensor.shape, tensor.dtype
+    if isinstance(form, LowRank):
+        split = tensor.matrix_split
+        return factored(name, shape, dtype, form.factor * parts[0], parts[1], split, base)
+    if isinstance(form, Product):
+        return factored(name, shape, dtype, parts[0], parts[1], tensor.matrix_split)
+    assert base is not None or not form.has_base
+    if isinstance(form, Templates):
+        assert base is not None
+        coefficients = parts[0].reshape(len(parts[0]), -1)
+        return combined(name, shape, dtype, coefficients, jnp.moveaxis(base, 0, -1))
+    if isinstance(form, Shift):
+        return shifted(name, base, dtype, parts[0])
+    if isinstance(form, (Scale, RankOne)):
+        return scaled(name, base, dtype, [1 + part for part in parts])
+    return None

@@ -1,0 +1,1 @@
+"""Condition -> features -> numbers -> tensors."""

@@ -1,0 +1,267 @@
+"""From choices to a plan and the modules that execute it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from hyperloom._core.choices.conditions import Concat, Condition, Embedding, Ids
+from hyperloom._core.choices.forms import Form
+from hyperloom._core.choices.inits import Init
+from hyperloom._core.choices.layouts import Layout, Source
+from hyperloom._core.choices.trunks import CustomTrunk
+from hyperloom._core.errors import message, positive_int
+from hyperloom._core.plan.compile import compile_plan
+from hyperloom._core.plan.plan import Plan
+from hyperloom._core.target.spec import TargetSpec
+from hyperloom.torch._generate.conditions import (
+    ConcatCondition,
+    EmbeddingCondition,
+    Encoded,
+    build_condition,
+)
+from hyperloom.torch._generate.heads import (
+    LinearHead,
+    SharedHead,
+    SlotHead,
+    TableHead,
+    build_head,
+    uniform,
+)
+from hyperloom.torch._generate.norms import IdNorm
+from hyperloom.torch._generate.numbers import feature_moments
+from hyperloom.torch._generate.recurrent import RecurrentCondition
+from hyperloom.torch._generate.table import Table
+from hyperloom.torch._generate.trunks import build_trunk, neutral_trunk
+from hyperloom.torch._target.tensors import TensorTree
+
+if TYPE_CHECKING:
+    from hyperloom.torch._hypernetwork import HyperNetwork
+
+_MOST_SAMPLES = 256
+
+
+@dataclass
+class Built:
+    """The parts of a hypernetwork, made and filled."""
+
+    plan: Plan
+    condition: nn.Module
+    trunks: nn.ModuleList
+    heads: nn.ModuleDict
+    scales: Tensor | None
+    banks: nn.ParameterList
+    bases: TensorTree
+    kept: TensorTree
+    buffers: TensorTree
+    native: TensorTree
+
+
+def prepare(
+    spec: TargetSpec,
+    condition: Any,
+    trunk: Any,
+    layout: Layout | Mapping[str, Layout] | None,
+    form: Form | Mapping[str, Form] | None,
+    init: Init | None,
+) -> tuple[Plan, tuple[nn.Module, nn.ModuleList]]:
+    """Compile the user's choices; return the plan and the modules of condition and trunks."""
+    neutral, condition_module = build_condition(condition)
+    plan = compile_plan(spec, neutral, neutral_trunk(trunk), layout, form, init)
+    return plan, (condition_module, _build_trunks(plan, trunk))
+
+
+def modules_of(plan: Plan, condition: Any, trunk: Any) -> tuple[nn.Module, nn.ModuleList]:
+    """Return the modules of condition and trunks for a plan; modules given stand for `Custom`."""
+    _, condition_module = build_condition(plan.condition if condition is None else condition)
+    return condition_module, _build_trunks(plan, trunk)
+
+
+def _build_trunks(plan: Plan, given: Any) -> nn.ModuleList:
+    """Make one trunk for each width; a module of the user's own serves one width only."""
+    widths = [plan.condition.width + w for w in plan.widths]
+    if isinstance(plan.trunk, CustomTrunk) and len(widths) > 1:
+        way_out = "Give the layouts one embedding width, or use MLP, which is built for each."
+        got = f"one module for inputs of widths {widths}"
+        raise ValueError(message("trunk", got, "heads that agree on the input's width", way_out))
+    choice = given if isinstance(given, nn.Module) else plan.trunk
+    return nn.ModuleList(build_trunk(choice, width, plan.num_ids) for width in widths)
+
+
+def build(
+    target: nn.Module, plan: Plan, condition_module: nn.Module, trunks: nn.ModuleList
+) -> Built:
+    """Make the modules that execute a plan, and fill them with their start."""
+    heads = nn.ModuleDict(
+        {head.name: build_head(head, plan.features, plan.num_ids) for head in plan.heads}
+    )
+    native = {name: p.detach() for name, p in target.named_parameters(remove_duplicate=False)}
+    scales = torch.tensor([[p.scale, p.shift] for p in plan.pieces]) if plan.has_scales else None
+    banks = nn.ParameterList(torch.empty(bank.shape) for bank in plan.banks)
+    trees = _trees(target, plan, native)
+    built = Built(plan, condition_module, trunks, heads, scales, banks, *trees)
+    _move(built, target)
+    # Built on the meta device there is nothing to fill, as in torch's own modules.
+    if not any(p.is_meta for p in heads.parameters()):
+        _fill(built, native)
+    return built
+
+
+def _trees(
+    target: nn.Module, plan: Plan, native: Mapping[str, Tensor]
+) -> tuple[TensorTree, TensorTree, TensorTree, TensorTree]:
+    """Copy out of the target what is used of its values.
+
+    Bases, kept tensors, buffers, and the values that ids added later will start from.
+    """
+    bases, kept, buffers, later = TensorTree(), TensorTree(), TensorTree(), TensorTree()
+    used = [e.tensor for e in plan.entries if e.form.has_base] + list(plan.kept)
+    used += [s.native for h in plan.heads for s in h.segments if s.native]
+    for name in used:
+        if native[name].device.type == "meta":
+            got = f"{name!r} on the meta device, which has no values"
+            way_out = "Give the target its values, or generate this tensor."
+            raise ValueError(message("target", got, "values to keep or to start from", way_out))
+    for entry in plan.entries:
+        if entry.form.has_base:
+            add = bases.add_parameter if entry.form.trains_base else bases.add_buffer
+            add(entry.tensor, native[entry.tensor].clone())
+    for name in plan.kept:
+        kept.add_buffer(name, native[name].clone())
+    for path, module in target.named_modules():
+        for key, value in module._buffers.items():
+            if value is not None:
+                name = f"{path}.{key}" if path else key
+                persistent = key not in module._non_persistent_buffers_set
+                buffers.add_buffer(name, value.detach().clone(), persistent)
+    tables = [head for head in plan.heads if head.source is Source.TABLE]
+    for name in (s.native for head in tables for s in head.segments if s.native):
+        later.add_buffer(name, native[name].clone())
+    return bases, kept, buffers, later
+
+
+def _fill(built: Built, native: Mapping[str, Tensor]) -> None:
+    """Give every head its start; measure the trunk's features first."""
+    moments = _moments(built)
+    for i, head in enumerate(built.plan.heads):
+        module = built.heads[head.name]
+        if isinstance(module, LinearHead):
+            module.fill(head, moments[i], native)
+        elif isinstance(module, TableHead):
+            module.fill(head, module.table[0], native)
+        elif isinstance(module, SharedHead):
+            module.fill(head, native)
+        elif head.scaled and built.scales is not None:
+            # No weights to hold the scale of the features: the pieces' own take it over.
+            rows = [row for row, piece in enumerate(built.plan.pieces) if piece.head == i]
+            built.scales[rows, 0] /= math.sqrt(moments[i])
+    with torch.no_grad():
+        for bank, values in zip(built.plan.banks, built.banks, strict=True):
+            uniform(values, bank.std)
+
+
+def _moments(built: Built) -> dict[int, float]:
+    """Measure the features that heads see, where a start depends on it."""
+    trunk = built.plan.trunk
+    if not isinstance(trunk, CustomTrunk) and not any(
+        head.needs_moment for head in built.plan.heads
+    ):
+        return {}  # samples of a flat vector as wide as a target would be large
+    samples = sample_conditions(built.plan.condition, built.condition)
+    try:
+        return feature_moments(built.plan, built.trunks, built.heads, samples)
+    except RuntimeError as error:
+        if not isinstance(trunk, CustomTrunk):
+            raise
+        width = built.plan.condition.width + built.plan.widths[0]
+        got = f"a {trunk.name} that fails on {len(samples.vector)} rows ({error})"
+        wanted = f"a module (rows, {width}) -> (rows, {trunk.width})"
+        raise ValueError(message("trunk", got, wanted)) from error
+
+
+def _move(built: Built, target: nn.Module) -> None:
+    """Bring the generator to the target's device, and to float64 if the target is float64."""
+    parameters = list(target.parameters())
+    device = parameters[0].device
+    double = all(p.dtype == torch.float64 for p in parameters if p.is_floating_point())
+    for module in (built.condition, built.trunks, built.heads, built.banks):
+        if device.type != "meta":
+            module.to(device)
+        if double:
+            module.double()
+    if built.scales is not None:
+        dtype = torch.float64 if double else built.scales.dtype
+        built.scales = built.scales.to(None if device.type == "meta" else device, dtype)
+
+
+def sample_conditions(choice: Condition, module: nn.Module) -> Encoded:
+    """Return conditions to measure features on: the ids there are, or draws of the given std."""
+    num = min(choice.num_ids or _MOST_SAMPLES, _MOST_SAMPLES)
+    with torch.no_grad():
+        return _sample(choice, module, num, torch.Generator().manual_seed(0))
+
+
+def _sample(choice: Condition, module: nn.Module, num: int, draws: torch.Generator) -> Encoded:
+    if isinstance(module, EmbeddingCondition):
+        ids = torch.arange(num, device=module.table[0].device) % module.table.num
+        return module(ids)
+    if isinstance(module, RecurrentCondition):
+        return Encoded(module.sample(num, draws))
+    if isinstance(choice, Concat):
+        assert isinstance(module, ConcatCondition)
+        pairs = zip(choice.parts, module.parts, strict=True)
+        made = [_sample(part, built, num, draws) for part, built in pairs]
+        vector = torch.cat([m.vector for m in made], dim=-1)
+        ids = [m.ids for m in made if m.ids is not None]
+        return Encoded(vector, ids[0] if ids else None)
+    std = getattr(choice, "std", 1.0)
+    draw = torch.randn(num, choice.width, generator=draws)
+    # Of exactly the mean square that is said: else a linear head's start is off by the draws' own.
+    draw = draw * (std / draw.square().mean().sqrt())
+    held = (*module.parameters(), *module.buffers())
+    like = next((t for t in held if t.is_floating_point()), draw)
+    return Encoded(draw.to(like))
+
+
+def grow(hnet: HyperNetwork, num: int) -> tuple[Plan, list[nn.Parameter]]:
+    """Add `num` ids to everything that is looked up by id; return the new plan and parameters."""
+    positive_int("num", num)
+    plan = hnet.plan
+    embeddings = [m for m in hnet.condition.modules() if isinstance(m, EmbeddingCondition)]
+    if plan.num_ids is None or len(embeddings) != 1:
+        wanted = "a condition with one Embedding to grow"
+        raise ValueError(message("add_conditions", plan.condition, wanted))
+    native = dict(hnet.native.tensors())
+    added = [_grow_rows(embeddings[0].table, num, embeddings[0].reset)]
+    for head in plan.heads:
+        module: Any = hnet.heads[head.name]
+        if isinstance(module, SlotHead) and isinstance(module.slots, Table):
+            added.append(_grow_rows(module.slots, num, module.new_ids))
+        elif isinstance(module, TableHead):
+            fill = partial(module.fill, head, native=native)
+            added.append(_grow_rows(module.table, num, fill))
+    for part in hnet.trunks.modules():
+        if isinstance(part, IdNorm):
+            part.grow(num)
+    return replace(plan, condition=_with_more_ids(plan.condition, num)), added
+
+
+def _grow_rows(table: Table, num: int, fill: Any) -> nn.Parameter:
+    rows = table[0].detach().new_empty(num, *table[0].shape[1:])
+    fill(rows)
+    return table.grow(rows)
+
+
+def _with_more_ids(choice: Condition, num: int) -> Condition:
+    if isinstance(choice, Ids):
+        return Ids(choice.num + num)
+    if isinstance(choice, Embedding):
+        return replace(choice, num=choice.num + num)
+    assert isinstance(choice, Concat)
+    return Concat(*(_with_more_ids(p, num) if p.num_ids is not None else p for p in choice.parts))

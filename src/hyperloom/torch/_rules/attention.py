@@ -1,0 +1,91 @@
+"""Attention with the conditions folded into the batch.
+
+Attention itself has no weights: of B conditions with N inputs each it is attention of B N inputs.
+Under `vmap` its backward pass would be run one condition after the other.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hyperloom.torch._private import is_batched
+from hyperloom.torch._rules.graphs.functions import attention as graphed
+from hyperloom.torch._rules.standin import as_autocast
+
+
+class _Folded(torch.autograd.Function):
+    """`F.scaled_dot_product_attention` with a rule of its own for `vmap`.
+
+    Inside `vmap` only the rule is used; what it calls is differentiated as always.
+    """
+
+    @staticmethod
+    def forward(
+        q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, options: dict[str, Any]
+    ) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v, mask, **options)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        raise NotImplementedError("attention differentiated inside vmap")
+
+    @staticmethod
+    def vmap(  # type: ignore[override]
+        info: Any, in_dims: Any, q: Tensor, k: Tensor, v: Tensor, mask: Any, options: Any
+    ) -> tuple[Tensor, int]:
+        num = info.batch_size
+        q, k, v = (
+            t.expand(num, *t.shape) if d is None else t.movedim(d, 0)
+            for t, d in zip((q, k, v), in_dims, strict=False)
+        )
+        lead = q.shape[:-3]  # (B, N ...): everything before heads, rows and widths
+        if mask is not None:
+            mask = mask.unsqueeze(0) if in_dims[3] is None else mask.movedim(in_dims[3], 0)
+            missing = q.ndim - mask.ndim
+            mask = mask.reshape(mask.shape[0], *(1,) * missing, *mask.shape[1:])
+            if len(lead) > 1:
+                mask = mask.expand(*lead, *mask.shape[-3:]).flatten(0, len(lead) - 1)
+        if len(lead) > 1:
+            q, k, v = (t.flatten(0, len(lead) - 1) for t in (q, k, v))
+        y = attend(q, k, v, mask, options)
+        return (y.unflatten(0, lead) if len(lead) > 1 else y), 0
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, options: dict[str, Any]) -> Tensor:
+    """Return the attention; folded where the tensors are those of a `vmap`."""
+    given = [t for t in (q, k, v, mask) if t is not None]
+    if any(is_batched(t) for t in given):
+        return _Folded.apply(q, k, v, mask, options)  # type: ignore[no-any-return]
+    return F.scaled_dot_product_attention(q, k, v, mask, **options)
+
+
+def attention_rule(same_draws: bool) -> Any:
+    """Return the rule for `F.scaled_dot_product_attention`."""
+
+    def rule(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        **options: Any,
+    ) -> Tensor:
+        options.update(dropout_p=dropout_p, is_causal=is_causal)
+        query, key, value = map(as_autocast, (query, key, value))
+        attn_mask = attn_mask if attn_mask is None else as_autocast(attn_mask)
+        if torch.compiler.is_compiling():
+            return graphed(query, key, value, attn_mask, options)
+        if dropout_p and same_draws:  # one mask of dropout for all conditions cannot be folded
+            return F.scaled_dot_product_attention(query, key, value, attn_mask, **options)
+        return attend(query, key, value, attn_mask, options)
+
+    return rule

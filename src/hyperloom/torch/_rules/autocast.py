@@ -1,0 +1,132 @@
+"""Autocast inside `vmap`, which takes functions apart before autocast sees them.
+
+Autocast goes by the name of an operation. Where `vmap` has made others of it, the dtype of the
+result is another than outside (pytorch issue 192617, seen on torch 2.13). The rules here convert
+first, as autocast would have done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from hyperloom.torch._rules.standin import Generated, as_autocast, dense_tree
+
+Rule = Callable[..., Any]
+
+
+def _active(args: Any, kwargs: Any) -> str:
+    """Return the device for which autocast is on; empty if it is off."""
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, Tensor):
+            kind = value.device.type
+            return kind if torch.is_autocast_enabled(kind) else ""
+    return ""
+
+
+def _converted(function: Any, convert: Callable[[Tensor], Tensor], only: str = "") -> Rule:
+    """Return a function that converts its tensors where autocast is on.
+
+    Args:
+        function: The function.
+        convert: Returns a tensor in another dtype.
+        only: The device on which autocast does that; empty for all.
+    """
+
+    def leaf(value: Any) -> Any:
+        return convert(value) if isinstance(value, Tensor) else value
+
+    def rule(*args: Any, **kwargs: Any) -> Any:
+        kind = _active(args, kwargs)
+        # A stand-in that meets a layer's function takes its own way, and converts by itself.
+        own = function in WITH_WEIGHT and any(isinstance(a, Generated) for a in args)
+        if not kind or own or (only and kind != only):
+            return function(*args, **kwargs)
+        args, kwargs = dense_tree(args), dense_tree(kwargs)
+        return function(*tree_map(leaf, args), **tree_map(leaf, kwargs))
+
+    return rule
+
+
+def _single(x: Tensor) -> Tensor:
+    """Convert to float32 what autocast converts."""
+    wide = x.dtype in (torch.float32, torch.float64)
+    return x.float() if x.is_floating_point() and not wide else x
+
+
+def _left_alone(function: Any) -> Rule:
+    """Return a function that autocast does not know, but knows what `vmap` makes of it."""
+
+    def rule(*args: Any, **kwargs: Any) -> Any:
+        kind = _active(args, kwargs)
+        if not kind:
+            return function(*args, **kwargs)
+        with torch.autocast(kind, enabled=False):
+            return function(*args, **kwargs)
+
+    return rule
+
+
+WITH_WEIGHT = (
+    F.linear,
+    F.conv1d,
+    F.conv2d,
+    F.conv3d,
+    F.conv_transpose1d,
+    F.conv_transpose2d,
+    F.conv_transpose3d,
+    F.prelu,
+)
+_PRODUCTS = (
+    torch.addmm,
+    Tensor.addmm,
+    torch.addbmm,
+    Tensor.addbmm,
+    torch.baddbmm,
+    Tensor.baddbmm,
+    torch.linalg.vecdot,
+)
+_UNKNOWN = (torch.dot, Tensor.dot, torch.mv, Tensor.mv)
+# In float32, on all devices and on the CPU only.
+_LOSSES = (
+    F.cross_entropy,
+    F.nll_loss,
+    F.l1_loss,
+    F.binary_cross_entropy_with_logits,
+    F.poisson_nll_loss,
+    F.cosine_embedding_loss,
+    F.hinge_embedding_loss,
+    torch.cdist,
+)
+_ON_CPU = (
+    torch.max_pool3d,
+    F.max_pool3d,
+    F.adaptive_avg_pool3d,
+    torch.trace,
+    Tensor.trace,
+    torch.linalg.solve,
+    torch.fft.fft,
+    torch.fft.ifft,
+    torch.fft.rfft,
+    torch.fft.irfft,
+    torch.fft.fft2,
+    torch.fft.ifft2,
+    torch.fft.rfft2,
+    torch.fft.irfft2,
+    torch.fft.fftn,
+    torch.fft.ifftn,
+    torch.fft.rfftn,
+    torch.fft.irfftn,
+)
+
+RULES: dict[Any, Rule] = {
+    **{function: _converted(function, as_autocast) for function in (*WITH_WEIGHT, *_PRODUCTS)},
+    **{function: _left_alone(function) for function in _UNKNOWN},
+    **{function: _converted(function, _single) for function in _LOSSES},
+    **{function: _converted(function, _single, "cpu") for function in _ON_CPU},
+}

@@ -1,0 +1,1 @@
+"""Rules for `vmap` inside `torch.compile`: one graph for all numbers of conditions."""

@@ -1,0 +1,1 @@
+"""A call: paired, routed once, run, its buffers stored."""

@@ -1,0 +1,126 @@
+"""One condition after the other: any target, with the meaning that a batch is defined by."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten  # the trees of torch.func.vmap
+
+from hyperloom._core.errors import message
+from hyperloom.torch._run.pairing import select_like
+from hyperloom.torch._target.buffers import Held
+from hyperloom.torch._weights.weights import Weight
+
+if TYPE_CHECKING:
+    from hyperloom.torch._hypernetwork import HyperNetwork
+    from hyperloom.torch._run.call import Call
+
+
+def run_loop(
+    hnet: HyperNetwork,
+    weights: Mapping[str, Weight],
+    kept: Mapping[str, Tensor],
+    call: Call,
+    held: Held,
+) -> Any:
+    """Run the target for each condition by itself; stack what it returns.
+
+    Args:
+        hnet: The hypernetwork.
+        weights: The generated weights of all conditions.
+        kept: Tensors that all conditions share.
+        call: The inputs.
+        held: The target's buffers; what a condition writes, the next one finds.
+    """
+    skeleton, dtypes, batch = hnet._skeleton, hnet._skeleton.dtypes, call.batch
+    last = len(batch) - 1
+    each = {n: w.dense().to(dtypes[n]).flatten(0, last).unbind(0) for n, w in weights.items()}
+    dims, rows = (call.dims, call.kwargs_dims), iter(range(batch.numel()))
+
+    def run(inputs: Any, depth: int) -> Any:
+        if depth < len(batch):
+            slices = (select_like(inputs, dims, i) for i in range(batch[depth]))
+            return join([run(own, depth + 1) for own in slices])
+        row = next(rows)
+        again()
+        own = {name: slices[row] for name, slices in each.items()}
+        with held.one(row) as buffers:
+            return skeleton.call({**kept, **own}, buffers, *inputs)
+
+    with same_draws(hnet) as again:
+        return run((call.inputs, call.kwargs), 0)
+
+
+def join(outputs: Sequence[Any]) -> Any:
+    """Return the outputs of the conditions as one: tensors are stacked along a new dimension 0.
+
+    What is no tensor stays as it is where all conditions return the same; else it becomes a list
+    with an entry for each condition.
+
+    Raises:
+        ValueError: Outputs of different structures or shapes.
+    """
+    flat, specs = zip(*(tree_flatten(output) for output in outputs), strict=True)
+    if any(spec != specs[0] for spec in specs):
+        other = next(i for i, spec in enumerate(specs) if spec != specs[0])
+        got = f"{specs[0]} for the first condition and {specs[other]} for number {other}"
+        raise ValueError(message("the target's output", got, "one structure", _ONE_BY_ONE))
+    return tree_unflatten([_joined(leaves) for leaves in zip(*flat, strict=True)], specs[0])
+
+
+_ONE_BY_ONE = "Call the conditions one by one."
+
+
+def concatenated(outputs: Sequence[Any]) -> Any:
+    """Return the outputs of several parts of a batch as one, by the rules of `join`."""
+    flat, specs = zip(*(tree_flatten(output) for output in outputs), strict=True)
+    if any(spec != specs[0] for spec in specs):
+        raise ValueError(message("the target's output", "parts", "one structure", _ONE_BY_ONE))
+    leaves = [
+        torch.cat(own) if isinstance(own[0], Tensor) else _joined(own)
+        for own in zip(*flat, strict=True)
+    ]
+    return tree_unflatten(leaves, specs[0])
+
+
+def _joined(leaves: Sequence[Any]) -> Any:
+    first = leaves[0]
+    if all(isinstance(leaf, Tensor) for leaf in leaves):
+        shapes = {tuple(leaf.shape) for leaf in leaves}
+        if len(shapes) > 1:
+            got = " and ".join(map(str, sorted(shapes)))
+            wanted = "outputs of one shape for all conditions"
+            raise ValueError(message("the target's output", f"shapes {got}", wanted, _ONE_BY_ONE))
+        return torch.stack(list(leaves))
+    if all(isinstance(leaf, np.ndarray) for leaf in leaves):
+        return np.stack(leaves)
+    if isinstance(first, CONSTANT) and all(type(leaf) is type(first) for leaf in leaves):
+        same = all(leaf == first for leaf in leaves)
+        return first if same else list(leaves)
+    return list(leaves)
+
+
+# Values that say the same for every condition if they are equal.
+CONSTANT = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
+
+
+@contextmanager
+def same_draws(hnet: HyperNetwork) -> Generator[Any]:
+    """Give a function that winds the random generators back to here, if that is asked for."""
+    if not hnet.execution.same_draws:
+        yield lambda: None
+        return
+    cpu = torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+
+    def again() -> None:
+        torch.set_rng_state(cpu)
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
+
+    yield again

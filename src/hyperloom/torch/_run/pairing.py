@@ -1,0 +1,104 @@
+"""Pairing inputs with a batch of conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hyperloom._core.errors import message
+
+
+def dims_like(tree: Any, dims: Any) -> Any:
+    """Return `dims` in the shape of `tree`: for each tensor its dimension, else `None`.
+
+    Args:
+        tree: Tuples, lists and dicts of tensors and anything else.
+        dims: One entry for the whole tree, or a tuple, list or dict that mirrors its top.
+
+    Raises:
+        ValueError: Sequences of different lengths.
+        TypeError: Something else than ints and `None` for a tensor.
+    """
+    if isinstance(tree, dict):
+        each = dims if isinstance(dims, dict) else dict.fromkeys(tree, dims)
+        return {key: dims_like(value, each.get(key)) for key, value in tree.items()}
+    if isinstance(tree, (tuple, list)):
+        each = dims if isinstance(dims, (tuple, list)) else [dims] * len(tree)
+        if len(each) != len(tree):
+            got = f"{len(each)} entries for {len(tree)} inputs"
+            raise ValueError(message("in_dims", got, "an entry for each positional input"))
+        made = [dims_like(t, d) for t, d in zip(tree, each, strict=True)]
+        return type(tree)(*made) if hasattr(tree, "_fields") else type(tree)(made)
+    if not isinstance(tree, Tensor):
+        return None
+    if dims is not None and type(dims) is not int:
+        wanted = "an int or None, or a tuple with an entry for each positional input"
+        raise TypeError(message("in_dims", repr(dims), wanted))
+    return dims
+
+
+def pair_check(
+    inputs: tuple[Any, ...], dims: Any, kwargs: dict[str, Any], kwargs_dims: Any, batch: torch.Size
+) -> None:
+    """Raise unless every paired tensor has the batch's dimensions where `dims` says.
+
+    Raises:
+        ValueError: Nothing to pair, or a tensor whose size is not the batch's.
+    """
+    leaves = [*_leaves(inputs, dims, "input "), *_leaves(kwargs, kwargs_dims, "")]
+    for name, tensor, dim in leaves:
+        shape = list(tensor.shape)
+        for size in batch:
+            if not -len(shape) <= dim < len(shape) or shape[dim] != size:
+                way_out = "For one input that all conditions share, pass in_dims=None."
+                wanted = f"{size} at dimension {dim}, one slice for each condition of the batch"
+                got = f"shape {tuple(tensor.shape)} beside conditions {tuple(batch)}"
+                raise ValueError(message(name, got, wanted, way_out))
+            del shape[dim]
+
+
+def _leaves(tree: Any, dims: Any, name: str) -> Iterator[tuple[str, Tensor, int]]:
+    """Yield name, tensor and dimension of all tensors that are paired."""
+    if isinstance(tree, Tensor):
+        if dims is not None:
+            yield name, tree, dims
+    elif isinstance(tree, (tuple, list)):
+        for i, (part, dim) in enumerate(zip(tree, dims, strict=True)):
+            yield from _leaves(part, dim, f"{name}{i}" if name.endswith(" ") else f"{name}[{i}]")
+    elif isinstance(tree, dict):
+        for key, part in tree.items():
+            yield from _leaves(part, dims[key], f"{name}[{key!r}]" if name else str(key))
+
+
+def first_paired(tree: Any, dims: Any) -> Tensor | None:
+    """Return the first tensor that is paired with the conditions, if there is one."""
+    for _, tensor, _ in _leaves(tree, dims, ""):
+        return tensor
+    return None
+
+
+def narrow_like(tree: Any, dims: Any, start: int, stop: int) -> Any:
+    """Return `tree` with every paired tensor cut to `start .. stop` along its dimension."""
+    if isinstance(tree, Tensor):
+        return tree if dims is None else tree.narrow(dims, start, stop - start)
+    if isinstance(tree, dict):
+        return {key: narrow_like(value, dims[key], start, stop) for key, value in tree.items()}
+    if isinstance(tree, (tuple, list)):
+        made = [narrow_like(t, d, start, stop) for t, d in zip(tree, dims, strict=True)]
+        return type(tree)(*made) if hasattr(tree, "_fields") else type(tree)(made)
+    return tree
+
+
+def select_like(tree: Any, dims: Any, index: int) -> Any:
+    """Return `tree` with every paired tensor replaced by its slice `index` along its dimension."""
+    if isinstance(tree, Tensor):
+        return tree if dims is None else tree.select(dims, index)
+    if isinstance(tree, dict):
+        return {key: select_like(value, dims[key], index) for key, value in tree.items()}
+    if isinstance(tree, (tuple, list)):
+        made = [select_like(t, d, index) for t, d in zip(tree, dims, strict=True)]
+        return type(tree)(*made) if hasattr(tree, "_fields") else type(tree)(made)
+    return tree

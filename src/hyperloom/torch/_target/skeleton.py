@@ -1,0 +1,276 @@
+"""The target without its values: a copy on the meta device that is run with given tensors."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from hyperloom._core.target.spec import TargetSpec
+from hyperloom.torch._private import saving_hooks
+from hyperloom.torch._run.chain import Chain, lower
+from hyperloom.torch._target.checkpointing import (
+    CheckpointedError,
+    Watch,
+    WatchedParameters,
+    is_of_torch_alone,
+    may_checkpoint,
+)
+from hyperloom.torch._target.closures import refuse_outside_references
+from hyperloom.torch._target.copying import Convert, copy_with, tie
+
+
+class Skeleton:
+    """A private copy of the target whose parameters and buffers hold no numbers.
+
+    The user's own module is never touched, so no call and no exception can change it. Every
+    tensor is given at every call; one that were forgotten would be a meta tensor, and fail
+    loudly.
+
+    Not a module: its parameters are not parameters of the hypernetwork.
+    """
+
+    def __init__(self, target: nn.Module, spec: TargetSpec) -> None:
+        self.module = copy_with(target, lambda t: t.to("meta"))
+        refuse_outside_references(target, self.module)
+        # Modes in which the values of buffers were compared, and what that has found.
+        self.compared: set[bool] = set()
+        self.secretly_written: set[str] = set()
+        # Modes in which a call was watched, and in which it checkpoints activations.
+        self.watched: set[bool] = set()
+        self.checkpointing: set[bool] = set()
+        self.spec = spec
+        self._rnns = [m for m in self.module.modules() if isinstance(m, nn.RNNBase)]
+        self._dtypes = {t.name: getattr(torch, t.dtype) for t in spec}
+        # A shared submodule is set once, at its first path: setting it twice would leave the
+        # second value behind.
+        first_paths = {
+            f"{path}.{key}" if path else key
+            for path, module in target.named_modules()
+            for key in (*module._parameters, *module._buffers)
+        }
+        self._paths = {t.name: tuple(n for n in t.names if n in first_paths) for t in spec}
+        self.settle()
+
+    @cached_property
+    def chain(self) -> Chain | None:
+        """The target as a chain of simple layers, if it is one."""
+        names: dict[int, dict[str, str]] = {}
+        for name, paths in self._paths.items():
+            for path, _, key in (full.rpartition(".") for full in paths):
+                names.setdefault(id(self.module.get_submodule(path)), {})[key] = name
+        return lower(self.module, names)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The chain refers to the modules of this skeleton; a copy makes its own, and its own lock.
+        own = ("chain", "lock")
+        return {key: value for key, value in self.__dict__.items() if key not in own}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.settle()
+
+    def settle(self) -> None:
+        """Look at the modules once; to be called again after they were changed.
+
+        The chain is computed now: torch.compile cannot trace the lock of a cached_property.
+        """
+        self.lock = threading.RLock()
+        self._norms = dict(norms_of(self.module))
+        self.momenta = _momenta(self._norms)
+        self._may_checkpoint = may_checkpoint(self.module)
+        self._cannot_checkpoint = is_of_torch_alone(self.module)
+        paths = {path for own in self._paths.values() for path in own}
+        self._owners = [
+            (part, [(key, full) for key, full in keys if full in paths])
+            for part, keys in _parameter_paths(self.module)
+            if isinstance(part._parameters, dict)  # that of a scripted module is none
+        ]
+        _ = self.chain
+
+    @property
+    def dtypes(self) -> dict[str, torch.dtype]:
+        """The dtype that each tensor is wanted in."""
+        return self._dtypes
+
+    def convert(self, fn: Convert) -> None:
+        """Follow a `.to()`, `.half()`, `.double()` ... of the hypernetwork: dtypes only."""
+        for tensor in (*self.module.parameters(), *self.module.buffers()):
+            dtype = fn(torch.empty(0, dtype=tensor.dtype)).dtype
+            tensor.data = tensor.data.to(dtype)
+        for name, dtype in self._dtypes.items():
+            self._dtypes[name] = fn(torch.empty(0, dtype=dtype)).dtype
+
+    def statistics_now(self) -> list[str]:
+        """Return the names of the running statistics that a run in the present mode updates."""
+        return [
+            f"{path}.{key}" if path else key
+            for path, module in self._norms.items()
+            if module.training
+            for key, value in module._buffers.items()
+            if value is not None
+        ]
+
+    def call(
+        self,
+        tensors: Mapping[str, Tensor],
+        buffers: dict[str, Tensor],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        at_once: bool = False,
+    ) -> Any:
+        """Run the target with `tensors` (by their spec's names) and `buffers` in place.
+
+        A buffer that the target replaces by another tensor is replaced in `buffers`.
+
+        One thread at a time: two would put their tensors into the same module. A target that
+        checkpoints activations is run as a module of its own, which still holds its tensors when
+        the backward pass runs parts of it again; not under `vmap` (`at_once`).
+
+        Raises:
+            ValueError: Activation checkpointing with `use_reentrant=True`, while gradients are
+                taken.
+        """
+        given = {path: tensors[name] for name, paths in self._paths.items() for path in paths}
+        given.update(buffers)
+        if torch.compiler.is_compiling():  # a graph has no threads, and no locks
+            return self._call_traced(given, args, kwargs)
+        if at_once or self._cannot_checkpoint or not torch.is_grad_enabled():
+            made = self._call(given, args, kwargs)
+        elif self.module.training in self.checkpointing:
+            made = self._call_own(given, args, kwargs)
+        else:
+            made, given = self._call_watched(given, buffers, args, kwargs)
+        # functional_call notes here what the target has put in place of a buffer.
+        buffers.update((name, given[name]) for name in buffers)
+        return made
+
+    def _call(
+        self,
+        given: dict[str, Tensor],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        watched: bool = False,
+    ) -> Any:
+        """Run with `given` in place; with `watched`, whoever reads a parameter is looked at."""
+        with self.lock:
+            before = [(part, part._parameters) for part, _ in self._owners] if watched else []
+            try:
+                if watched:
+                    self._place(given)
+                return functional_call(self.module, given, args, dict(kwargs), tie_weights=False)
+            finally:
+                for part, parameters in before:
+                    part.__dict__["_parameters"] = parameters
+                self._let_go()
+
+    def _call_traced(
+        self, given: dict[str, Tensor], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Any:
+        made = functional_call(self.module, given, args, dict(kwargs), tie_weights=False)
+        self._let_go()
+        return made
+
+    def _let_go(self) -> None:
+        for rnn in self._rnns:  # the list that an RNN keeps would hold the given tensors
+            rnn._update_flat_weights()
+
+    def _place(self, given: dict[str, Tensor]) -> None:
+        """Move the parameters in `given` into the modules, which are watched from then on."""
+        hooks = saving_hooks()
+        for part, keys in self._owners:
+            values = {**part._parameters, **{key: given.pop(path) for key, path in keys}}
+            part.__dict__["_parameters"] = WatchedParameters(values, self.module, hooks)
+
+    def _call_watched(
+        self,
+        given: dict[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """Run, and run again as a module of its own if the target checkpoints activations.
+
+        The first call of a mode is watched function by function, as are all if the target's code
+        says that it may checkpoint; any other by what it reads, which is cheaper.
+        """
+        mode = self.module.training
+        given_before, start = dict(given), {n: value.clone() for n, value in buffers.items()}
+        draws = torch.get_rng_state() if mode else None
+        closely = self._may_checkpoint or mode not in self.watched
+        try:
+            with Watch(self.module) if closely else nullcontext():
+                made = self._call(given, args, kwargs, watched=not closely)
+            self.watched.add(mode)
+            return made, given
+        except CheckpointedError:
+            self.checkpointing.add(mode)
+        given = {**given_before, **start}
+        if draws is not None:  # the second run is to draw what the first has drawn
+            torch.set_rng_state(draws)
+        return self._call_own(given, args, kwargs), given
+
+    def _call_own(
+        self, given: dict[str, Tensor], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Any:
+        """Run as a module of its own, which holds `given` for as long as anything refers to it."""
+        with self.lock:
+            found = self._lookup(given)
+            module = copy_with(self.module, lambda t: found[id(t)], as_given=True)
+        with Watch(self.module, own=module):
+            made = module(*args, **kwargs)
+        given.update((name, value) for name, value in module.named_buffers() if name in given)
+        return made
+
+    def _lookup(self, values: Mapping[str, Tensor]) -> dict[int, Tensor]:
+        """Return by the skeleton's tensors (`id`) what `values` has for them by path."""
+        return {
+            id(tensor): values[f"{path}.{key}" if path else key]
+            for path, module in self.module.named_modules()
+            for key, tensor in (*module._parameters.items(), *module._buffers.items())
+            if tensor is not None
+        }
+
+    def build(self, tensors: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> nn.Module:
+        """Return a plain module that owns copies of the given tensors, ties kept."""
+        values = {n: tensors[t.name] for t in self.spec for n in t.names}
+        values.update(buffers)
+        by_id = self._lookup(values)
+        made = copy_with(self.module, lambda t: by_id[id(t)].detach().clone())
+        return tie(made, self.spec)
+
+
+def norms_of(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield path and module of all norms that keep running statistics."""
+    for path, part in module.named_modules():
+        if (
+            getattr(part, "track_running_stats", False)
+            and part._buffers.get("running_mean") is not None
+        ):
+            yield path, part
+
+
+def _parameter_paths(module: nn.Module) -> Iterator[tuple[nn.Module, list[tuple[str, str]]]]:
+    """Yield each module with the names of its parameters, its own and from the outermost."""
+    for path, part in module.named_modules():
+        own = [key for key, value in part._parameters.items() if value is not None]
+        if own:
+            yield part, [(key, f"{path}.{key}" if path else key) for key in own]
+
+
+def _momenta(norms: Mapping[str, nn.Module]) -> dict[str, float]:
+    """Return for each running statistic its momentum; 0 for what is counted."""
+    found = {}
+    for path, module in norms.items():
+        for key, value in module._buffers.items():
+            if value is not None:
+                momentum = module.momentum if value.is_floating_point() else 0.0
+                # Without a momentum every step is worth something else: vmap is not tried.
+                found[f"{path}.{key}" if path else key] = momentum or 0.0
+    return found

@@ -1,0 +1,103 @@
+"""Several hypernetworks whose tensors a function of the user's own puts together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hyperloom._core.backend.views import check_assembled, common_batch, conditions_of, refuse_carry
+from hyperloom._core.choices.conditions import Vector
+from hyperloom._core.choices.inits import Unscaled
+from hyperloom._core.choices.layouts import Given
+from hyperloom._core.errors import message
+from hyperloom._core.plan.plan import Plan
+from hyperloom.torch._hypernetwork import HyperNetwork
+
+Parts = dict[str, dict[str, Tensor]]
+
+
+class Assembled(nn.Module):
+    """A target whose tensors are put together from what several hypernetworks generate.
+
+    Where name patterns are not enough: tensors cut out of, joined from or computed with what is
+    generated. Shared tensors and tensors of each condition are hypernetworks too, with the
+    layouts `Shared()` and `PerCondition()`. hypnettorch's `HContainer` and `StructuredHMLP`.
+
+    Args:
+        target: Any module with parameters; a template, as in `HyperNetwork`.
+        parts: The hypernetworks by name. What they generate need not be a network: `Shapes`.
+        assemble: `f({part: {name: tensor}})` that returns `{name: tensor}` for every parameter
+            of the target. It sees one condition at a time, and is mapped over a batch.
+
+    Raises:
+        TypeError: A part that is not a `HyperNetwork`.
+        ValueError: No parts, or one whose condition carries a state.
+    """
+
+    def __init__(
+        self,
+        target: nn.Module,
+        parts: Mapping[str, HyperNetwork],
+        assemble: Callable[[Parts], Mapping[str, Tensor]],
+    ) -> None:
+        super().__init__()
+        if not parts:
+            raise ValueError(message("parts", "none", "at least one hypernetwork"))
+        for name, part in parts.items():
+            if not isinstance(part, HyperNetwork):
+                got = f"a {type(part).__name__}"
+                raise TypeError(message(f"parts[{name!r}]", got, "a HyperNetwork"))
+            refuse_carry(f"parts[{name!r}]", part.plan)
+        self.parts = nn.ModuleDict(parts)
+        self.assemble = assemble
+        num = sum(p.numel() for p in target.parameters())
+        # The target as a function of its parameters: nothing of it is learned.
+        self.runner = HyperNetwork(target, condition=Vector(num), layout=Given(), init=Unscaled())
+
+    @property
+    def plan(self) -> Plan:
+        """The target's tensors, as a plan in which all of them are given."""
+        return self.runner.plan
+
+    def generate(self, condition: Any) -> dict[str, Tensor]:
+        """Generate the target's parameters.
+
+        Args:
+            condition: Raw value of one condition, or of a batch, for all parts; or a dict with a
+                value for each part.
+
+        Returns:
+            `{name: (*batch, *shape)}`.
+
+        Raises:
+            ValueError: Parts with different batches, or an assembly that lacks a tensor of the
+                target or returns one of another shape.
+            TypeError: An assembly that returns no dict.
+        """
+        values = conditions_of(condition, list(self.parts))
+        made: Parts = {}
+        plans: dict[str, Plan] = {}
+        for name, part in self.parts.items():
+            assert isinstance(part, HyperNetwork)
+            made[name], plans[name] = part.generate(values[name]), part.plan
+        function = self._one
+        for _ in common_batch(made, plans):
+            function = torch.func.vmap(function)
+        return function(made)
+
+    def _one(self, made: Parts) -> dict[str, Tensor]:
+        """Assemble for one condition, and check what came out."""
+        return check_assembled(self.assemble(made), self.plan)
+
+    def forward(
+        self,
+        *inputs: Any,
+        condition: Any,
+        in_dims: int | tuple[Any, ...] | None = 0,
+        **kwargs: Any,
+    ) -> Any:
+        """Generate, assemble, and run the target. Arguments as in `HyperNetwork.forward`."""
+        return self.runner.run(self.generate(condition), *inputs, in_dims=in_dims, **kwargs)

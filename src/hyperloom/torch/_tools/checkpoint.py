@@ -1,0 +1,210 @@
+"""Save and load: one safetensors file with the plan in its header. No pickle."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from hyperloom._core.checkpoint.file import (
+    Description,
+    given_part,
+    metadata,
+    other_target,
+    read_description,
+)
+from hyperloom._core.checkpoint.tensors import (
+    buffers,
+    check_dtypes,
+    check_fit,
+    check_plan,
+    check_values,
+    checksum,
+    first_not_finite,
+    refused_by_safetensors,
+    write_whole,
+)
+from hyperloom._core.errors import message
+from hyperloom._core.plan.plan import Plan
+from hyperloom.torch._generate.table import Table
+from hyperloom.torch._target.spec import target_spec
+from hyperloom.torch._target.statistics import settled
+from hyperloom.torch._target.translated import Translated
+
+if TYPE_CHECKING:
+    from hyperloom.torch._hypernetwork import HyperNetwork
+
+
+def save(hnet: HyperNetwork, path: str | os.PathLike[str]) -> None:
+    """Write a hypernetwork to one safetensors file.
+
+    The file holds all learned tensors, the target's own tensors that are kept, its buffers, and
+    the plan with condition, trunk and layout as JSON. It appears whole or not at all.
+
+    Args:
+        hnet: The hypernetwork.
+        path: Where to; a file that is there is replaced.
+
+    Raises:
+        OSError: The file cannot be written.
+        TypeError: A tensor of a dtype that the file cannot hold (complex128, float8).
+        ValueError: Learned values that are NaN or infinite, which `load` would refuse.
+    """
+    import hyperloom
+
+    tensors = neutral_tensors(hnet)
+    check_dtypes(tensors)
+    bad = _not_finite(tensors)
+    if bad is not None:
+        way_out = "The training has diverged: save earlier, or look at hnet.doctor()."
+        raise ValueError(message("hnet", bad, "finite values", way_out))
+    said = hnet.statistics != settled(None, hnet.plan) or any(hnet.target_statistics.tensors())
+    version, statistics = hyperloom.__version__, hnet.statistics if said else None
+    data = metadata(hnet.plan, version, checksum(hnet.plan, tensors, _bytes), statistics)
+    write_whole(path, lambda name: save_file(tensors, name, metadata=data))
+
+
+def load(
+    path: str | os.PathLike[str],
+    target: nn.Module,
+    *,
+    condition: nn.Module | None = None,
+    trunk: nn.Module | None = None,
+    translate: bool | Mapping[str, str] = False,
+) -> HyperNetwork:
+    """Read a hypernetwork from a file that `save` wrote.
+
+    Args:
+        path: The file.
+        target: A target of the same class and shapes; its values do not matter.
+        condition: The condition module, if the hypernetwork was made with one of the user's own
+            (built the same way; its parameters are loaded). In a `Concat`, the whole `Concat`.
+        trunk: The trunk module, likewise.
+        translate: `True` if the file was made for the same network in JAX: the target then runs
+            with the tensors that the plan generates, turned into its own; `generate` keeps their
+            names and shapes. A dict says which layer or tensor of `target` is which of the file's
+            where that cannot be told. See `hyperloom.translate`.
+
+    Returns:
+        The hypernetwork, in training mode, on the target's device.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        CheckpointError: The file is cut, altered, of a newer format, holds values that are not
+            finite, or was made for another target; the message says which.
+        ValueError: `translate` for networks that cannot be matched.
+    """
+    from hyperloom.torch._hypernetwork import HyperNetwork
+
+    described = read_description(path)
+    tensors = _read(path, described)
+    plan = described.plan
+    if translate is False:
+        _same_target(path, plan, target)
+    else:
+        names = {} if translate is True else translate
+        target = Translated(target, plan.spec, names, buffers(tensors))
+    hnet = HyperNetwork.from_plan(
+        target,
+        plan,
+        condition=given_part(path, "condition", plan.condition, condition),
+        trunk=given_part(path, "trunk", plan.trunk, trunk),
+        statistics=described.statistics,
+    )
+    # As it was saved: after .double(), .half() ... its dtypes are no more those of the target.
+    dtypes = {value.dtype for value in tensors.values() if value.is_floating_point()}
+    own = {value.dtype for value in hnet.state_dict().values() if value.is_floating_point()}
+    if len(dtypes) == 1 and own != dtypes:
+        hnet.to(dtypes.pop())
+    _fill(hnet, tensors, path)
+    return hnet
+
+
+def load_into(hnet: HyperNetwork, path: str | os.PathLike[str]) -> None:
+    """Fill `hnet` from a checkpoint of the same plan; see `HyperNetwork.load`."""
+    described = read_description(path)
+    tensors = _read(path, described)
+    check_plan(path, hnet.plan, described, "torch")
+    _fill(hnet, tensors, path)
+
+
+def neutral_tensors(hnet: HyperNetwork) -> dict[str, Tensor]:
+    """Return all tensors under the names of the file: what was grown in blocks is one table."""
+    blocks = {
+        f"{path}.{i}": path
+        for path, module in hnet.named_modules()
+        if isinstance(module, Table)
+        for i in range(len(module))
+    }
+    found: dict[str, list[Tensor]] = {}
+    for name, tensor in hnet.state_dict().items():
+        found.setdefault(blocks.get(name, name), []).append(tensor.detach())
+    joined = {name: torch.cat(v) if len(v) > 1 else v[0] for name, v in found.items()}
+    # Clones where storage is shared or strided: safetensors wants each tensor by itself.
+    return {name: value.contiguous().clone() for name, value in joined.items()}
+
+
+def _fill(hnet: HyperNetwork, tensors: dict[str, Tensor], path: Any) -> None:
+    """Copy tensors in, after all names, shapes and dtypes are checked."""
+    own = neutral_tensors(hnet)
+    tensors = _with_statistics(tensors, own)
+    check_fit(path, own, tensors, lambda t: f"Convert the hypernetwork first: .to({t}).")
+    state = {}
+    tables = {p: m for p, m in hnet.named_modules() if isinstance(m, Table)}
+    for name, tensor in tensors.items():
+        if name in tables:
+            sizes = [len(block) for block in tables[name]]
+            state.update({f"{name}.{i}": b for i, b in enumerate(tensor.split(sizes))})
+        else:
+            state[name] = tensor
+    hnet.load_state_dict(state)
+
+
+def _with_statistics(tensors: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Begin running statistics by id with those that are shared, in a file that has none by id.
+
+    The JAX backend keeps none: there a call is given its state.
+    """
+    by_id, shared = "target_statistics.", "target_buffers."
+    if any(name.startswith(by_id) for name in tensors):
+        return tensors
+    found = {name: shared + name.removeprefix(by_id) for name in own if name.startswith(by_id)}
+    made = {n: tensors[s].expand(own[n].shape).clone() for n, s in found.items() if s in tensors}
+    return {**tensors, **made}
+
+
+def _read(path: Any, described: Description) -> dict[str, Tensor]:
+    """Read and check the tensors of a checkpoint."""
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, ValueError) as error:
+        raise refused_by_safetensors(path, error) from error
+    found = checksum(described.plan, tensors, _bytes)
+    check_values(path, described, found, lambda: _not_finite(tensors))
+    return tensors
+
+
+def _not_finite(tensors: dict[str, Tensor]) -> str | None:
+    """Say which tensor holds values that are not finite, if one does."""
+
+    def count(name: str, infinite: bool) -> int:
+        value = tensors[name]
+        return int((~torch.isfinite(value) if infinite else torch.isnan(value)).sum())
+
+    return first_not_finite(tensors, count)
+
+
+def _bytes(value: Tensor) -> bytes | memoryview:
+    flat = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return flat.numpy().data
+
+
+def _same_target(path: Any, plan: Plan, target: nn.Module) -> None:
+    found = target_spec(target).differences(plan.spec)
+    if found:
+        raise other_target(path, found)

@@ -1,0 +1,393 @@
+"""The readings of `doctor()`: one call with its gradients, and what is between its ends.
+
+Nothing is left behind: gradients are taken with `torch.autograd.grad`, which stores none, and what
+a call may change (buffers, modes, random generators, what was warned of) is put back.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import random
+import re
+import warnings
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from hyperloom._core.choices.execution import SlowWarning
+from hyperloom._core.choices.forms import Whole
+from hyperloom._core.choices.layouts import Head
+from hyperloom._core.plan.contraction import is_constant
+from hyperloom._core.plan.plan import Entry, Plan
+from hyperloom._core.reports.doctor import Report
+from hyperloom._core.reports.readings import PartReading, Readings, TensorReading
+from hyperloom.torch._generate.conditions import EmbeddingCondition
+from hyperloom.torch._generate.encoded import Encoded
+from hyperloom.torch._generate.heads import LinearHead
+from hyperloom.torch._generate.numbers import slot_features
+from hyperloom.torch._generate.table import Table
+from hyperloom.torch._run.call import Call
+from hyperloom.torch._run.run import execute
+from hyperloom.torch._tools.doctor_layers import floats, look_inside, probe, rms
+
+if TYPE_CHECKING:
+    from hyperloom.torch._hypernetwork import HyperNetwork
+
+_SLOW = re.compile(
+    r"performance drop because we have not yet implemented the batching rule for (\S+?)\. "
+)
+_Again = Callable[[], None]
+
+
+def examine(
+    hnet: HyperNetwork,
+    condition: Any,
+    inputs: tuple[Any, ...],
+    in_dims: Any,
+    kwargs: dict[str, Any],
+) -> Report:
+    """Take all readings and return the report; the arguments are those of `forward`."""
+    name, kept = hnet.plan.spec.name, hnet.plan.kept
+    readings = Readings(name, 1, parts=_parts(hnet, None, None), kept=kept)
+    with _as_it_was(hnet) as again, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            encoded = hnet._encode(condition)
+            call = Call(encoded.batch, inputs, in_dims, kwargs)
+            readings = replace(readings, conditions=max(1, encoded.batch.numel()))
+            again()
+            outputs = hnet(*inputs, condition=condition, in_dims=in_dims, **kwargs)
+            grads = _gradients(hnet, outputs)
+            again()
+            with torch.no_grad():
+                how = hnet.explain(*inputs, condition=condition, in_dims=in_dims, **kwargs)
+        except Exception as error:  # whatever the user's modules raise is what is to be told
+            return Report(replace(readings, errors=(_told("the call fails", error),)))
+        # What follows are calls of ours. Slow ways are told by explain().
+        told = [str(w.message).strip() for w in caught if w.category is not SlowWarning]
+        again()
+        stages, tensors, unchecked = _differences(hnet, condition, encoded, call, again)
+        again()
+        inside = look_inside(hnet, encoded, call, tensors)
+    return Report(
+        replace(
+            readings,
+            parts=_parts(hnet, grads, encoded.ids),
+            tensors=inside.tensors,
+            layers=inside.layers,
+            stages=stages,
+            tolerance=_tolerance(hnet, outputs),
+            unchecked=unchecked,
+            strategy=f"run as {how.strategy}: {how.reason}",
+            slow=how.slow or _slow(told),
+            dtypes=(_dtypes(outputs), inside.dtypes),
+            warnings=(*_others_told(told), *inside.errors),
+        )
+    )
+
+
+def _told(what: str, error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return f"{what}: {type(error).__name__}: {lines[0]}"
+
+
+def _slow(told: Sequence[str]) -> tuple[str, ...]:
+    """Say which operations vmap ran one condition after the other."""
+    found = [match[1] for text in told if (match := _SLOW.search(text))]
+    each = dict.fromkeys(found)
+    return tuple(
+        f"{op} is run one condition after the other: vmap has no rule for it." for op in each
+    )
+
+
+def _others_told(told: Sequence[str]) -> tuple[str, ...]:
+    first = (text.splitlines()[0] for text in told if not _SLOW.search(text))
+    return tuple(f"the call warns: {line}" for line in dict.fromkeys(first))
+
+
+def _dtypes(tree: Any) -> tuple[str, ...]:
+    return tuple(str(t.dtype).removeprefix("torch.") for t in floats(tree))
+
+
+def _tolerance(hnet: HyperNetwork, outputs: Any) -> float:
+    """Return the relative difference that rounding makes, in the coarsest dtype in play."""
+    dtypes = [t.dtype for t in floats(outputs)] + [
+        d for d in hnet._skeleton.dtypes.values() if d.is_floating_point
+    ]
+    return 16 * max((torch.finfo(d).eps for d in dtypes), default=1e-7)
+
+
+# ---- nothing is left behind ---------------------------------------------------------------------
+
+
+@contextmanager
+def _as_it_was(hnet: HyperNetwork) -> Generator[_Again]:
+    """Put back what a call may change; yield a function that sets the random generators back."""
+    modules = [*hnet.modules(), *hnet._skeleton.module.modules()]
+    modes = [(module, module.training) for module in modules]
+    # Bases and kept tensors may be large, and no call writes into them.
+    large = {id(m) for tree in (hnet.bases, hnet.kept, hnet.native) for m in tree.modules()}
+    buffers = [
+        (module, key, value, value.detach().clone())
+        for module in hnet.modules()
+        if id(module) not in large
+        for key, value in module._buffers.items()
+        if value is not None
+    ]
+    keys = [(module, list(module._buffers)) for module in hnet.modules()]
+    # What was warned of is warned of again: this call was not the user's own.
+    private = {k: copy.copy(hnet.__dict__[k]) for k in ("_warned", "_known", "_programs")}
+    chooser = {k: copy.copy(v) for k, v in vars(hnet.__dict__["_chooser"]).items()}
+    devices = sorted({p.device.index for p in hnet.parameters() if p.device.type == "cuda"})
+    start = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices), torch.inference_mode(False), torch.enable_grad():
+        seeds = torch.get_rng_state(), [torch.cuda.get_rng_state(d) for d in devices]
+
+        def again() -> None:
+            random.setstate(start[0])
+            np.random.set_state(start[1])
+            torch.set_rng_state(seeds[0])
+            for device, state in zip(devices, seeds[1], strict=True):
+                torch.cuda.set_rng_state(state, device)
+
+        try:
+            yield again
+        finally:
+            again()
+            hnet.__dict__.update(private)
+            vars(hnet.__dict__["_chooser"]).update(chooser)
+            for module, mode in modes:
+                module.training = mode
+            for module, names in keys:
+                for added in set(module._buffers) - set(names):
+                    del module._buffers[added]
+            for module, key, value, before in buffers:
+                module._buffers[key] = value
+                # Its version says nothing: batch_norm writes its statistics past it.
+                if not torch.equal(value, before):
+                    with torch.no_grad():
+                        value.copy_(before)
+
+
+# ---- the parts of the generator -----------------------------------------------------------------
+
+
+def _gradients(hnet: HyperNetwork, outputs: Any) -> dict[str, Tensor | None]:
+    """Return the gradient of a random projection of the outputs, by parameter name."""
+    trained = {name: p for name, p in hnet.named_parameters() if p.requires_grad}
+    loss = probe(outputs)
+    if loss is None or not trained:
+        return dict.fromkeys(trained)
+    found = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
+    return dict(zip(trained, found, strict=True))
+
+
+def _parts(
+    hnet: HyperNetwork, grads: Mapping[str, Tensor | None] | None, ids: Tensor | None
+) -> tuple[PartReading, ...]:
+    """Read every parameter; before the call, without gradients."""
+    zero, random_rows = _starts(hnet.plan)
+    idle = _idle(hnet, ids)
+    alike = _alike(hnet)
+    made: list[PartReading] = []
+    for name, p in hnet.named_parameters():
+        path, _, key = name.rpartition(".")
+        head = path.removeprefix("heads.").removesuffix(".table") if "heads." in path else ""
+        matrix = p.ndim >= 2 and name.startswith(("trunks.", "condition."))
+        random_start = matrix or (head in random_rows and key in ("weight", "0", "row"))
+        grad = None if grads is None else grads.get(name)
+        made.append(
+            PartReading(
+                name=name,
+                shape=tuple(p.shape),
+                dtype=str(p.dtype).removeprefix("torch."),
+                device=str(p.device),
+                trains=p.requires_grad,
+                finite=bool(torch.isfinite(p.detach()).all()),
+                dead=random_start and not bool(p.detach().any()),
+                alike=name in alike,
+                starts_zero=head in zero and not key.startswith("slots") and ".slots" not in path,
+                idle=idle.get(name, ""),
+                gradient=None if grad is None else rms(grad),
+            )
+        )
+    return tuple(made)
+
+
+def _starts(plan: Plan) -> tuple[set[str], set[str]]:
+    """Return the heads in which some rows start at zero, and those in which some do not."""
+    zero = {h.name for h in plan.heads if any(s.std == 0.0 for s in h.segments)}
+    random_rows = {h.name for h in plan.heads if any(s.std > 0.0 for s in h.segments)}
+    return zero, random_rows
+
+
+def _tables(hnet: HyperNetwork) -> Iterator[tuple[str, Table]]:
+    for name, module in hnet.named_modules():
+        if isinstance(module, Table):
+            yield name, module
+
+
+def _idle(hnet: HyperNetwork, ids: Tensor | None) -> dict[str, str]:
+    """Return the parameters that this call has no use for, with the reason."""
+    found: dict[str, str] = {}
+    if not hnet.plan.widths:  # tables by id only: no features, so no vector is looked at
+        found = {f"condition.{n}": "only ids used" for n, _ in hnet.condition.named_parameters()}
+    if ids is None:
+        return found
+    for name, table in _tables(hnet):
+        first = 0
+        for i, block in enumerate(table):
+            last = first + len(block)
+            if not bool(((ids >= first) & (ids < last)).any()):
+                found[f"{name}.{i}"] = "other ids"
+            first = last
+    return found
+
+
+def _alike(hnet: HyperNetwork) -> set[str]:
+    """Return the embeddings whose rows are all the same, though they should differ."""
+    found: set[str] = set()
+    for name, module in hnet.named_modules():
+        if isinstance(module, EmbeddingCondition) and _collapsed(module.table.rows(), 0):
+            found |= {f"{name}.table.{i}" for i in range(len(module.table))}
+        elif isinstance(module, LinearHead) and isinstance(module.slots, nn.Parameter):
+            if _collapsed(module.slots, 0):
+                found.add(f"{name}.slots")
+        elif isinstance(module, LinearHead) and isinstance(module.slots, Table):
+            found |= {f"{name}.slots.{i}" for i, b in enumerate(module.slots) if _collapsed(b, 1)}
+    return found
+
+
+def _collapsed(rows: Tensor, axis: int) -> bool:
+    rows = rows.detach().double()
+    if rows.shape[axis] < 2:
+        return False
+    spread = (rows - rows.mean(axis, keepdim=True)).square().mean().sqrt()
+    return bool(spread <= 1e-4 * rows.square().mean().sqrt())
+
+
+# ---- what depends on the condition --------------------------------------------------------------
+
+
+def _differences(
+    hnet: HyperNetwork, condition: Any, encoded: Encoded, call: Call, again: _Again
+) -> tuple[tuple[tuple[str, float | None], ...], tuple[TensorReading, ...], str]:
+    """Run the same inputs with other conditions; return how far each stage differs."""
+    with torch.no_grad():
+        other, unchecked = _others(hnet, condition, encoded)
+        # The generators of random numbers start alike, so that dropout draws the same.
+        again()
+        made = hnet._generate(encoded)
+        again()
+        changed = hnet._generate(other) if other is not None else None
+        tensors = tuple(_tensor(hnet, entry, made, changed) for entry in hnet.plan.entries)
+        if other is None or changed is None:
+            return (), tensors, unchecked
+        again()
+        one = execute(hnet, encoded, call)
+        again()
+        two = execute(hnet, other, call)
+        features: float | None = None
+        if hnet.plan.widths:
+            again()
+            first = slot_features(hnet.plan, hnet.trunks, hnet.heads, encoded)
+            again()
+            second = slot_features(hnet.plan, hnet.trunks, hnet.heads, other)
+            features = _apart(list(first.values()), list(second.values()))
+    vectors = _apart([encoded.vector], [other.vector]) if hnet.plan.widths else None
+    # The first two matter only where features are used; a table by id has none.
+    generated = [e.tensor for e in hnet.plan.entries if not is_constant(hnet.plan, e)]
+    parts = _apart([made[n] for n in generated], [changed[n] for n in generated])
+    stages = (
+        ("condition vectors", vectors),
+        ("features", features),
+        ("generated tensors", parts),
+        ("outputs", _apart(floats(one), floats(two))),
+    )
+    return stages, tensors, unchecked
+
+
+def _apart(one: Sequence[Tensor], two: Sequence[Tensor]) -> float | None:
+    """Return the root mean square of the differences, relative to that of the numbers."""
+    pairs = list(zip(one, two, strict=True))
+    squares = sum(float((a.double() - b.double()).square().sum()) for a, b in pairs)
+    size = sum(float(a.double().square().sum() + b.double().square().sum()) for a, b in pairs) / 2
+    return math.sqrt(squares / size) if size > 0 else (0.0 if pairs else None)
+
+
+def _others(hnet: HyperNetwork, condition: Any, encoded: Encoded) -> tuple[Encoded | None, str]:
+    """Return as many other conditions, each in the place of one that differs from it."""
+    if isinstance(hnet.condition, EmbeddingCondition):
+        num = hnet.condition.table.num
+        if num < 2:
+            return None, "there is only one id"
+        assert encoded.ids is not None
+        return hnet._encode((encoded.ids + 1) % num), ""
+    batch = encoded.batch
+    if batch.numel() < 2:
+        return None, "it takes a batch of two conditions or more"
+    if not _raw_differs(condition, batch):
+        return None, "the conditions given are all the same"
+
+    def rolled(value: Tensor) -> Tensor:
+        flat = value.flatten(0, len(batch) - 1)
+        return flat.roll(1, 0).view(value.shape)
+
+    ids = None if encoded.ids is None else rolled(encoded.ids)
+    return Encoded(rolled(encoded.vector), ids), ""
+
+
+def _raw_differs(condition: Any, batch: torch.Size) -> bool:
+    """Whether the raw values differ from one condition to the next; unknown counts as yes."""
+    found = [
+        t
+        for t in tree_leaves(condition)
+        if isinstance(t, Tensor) and t.shape[: len(batch)] == batch
+    ]
+    rows = [t.flatten(0, len(batch) - 1) for t in found]
+    return not rows or any(bool((r[1:] != r[:1]).any()) for r in rows)
+
+
+def _tensor(
+    hnet: HyperNetwork,
+    entry: Entry,
+    made: Mapping[str, Tensor],
+    changed: Mapping[str, Tensor] | None,
+) -> TensorReading:
+    """Read a generated tensor; its gradient comes later."""
+    spec, name = hnet.plan.spec[entry.tensor], entry.tensor
+    base = dict(hnet.bases.tensors()).get(name)
+    value = made[name]
+    return TensorReading(
+        name=name,
+        rms=rms(value),
+        native=rms(base) if base is not None else math.hypot(spec.mean, spec.std),
+        varies=None if changed is None else _apart([value], [changed[name]]),
+        shared=is_constant(hnet.plan, entry),
+        starts_constant=_starts_constant(hnet.plan, entry),
+        change=None if base is None else rms(value - base.to(value.dtype)),
+        attached=True,
+        gradient=None,
+    )
+
+
+def _starts_constant(plan: Plan, entry: Entry) -> bool:
+    """Whether the plan starts the tensor alike for all conditions."""
+    zero = [_std_is_zero(plan.heads[p.head], p.start, p.numel) for p in entry.pieces]
+    return all(zero) if isinstance(entry.form, Whole) else any(zero)
+
+
+def _std_is_zero(head: Head, start: int, numel: int) -> bool:
+    first = start % head.slot_size
+    last = first + numel
+    rows = [
+        s for s in head.segments if last > head.slot_size or (s.start < last and first < s.stop)
+    ]
+    return all(s.std == 0.0 for s in rows)

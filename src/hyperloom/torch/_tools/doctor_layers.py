@@ -1,0 +1,246 @@
+"""Readings inside the target: layer by layer, beside the template's own initialisation.
+
+Measured on plain modules, one for each of a few conditions, and on as many drawn as the template
+was: hooks see plain tensors there, whatever the strategy of the call was.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves  # the trees that torch.func.vmap returns
+
+from hyperloom._core.reports.readings import LayerReading, TensorReading
+from hyperloom.torch._generate.encoded import Encoded
+from hyperloom.torch._run.call import Call
+
+if TYPE_CHECKING:
+    from hyperloom.torch._hypernetwork import HyperNetwork
+
+_MOST_CONDITIONS = 3
+_MOST_TRIED = 16
+
+
+def floats(tree: Any) -> list[Tensor]:
+    """Return the floating tensors of a tree."""
+    return [t for t in tree_leaves(tree) if isinstance(t, Tensor) and t.is_floating_point()]
+
+
+def rms(value: Tensor) -> float:
+    """Return the root mean square of a tensor's numbers, NaN if one of them is."""
+    value = value.detach()
+    value = value.coalesce().values() if value.is_sparse else value
+    return float(value.double().square().mean().sqrt()) if value.numel() else 0.0
+
+
+def probe(outputs: Any) -> Tensor | None:
+    """Return a random projection of the outputs, always the same; `None` without a gradient."""
+    draws = torch.Generator().manual_seed(0)
+    terms: list[Tensor] = []
+    for out in floats(outputs):
+        direction = torch.randn(out.shape, generator=draws).to(out.device)
+        if out.requires_grad:
+            wide = out.double() if out.dtype == torch.float64 else out.float()
+            terms.append((wide * direction).sum() / math.sqrt(max(1, out.numel())))
+    return torch.stack([t.to(terms[0]) for t in terms]).sum() if terms else None
+
+
+@dataclass(frozen=True)
+class Inside:
+    """What was read inside the target.
+
+    Attributes:
+        tensors: The readings given, with the gradients that the target gives them.
+        layers: One for each layer with parameters.
+        dtypes: Dtypes of the plain module's outputs.
+        errors: What could not be run.
+    """
+
+    tensors: tuple[TensorReading, ...]
+    layers: tuple[LayerReading, ...]
+    dtypes: tuple[str, ...]
+    errors: tuple[str, ...]
+
+
+@dataclass
+class _Layer:
+    """Sums over the uses of a layer."""
+
+    kind: str
+    square: float = 0.0
+    gradient: float = 0.0
+    uses: int = 0
+    gradients: int = 0
+
+
+def look_inside(
+    hnet: HyperNetwork, encoded: Encoded, call: Call, tensors: tuple[TensorReading, ...]
+) -> Inside:
+    """Run plain modules for a few conditions, and as many of the template's own start."""
+    runs = _Runs(), _Runs()
+    made = hnet._generate(encoded)
+    learns = any(p.requires_grad for p in hnet.parameters())
+    attached = {name: value.requires_grad or not learns for name, value in made.items()}
+    dtypes: tuple[str, ...] = ()
+    tensors = tuple(replace(t, attached=attached[t.name]) for t in tensors)
+    try:
+        for index in _first(call.batch):
+            args, kwargs = _inputs(call, index)
+            own = {name: value[index].detach() for name, value in made.items()}
+            outputs = runs[0].add(_plain(hnet, own), args, kwargs)
+            dtypes = tuple(str(t.dtype).removeprefix("torch.") for t in floats(outputs))
+            runs[1].add(_plain(hnet, _native(hnet)), args, kwargs)
+        used = _used(hnet, made, call, runs[0].missing([t.name for t in tensors]))
+    except Exception as error:  # the user's own modules: whatever they raise is told
+        lines = str(error).strip().splitlines() or [""]
+        text = f"layers are not measured: {type(error).__name__}: {lines[0]}"
+        return Inside(tensors, (), dtypes, (text,))
+    read = tuple(
+        replace(t, gradient=runs[0].gradient(t.name), used=used.get(t.name)) for t in tensors
+    )
+    return Inside(read, tuple(_layers(*runs)), dtypes, ())
+
+
+def _first(batch: torch.Size) -> list[tuple[int, ...]]:
+    """Return the indices of the first few conditions."""
+    num = min(_MOST_CONDITIONS, batch.numel())
+    found = [torch.unravel_index(torch.tensor(i), batch) for i in range(num)] if batch else [()]
+    return [tuple(int(i) for i in index) for index in found]
+
+
+def _inputs(call: Call, index: tuple[int, ...]) -> tuple[Any, Any]:
+    args, kwargs = call.inputs, call.kwargs
+    for i in index:
+        args = pick_like(args, call.dims, i)
+        kwargs = pick_like(kwargs, call.kwargs_dims, i)
+    return args, kwargs
+
+
+def pick_like(tree: Any, dims: Any, index: int) -> Any:
+    """Return `tree` with one slice of every paired tensor, along its dimension."""
+    if isinstance(tree, Tensor):
+        return tree if dims is None else tree.select(dims, index)
+    if isinstance(tree, dict):
+        return {key: pick_like(value, dims[key], index) for key, value in tree.items()}
+    if isinstance(tree, (tuple, list)):
+        made = [pick_like(t, d, index) for t, d in zip(tree, dims, strict=True)]
+        return type(tree)(*made) if hasattr(tree, "_fields") else type(tree)(made)
+    return tree
+
+
+def _plain(hnet: HyperNetwork, tensors: Mapping[str, Tensor]) -> nn.Module:
+    module = hnet._skeleton.build({**hnet._kept(), **tensors}, hnet._buffers_now())
+    for parameter in module.parameters():
+        if parameter.is_floating_point():
+            parameter.requires_grad_()
+    return module
+
+
+def _native(hnet: HyperNetwork) -> dict[str, Tensor]:
+    """Draw the generated tensors as the template's were; a base is what it is."""
+    bases, made = dict(hnet.bases.tensors()), {}
+    device = next(hnet.parameters()).device
+    for entry in hnet.plan.entries:
+        spec, name = hnet.plan.spec[entry.tensor], entry.tensor
+        draw = spec.mean + spec.std * torch.randn(spec.shape, device=device)
+        made[name] = bases.get(name, draw).detach().to(hnet._skeleton.dtypes[name])
+    return made
+
+
+class _Runs:
+    """Runs of plain modules, and the sums of what was seen in them."""
+
+    def __init__(self) -> None:
+        self.layers: dict[str, _Layer] = {}
+        self.grads: dict[str, list[Tensor | None]] = {}
+
+    def add(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        """Run a module forward and backward; return its outputs."""
+        handles = [
+            part.register_forward_hook(self._hook(name))
+            for name, part in module.named_modules()
+            if any(p is not None for p in part._parameters.values())
+        ]
+        outputs = module(*args, **kwargs)
+        for handle in handles:
+            handle.remove()
+        named = dict(module.named_parameters())
+        loss = probe(outputs)
+        grads: Sequence[Tensor | None] = [None] * len(named)
+        if loss is not None:
+            grads = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+        for name, grad in zip(named, grads, strict=True):
+            self.grads.setdefault(name, []).append(grad)
+        return outputs
+
+    def _hook(self, name: str) -> Any:
+        def hook(module: nn.Module, args: Any, outputs: Any) -> None:
+            seen = self.layers.setdefault(name, _Layer(type(module).__name__))
+            for out in floats(outputs)[:1]:
+                seen.square += rms(out) ** 2
+                seen.uses += 1
+                if out.requires_grad:
+                    out.register_hook(lambda grad: note(grad))
+
+            def note(grad: Tensor) -> None:
+                seen.gradient += rms(grad) ** 2
+                seen.gradients += 1
+
+        return hook
+
+    def gradient(self, name: str) -> float | None:
+        """Return the root mean square of a parameter's gradient; `None` where none came."""
+        found = [g for g in self.grads.get(name, []) if g is not None]
+        return math.sqrt(sum(rms(g) ** 2 for g in found) / len(found)) if found else None
+
+    def missing(self, names: Sequence[str]) -> list[str]:
+        """Return the names that got no gradient."""
+        return [name for name in names if self.gradient(name) is None]
+
+
+def _used(
+    hnet: HyperNetwork, made: Mapping[str, Tensor], call: Call, names: Sequence[str]
+) -> dict[str, bool]:
+    """Tell of tensors without a gradient whether the outputs change with them."""
+    if not names:
+        return {}
+    index = _first(call.batch)[0]
+    args, kwargs = _inputs(call, index)
+    own = {name: value[index].detach() for name, value in made.items()}
+
+    def outputs(tensors: Mapping[str, Tensor]) -> list[Tensor]:
+        torch.manual_seed(0)
+        return floats(_plain(hnet, tensors)(*args, **kwargs))
+
+    with torch.no_grad():
+        before, found = outputs(own), {}
+        for name in names[:_MOST_TRIED]:
+            noise = torch.randn_like(own[name]) * max(rms(own[name]), 1e-2)
+            after = outputs({**own, name: own[name] + noise})
+            pairs = zip(before, after, strict=True)
+            found[name] = not all(torch.equal(a, b) for a, b in pairs)
+    return found
+
+
+def _layers(ours: _Runs, native: _Runs) -> list[LayerReading]:
+    made: list[LayerReading] = []
+    for name, one in ours.layers.items():
+        two = native.layers.get(name)
+        if two is None or not one.uses or not two.uses:
+            continue
+        made.append(
+            LayerReading(
+                name=name,
+                kind=one.kind,
+                activation=math.sqrt(one.square / one.uses),
+                native_activation=math.sqrt(two.square / two.uses),
+                gradient=math.sqrt(one.gradient / max(1, one.gradients)),
+                native_gradient=math.sqrt(two.gradient / max(1, two.gradients)),
+            )
+        )
+    return made

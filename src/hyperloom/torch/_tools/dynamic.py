@@ -1,0 +1,84 @@
+"""Hypernetworks whose condition carries a state: many steps in one call."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_map
+
+from hyperloom._core.errors import message
+from hyperloom.torch._generate.encoded import Encoded
+
+if TYPE_CHECKING:
+    from hyperloom.torch._hypernetwork import HyperNetwork
+
+
+def unroll(
+    hnet: HyperNetwork, *inputs: Any, condition: Any, carry: Any = None, **kwargs: Any
+) -> tuple[Any, Any]:
+    """Run a hypernetwork whose condition carries a state over `T` steps, time first.
+
+    The condition is run step by step, which is cheap; all `T * B` generated networks are then run
+    in one batch, with the result that `T` calls would give. For targets that need their own
+    output of the step before, call the hypernetwork step by step instead.
+
+    Args:
+        hnet: A hypernetwork with a `Recurrent` condition, or another that carries a state.
+        *inputs: The target's inputs; every tensor `(T, *batch, ...)`.
+        condition: Raw values of all steps; every tensor `(T, *batch, ...)`. What is no tensor (an
+            int as an id, `None`) is the same at every step.
+        carry: The state before the first step, as a call returns it; `None` for the start.
+        **kwargs: The target's keyword arguments; every tensor `(T, *batch, ...)`.
+
+    Returns:
+        What the target returns, with `(T, *batch)` in front of every tensor, and the state after
+        the last step.
+
+    Raises:
+        TypeError: A condition without a state.
+        ValueError: Tensors that differ in `T`, none at all, or what a call refuses.
+    """
+    refuse_without_carry(hnet)
+    steps = _num_steps(condition)
+    made = []
+    for step in range(steps):
+        now = tree_map(lambda v, step=step: v[step] if isinstance(v, Tensor) else v, condition)
+        made.append(hnet._encode(now, carry))
+        carry = made[-1].carry
+    batch = made[0].batch
+    vector = torch.stack([one.vector for one in made]).flatten(0, len(batch))
+    ids = None
+    if made[0].ids is not None:
+        ids = torch.stack([one.ids for one in made]).flatten()  # type: ignore[arg-type]
+
+    def join(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        if value.shape[: 1 + len(batch)] != (steps, *batch):
+            wanted = f"(T, *batch) = {(steps, *batch)} in front, as the condition has"
+            raise ValueError(message("inputs", f"shape {tuple(value.shape)}", wanted))
+        return value.flatten(0, len(batch))
+
+    given, named = tree_map(join, inputs), tree_map(join, kwargs)
+    out = hnet._call(Encoded(vector, ids), given, 0, named)
+    split = (steps, *batch)
+    return tree_map(lambda v: v.unflatten(0, split) if isinstance(v, Tensor) else v, out), carry
+
+
+def refuse_without_carry(hnet: HyperNetwork) -> None:
+    """Raise if a hypernetwork's condition carries no state."""
+    if not hnet.plan.condition.has_carry:
+        wanted = "a hypernetwork whose condition carries a state (Recurrent)"
+        raise TypeError(message("carry", f"one with {hnet.plan.condition}", wanted))
+
+
+def _num_steps(condition: Any) -> int:
+    """Return the number of steps that all tensors of a condition agree on."""
+    tensors = [v for v in tree_flatten(condition)[0] if isinstance(v, Tensor) and v.ndim]
+    sizes = sorted({len(v) for v in tensors})
+    if len(sizes) != 1 or not sizes[0]:
+        got = f"tensors with {sizes} steps" if sizes else "no tensor (T, *batch, ...)"
+        raise ValueError(message("condition", got, "tensors of one number T of steps in front"))
+    return sizes[0]

@@ -1,0 +1,396 @@
+"""Generated weights as objects: layers are evaluated from their parts where that is cheaper.
+
+Every class here stands for the weights of `B` conditions and knows three things: how to become a
+dense tensor, how to apply itself as the weight of a layer, and which of its tensors belong to
+one condition. The same code runs with the conditions as a leading dimension (`lead` is 1) and
+inside `vmap`, where they are hidden (`lead` is 0).
+
+Legend of suffixes: B conditions, N rows of one condition, I inputs, O outputs, R templates.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hyperloom._core.plan.cost import Layer
+from hyperloom.torch._weights.choose import choose
+
+Conv = Callable[..., Tensor]
+
+
+@dataclass
+class Weight(ABC):
+    """A generated weight.
+
+    Attributes:
+        name: Its tensor's name.
+        shape: Shape of one condition's weight.
+        num: Conditions `B`.
+        lead: 1 while the conditions are the first dimension of the tensors, 0 while hidden.
+        record: Where to note what was chosen; `None` outside `explain()`.
+    """
+
+    name: str
+    shape: torch.Size
+    num: int
+    lead: int = field(default=1, kw_only=True)
+    record: Any = field(default=None, kw_only=True)
+
+    @property
+    @abstractmethod
+    def owned(self) -> tuple[Tensor, ...]:
+        """The tensors with a slice for each condition."""
+
+    @abstractmethod
+    def with_owned(self, tensors: tuple[Tensor, ...]) -> Weight:
+        """Return the same weight over other tensors of its own, with the conditions hidden."""
+
+    @abstractmethod
+    def dense(self) -> Tensor:
+        """Return the weight, `(*lead, *shape)`."""
+
+    def linear(self, x: Tensor) -> Tensor:
+        """Return `x W^T`, `(*lead, *n, I)` -> `(*lead, *n, O)`."""
+        return linear_each(x, self.dense(), self.lead)
+
+    def convolve(self, conv: Conv, x: Tensor, transposed: bool, groups: int) -> Tensor:
+        """Return `conv(x, W)`; `conv` holds stride, padding and the rest. Conditions hidden."""
+        self.note("conv", "dense")
+        return conv(x, self.dense())
+
+    def embed(self, ids: Tensor, **options: Any) -> Tensor:
+        """Return the rows of the weight at `ids`. Conditions hidden."""
+        self.note("embedding", "dense")
+        if torch.compiler.is_compiling() and not options:
+            # vmap's rule for F.embedding reads the number of conditions: a graph for each.
+            return self.dense()[ids]
+        return F.embedding(ids, self.dense(), **options)
+
+    def lift(self, tensor: Tensor, x: Tensor, own: int) -> Tensor:
+        """Insert axes after the conditions so that `tensor`'s last `own` axes meet `x`'s last."""
+        if not self.lead:
+            return tensor
+        missing = x.ndim - self.lead - own
+        return tensor.reshape(tensor.shape[0], *(1,) * missing, *tensor.shape[1:])
+
+    def note(self, op: str, choice: str, layer: Layer | None = None) -> None:
+        """Tell `explain()` what was chosen."""
+        if self.record is not None:
+            self.record(self, op, choice, layer)
+
+
+def linear_each(x: Tensor, weight: Tensor, lead: int, bias: Tensor | None = None) -> Tensor:
+    """Apply each condition's own matrix to its rows: `(*lead, *n, I) (*lead, O, I)`.
+
+    Weight times rows, and then transposed: the weight's gradient comes out in the weight's own
+    layout. As rows times weight it would be copied into place, once for every condition.
+
+    Args:
+        x: `(*lead, *n, I)`.
+        weight: `(*lead, O, I)`.
+        lead: 1 with the conditions in front, 0 while they are hidden.
+        bias: `(*lead, O)` or `None`.
+    """
+    if not lead:
+        return F.linear(x, weight, bias)
+    rows = (x if x.ndim == 3 else x.reshape(x.shape[0], -1, x.shape[-1])).mT
+    if bias is None:
+        made = torch.bmm(weight, rows).mT
+    else:
+        made = torch.baddbmm(bias.unsqueeze(-1), weight, rows).mT
+    return made if x.ndim == 3 else made.reshape(*x.shape[:-1], weight.shape[-2])
+
+
+def into_inputs(x: Tensor, coefficients: Tensor, lead: int) -> Tensor:
+    """Multiply coefficients into inputs, to meet templates `(O, I R)` in one product for all.
+
+    As an outer product by matrix product: its backward pass sums while it multiplies.
+
+    Args:
+        x: `(*lead, *n, I)`.
+        coefficients: `(*lead, R)`.
+        lead: 1 with the conditions in front, 0 while they are hidden.
+
+    Returns:
+        `(*lead, *n, I R)`.
+    """
+    numbers = x.reshape(*x.shape[:lead], -1, 1)
+    return torch.matmul(numbers, coefficients.unsqueeze(-2)).reshape(*x.shape[:-1], -1)
+
+
+def out_of_outputs(x: Tensor, coefficients: Tensor, templates: Tensor, shape: Any) -> Tensor:
+    """Apply all templates in one product `(I, O R)`, then sum them with the coefficients.
+
+    Args:
+        x: `(*lead, *n, I)`.
+        coefficients: `(*lead, R)`, with axes of 1 for `n`.
+        templates: `(O I, R)`.
+        shape: `(O, I)`.
+
+    Returns:
+        `(*lead, *n, O)`.
+    """
+    terms = templates.shape[-1]
+    t_ORI = templates.reshape(*shape, terms).mT.reshape(-1, shape[1])
+    y_NOR = F.linear(x, t_ORI).unflatten(-1, (shape[0], terms))
+    return (y_NOR * coefficients.to(y_NOR.dtype).unsqueeze(-2)).sum(-1)
+
+
+@dataclass
+class Dense(Weight):
+    """A weight that is there as a tensor."""
+
+    value: Tensor
+
+    @property
+    def owned(self) -> tuple[Tensor, ...]:
+        return (self.value,)
+
+    def with_owned(self, tensors: tuple[Tensor, ...]) -> Weight:
+        return replace(self, value=tensors[0], lead=0)
+
+    def dense(self) -> Tensor:
+        return self.value
+
+    def linear(self, x: Tensor) -> Tensor:
+        self.note("linear", "dense")
+        return super().linear(x)
+
+
+@dataclass
+class Sum(Weight):
+    """`base + sum_r c_r T_r`: what a linear head, or a bank of templates, gives.
+
+    Attributes:
+        coefficients: `(*lead, R)`.
+        templates: `(numel, R)`, shared by all conditions.
+        base: `(*shape)`, shared, or `None`.
+    """
+
+    coefficients: Tensor
+    templates: Tensor
+    base: Tensor | None = None
+
+    @property
+    def owned(self) -> tuple[Tensor, ...]:
+        return (self.coefficients,)
+
+    def with_owned(self, tensors: tuple[Tensor, ...]) -> Weight:
+        return replace(self, coefficients=tensors[0], lead=0)
+
+    def dense(self) -> Tensor:
+        flat = None if self.base is None else self.base.reshape(-1)
+        made = F.linear(self.coefficients, self.templates, flat)
+        return made.reshape(*made.shape[:-1], *self.shape)
+
+    def _choice(
+        self, op: str, x: Tensor, rows: int, fan_in: int, fan_out: int, inputs: float
+    ) -> str:
+        terms, backward = self.templates.shape[-1], torch.is_grad_enabled()
+        layer = Layer(self.num, rows, terms, fan_in, fan_out, inputs, backward, x.requires_grad)
+        best = choose(layer, self.templates.element_size(), self.templates.device.type)
+        self.note(op, best, layer)
+        return best
+
+    def linear(self, x: Tensor) -> Tensor:
+        outputs, inputs = self.shape
+        rows = math.prod(x.shape[self.lead : -1])
+        choice = self._choice("linear", x, rows, inputs, outputs, inputs)
+        if choice == "dense":
+            return super().linear(x)
+        base = None if self.base is None else F.linear(x, self.base)
+        if choice == "inputs":
+            x_NIR = into_inputs(x, self.coefficients, self.lead)
+            made = F.linear(x_NIR, self.templates.reshape(outputs, -1))
+        else:
+            # In the product's dtype: under autocast that is what a plain layer would return.
+            coefficients = self.lift(self.coefficients, x, 1)
+            made = out_of_outputs(x, coefficients, self.templates, self.shape)
+        return made if base is None else made + base
+
+    def convolve(self, conv: Conv, x: Tensor, transposed: bool, groups: int) -> Tensor:
+        if transposed or x.ndim != len(self.shape):
+            return super().convolve(conv, x, transposed, groups)
+        outputs, fan_in = self.shape[0], math.prod(self.shape[1:])
+        rows = x.shape[0] * math.prod(x.shape[2:])
+        # Multiplying the coefficients into the inputs is not on offer: kernels overlap.
+        choice = self._choice("conv", x, rows, fan_in, outputs, math.inf)
+        if choice == "dense":
+            return conv(x, self.dense())
+        terms = self.templates.shape[-1]
+        kernels = self.templates.reshape(outputs, fan_in, terms).movedim(-1, 1)
+        y = conv(x, kernels.reshape(outputs * terms, *self.shape[1:]))
+        y = y.unflatten(1, (outputs, terms))
+        weights = self.coefficients.to(y.dtype).reshape(-1, *(1,) * (x.ndim - 2))
+        made = (y * weights).sum(2)
+        return made if self.base is None else made + conv(x, self.base)
+
+    def embed(self, ids: Tensor, **options: Any) -> Tensor:
+        num, dim = self.shape
+        terms = self.templates.shape[-1]
+        layer = Layer(self.num, ids.numel(), terms, num, dim, dim)
+        if ids.numel() >= num:
+            self.note("embedding", "dense", layer)
+            return F.embedding(ids, self.dense(), **options)
+        self.note("embedding", "outputs", layer)
+        rows = F.embedding(ids, self.templates.reshape(num, dim * terms), **options)
+        made = rows.unflatten(-1, (dim, terms)) @ self.coefficients.to(rows.dtype)
+        base = self.base
+        return made if base is None else made + F.embedding(ids, base, **options)
+
+
+@dataclass
+class LowRankWeight(Weight):
+    """`base + factor * U V`."""
+
+    u: Tensor
+    v: Tensor
+    factor: float = 1.0
+    base: Tensor | None = None
+
+    @property
+    def owned(self) -> tuple[Tensor, ...]:
+        return (self.u, self.v)
+
+    def with_owned(self, tensors: tuple[Tensor, ...]) -> Weight:
+        return replace(self, u=tensors[0], v=tensors[1], lead=0)
+
+    def dense(self) -> Tensor:
+        product = self.factor * (self.u @ self.v)
+        made = product.reshape(*product.shape[:-2], *self.shape)
+        return made if self.base is None else self.base + made
+
+    def linear(self, x: Tensor) -> Tensor:
+        rank, (outputs, inputs) = self.u.shape[-1], self.shape
+        rows = math.prod(x.shape[self.lead : -1])
+        # Forming costs rank for each weight, applying costs rows; the factors cost rank each row.
+        if rows * rank * (outputs + inputs) > (rank + rows) * outputs * inputs:
+            self.note("linear", "dense")
+            return super().linear(x)
+        self.note("linear", "factors")
+        low = linear_each(x, self.v, self.lead)
+        made = linear_each(low * self.factor if self.factor != 1.0 else low, self.u, self.lead)
+        return made if self.base is None else made + F.linear(x, self.base)
+
+    def convolve(self, conv: Conv, x: Tensor, transposed: bool, groups: int) -> Tensor:
+        rank, plain = self.u.shape[-1], x.ndim == len(self.shape)
+        if transposed or groups > 1 or not plain or self.base is None or 2 * rank > self.shape[0]:
+            return super().convolve(conv, x, transposed, groups)
+        self.note("conv", "factors")
+        low = conv(x, self.v.reshape(rank, *self.shape[1:]))
+        made = (self.u * self.factor) @ low.flatten(2)
+        return made.reshape(made.shape[0], -1, *low.shape[2:]) + conv(x, self.base)
+
+    def embed(self, ids: Tensor, **options: Any) -> Tensor:
+        self.note("embedding", "factors")
+        made = self.factor * (F.embedding(ids, self.u, **options) @ self.v)
+        return made if self.base is None else made + F.embedding(ids, self.base, **options)
+
+
+@dataclass
+class ScaledWeight(Weight):
+    """`base * rows * columns`, factors along the first and the second axis, either or both.
+
+    Attributes:
+        base: `(*shape)`, shared.
+        rows: `(*lead, shape[0])` or `None`.
+        columns: `(*lead, shape[1])` or `None`.
+    """
+
+    base: Tensor
+    rows: Tensor | None = None
+    columns: Tensor | None = None
+
+    @property
+    def owned(self) -> tuple[Tensor, ...]:
+        return tuple(t for t in (self.rows, self.columns) if t is not None)
+
+    def with_owned(self, tensors: tuple[Tensor, ...]) -> Weight:
+        given = iter(tensors)
+        rows = None if self.rows is None else next(given)
+        columns = None if self.columns is None else next(given)
+        return replace(self, rows=rows, columns=columns, lead=0)
+
+    def dense(self) -> Tensor:
+        made = self.base
+        for axis, factor in ((0, self.rows), (1, self.columns)):
+            if factor is not None:
+                ones = (1,) * (len(self.shape) - 1 - axis)
+                front = (*factor.shape[: self.lead], *(1,) * axis)
+                made = made * factor.reshape(*front, -1, *ones)
+        return made
+
+    def linear(self, x: Tensor) -> Tensor:
+        self.note("linear", "factors")
+        return self._around(x, lambda x: F.linear(x, self.base), self.columns, self.rows, 1)
+
+    def convolve(self, conv: Conv, x: Tensor, transposed: bool, groups: int) -> Tensor:
+        if groups > 1 or x.ndim != len(self.shape):
+            return super().convolve(conv, x, transposed, groups)
+        self.note("conv", "factors")
+        inputs, outputs = (self.rows, self.columns) if transposed else (self.columns, self.rows)
+        own = len(self.shape) - 1
+        return self._around(x, lambda x: conv(x, self.base), inputs, outputs, own)
+
+    def _around(
+        self,
+        x: Tensor,
+        layer: Callable[[Tensor], Tensor],
+        inputs: Tensor | None,
+        outputs: Tensor | None,
+        own: int,
+    ) -> Tensor:
+        """Scale what goes into a shared layer and what comes out, channels `own` from the end."""
+        if inputs is not None:
+            x = x * self._factor(inputs, x, own)
+        y = layer(x)
+        return y if outputs is None else y * self._factor(outputs, y, own)
+
+    def _factor(self, numbers: Tensor, x: Tensor, own: int) -> Tensor:
+        ones = numbers.reshape(*numbers.shape, *(1,) * (own - 1))
+        # In the layer's dtype: under autocast that is what a plain layer would return.
+        return self.lift(ones, x, own).to(x.dtype)
+
+    def embed(self, ids: Tensor, **options: Any) -> Tensor:
+        self.note("embedding", "factors")
+        made = F.embedding(ids, self.base, **options)
+        if self.rows is not None:
+            made = made * self.rows[ids].unsqueeze(-1)
+        return made if self.columns is None else made * self.columns
+
+
+@dataclass
+class ShiftedWeight(Weight):
+    """`base + s` with a number for each row of a matrix.
+
+    Attributes:
+        base: `(O, I)`, shared.
+        shift: `(*lead, O)`.
+    """
+
+    base: Tensor
+    shift: Tensor
+
+    @property
+    def owned(self) -> tuple[Tensor, ...]:
+        return (self.shift,)
+
+    def with_owned(self, tensors: tuple[Tensor, ...]) -> Weight:
+        return replace(self, shift=tensors[0], lead=0)
+
+    def dense(self) -> Tensor:
+        return self.base + self.shift.unsqueeze(-1)
+
+    def linear(self, x: Tensor) -> Tensor:
+        self.note("linear", "factors")
+        y = F.linear(x, self.base)
+        shift = self.lift(self.shift, x, 1).to(y.dtype)
+        return y + x.sum(-1, keepdim=True).to(y.dtype) * shift
