@@ -39,10 +39,11 @@ demo: env  ## learn five tasks in a row with and without a hypernetwork, and plo
 test: env  ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
 
-lint: env  ## check style, format and types
+lint: env  ## check style, format, types and which room imports which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports --no-cache
 
 docs: env  ## build the documentation into site/; warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)

@@ -29,7 +29,7 @@ class Problem:
             self.layer,
             condition=hl.Embedding(self.num, 1) if table else hl.Vector(WIDTH),
             layout={"weight": hl.PerCondition() if table else hl.Full()},
-            form={"weight": hl.LowRank(RANK)},
+            form={"weight": hl.LoRA(RANK)},
         )
         # One factor starts at zero: equal results would say nothing about the other.
         head: Any = self.hnet.heads["per_condition" if table else "full"]

@@ -54,8 +54,8 @@ FORMS: dict[str, Callable[[Target], Any]] = {
     "delta-trained": lambda t: hl.Delta(trained=True),
     "mixed-forms": lambda t: t.mixed_form,
     # What the patterns do not name is generated whole.
-    "low-rank": lambda t: dict.fromkeys(t.matrices, hl.LowRank(2, alpha=3.0)),
-    "product": lambda t: dict.fromkeys(t.matrices, hl.Product(2)),
+    "low-rank": lambda t: dict.fromkeys(t.matrices, hl.LoRA(2, alpha=3.0)),
+    "product": lambda t: dict.fromkeys(t.matrices, hl.LowRank(2)),
     "scale": lambda t: dict.fromkeys(t.matrices, hl.Scale()) | {"*.bias": hl.Shift()},
     "scale-inputs": lambda t: dict.fromkeys(t.matrices, hl.Scale(trained=True, inputs=True)),
     "rank-one": lambda t: dict.fromkeys(t.matrices, hl.RankOne(trained=True)),

@@ -6,9 +6,9 @@ neither torch nor jax.
 """
 
 from hyperloom._core.choices.conditions import (
-    Angles,
     Concat,
     Condition,
+    CosSin,
     Custom,
     CustomRecurrent,
     Embedding,
@@ -17,12 +17,12 @@ from hyperloom._core.choices.conditions import (
     Recurrent,
     Vector,
 )
-from hyperloom._core.choices.execution import Auto, Execution, Loop, SlowWarning, Vmap
+from hyperloom._core.choices.execution import Execution, SlowWarning
 from hyperloom._core.choices.forms import (
     Delta,
     Form,
+    LoRA,
     LowRank,
-    Product,
     RankOne,
     Scale,
     Shift,
@@ -72,14 +72,13 @@ __version__ = "0.1.0.dev0"
 
 __all__ = [
     "MLP",
-    "Angles",
-    "Auto",
     "BatchStatistics",
     "BiasHyperInit",
     "CheckpointError",
     "Chunked",
     "Concat",
     "Condition",
+    "CosSin",
     "Custom",
     "CustomRecurrent",
     "CustomTrunk",
@@ -102,14 +101,13 @@ __all__ = [
     "Layers",
     "Layout",
     "Linear",
-    "Loop",
+    "LoRA",
     "LowRank",
     "Native",
     "Noise",
     "PerCondition",
     "PerConditionStatistics",
     "Plan",
-    "Product",
     "RankOne",
     "Recurrent",
     "Report",
@@ -129,7 +127,6 @@ __all__ = [
     "Trunk",
     "Unscaled",
     "Vector",
-    "Vmap",
     "Whole",
     "compile_plan",
     "translate",

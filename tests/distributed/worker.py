@@ -32,7 +32,7 @@ CASES: dict[str, dict[str, Any]] = {
     "chunked": {"target": mlp, "trunk": hl.MLP(5), "layout": hl.Chunked(9, embedding=3)},
     "by id": {"target": mlp, "layout": {"0.*": hl.PerCondition(), "*": hl.Shared()}},
     "tables only": {"target": mlp, "layout": hl.PerCondition()},
-    "low rank": {"target": mlp, "form": {"*.weight": hl.LowRank(2)}},
+    "low rank": {"target": mlp, "form": {"*.weight": hl.LoRA(2)}},
     "trained base": {"target": mlp, "form": hl.Delta(trained=True), "trunk": hl.MLP(5)},
     "own slots": {"target": mlp, "layout": hl.Chunked(9, embedding=3, per_condition=True)},
     "vmap": {"target": cnn, "trunk": hl.MLP(5)},

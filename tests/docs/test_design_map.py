@@ -1,22 +1,29 @@
-"""The module map of the design page: every module, with the first line of its docstring.
+"""The module map of the design page: every room with its files, by the first line of docstrings.
 
-`HYPERLOOM_REGENERATE=1` writes it again: modules keep their places, new ones come last.
+`HYPERLOOM_REGENERATE=1` writes it again.
 """
 
 from __future__ import annotations
 
 import ast
 import os
-import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "design.md"
 SOURCE = ROOT / "src" / "hyperloom"
-# The folders that have a table of their own; what is in none of them is the core.
-FOLDERS = ["torch/", "jax/", "compat/", "recipes/"]
-TABLE = re.compile(r"`src/hyperloom/(?P<folder>[\w/]*)`:\n\n(?P<rows>(?:\|.*\n)+)")
-HEAD = "| file | what it is |\n|---|---|\n"
+START, END = "<!-- map -->\n", "<!-- /map -->\n"
+# The order of the rooms is that of the data: the core from the ground up, a backend along a call.
+ROOMS = [
+    "",
+    *(f"_core{part}" for part in ("", "/target", "/choices", "/choices/layouts", "/plan")),
+    *(f"_core/{part}" for part in ("reference", "checkpoint", "reports", "backend")),
+    *(
+        f"{backend}{part}"
+        for backend in ("torch", "jax")
+        for part in ("", "/_target", "/_generate", "/_weights", "/_rules", "/_run", "/_tools")
+    ),
+]
 
 
 def first_line(path: Path) -> str:
@@ -24,52 +31,39 @@ def first_line(path: Path) -> str:
     return docstring.splitlines()[0].removesuffix(".")
 
 
-def modules() -> dict[str, dict[str, str]]:
-    """Return folder -> file -> first line of its docstring."""
-    found: dict[str, dict[str, str]] = {folder: {} for folder in ["", *FOLDERS]}
-    for path in sorted(SOURCE.rglob("*.py")):
-        name = path.relative_to(SOURCE).as_posix()
-        folder = next((f for f in FOLDERS if name.startswith(f)), "")
-        found[folder][name.removeprefix(folder)] = first_line(path)
-    return found
+def rooms() -> list[Path]:
+    """Return every folder of the package that has code: those of `ROOMS`, then the others."""
+    there = [path.parent for path in sorted(SOURCE.rglob("__init__.py"))]
+    known = [SOURCE / room if room else SOURCE for room in ROOMS]
+    return [room for room in known if room in there] + [r for r in there if r not in known]
 
 
-def mapped(page: str) -> dict[str, dict[str, str]]:
-    """Return what the page says, in the same form."""
-    found = {}
-    for table in TABLE.finditer(page):
-        rows = [row.strip("| ").split(" | ", 1) for row in table["rows"].splitlines()[2:]]
-        found[table["folder"]] = {name.strip("`"): text for name, text in rows}
-    return found
+def room_table(room: Path) -> str:
+    name = room.relative_to(SOURCE).as_posix()
+    label = "" if name == "." else f"{name}/"
+    head = f"`src/hyperloom/{label}`: {first_line(room / '__init__.py')}"
+        f"`src/hyperloom/{'' if name == '.' else f'{name}/'}`: {first_line(room / '__init__.py')}"
+    )
+    files = [path for path in sorted(room.glob("*.py")) if path.name != "__init__.py"]
+    rows = "".join(f"| `{path.name}` | {first_line(path)} |\n" for path in files)
+    return f"{head}\n\n" + (f"| file | what it is |\n|---|---|\n{rows}\n" if rows else "")
 
 
 def written(page: str) -> str:
     """Return the page with the map as it should be."""
-    there, old = modules(), mapped(page)
-
-    def table(match: re.Match[str]) -> str:
-        files = there[match["folder"]]
-        names = [n for n in old[match["folder"]] if n in files]
-        names += [n for n in files if n not in names]
-        rows = "".join(f"| `{name}` | {files[name]} |\n" for name in names)
-        return f"`src/hyperloom/{match['folder']}`:\n\n{HEAD}{rows}"
-
-    return TABLE.sub(table, page)
+    before, _, rest = page.partition(START)
+    after = rest.partition(END)[2]
+    return before + START + "\n" + "".join(map(room_table, rooms())) + END + after
 
 
 def test_the_map_has_every_module_and_what_it_is() -> None:
-    page = PAGE.read_text()
+    page = PAGE.read_text("utf-8")
     if os.environ.get("HYPERLOOM_REGENERATE"):
         page = written(page)
-        PAGE.write_text(page)
-    assert mapped(page) == modules()
+        PAGE.write_text(page, "utf-8")
+    assert page == written(page), "HYPERLOOM_REGENERATE=1 pytest tests/docs/test_design_map.py"
 
 
-def test_a_module_that_is_missing_in_the_map_is_seen() -> None:
-    page = PAGE.read_text()
-    row = re.search(r"\| `_plan\.py` \|.*\n", page)
-    assert row
-    shorter = page.replace(row[0], "")
-    assert mapped(shorter) != modules()
-    assert mapped(written(shorter)) == modules()
-    assert mapped(page.replace("how large everything", "something")) != modules()
+def test_every_file_says_what_it_is() -> None:
+    nameless = [path for path in SOURCE.rglob("*.py") if not first_line(path)]
+    assert not nameless

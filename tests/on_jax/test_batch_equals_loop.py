@@ -89,12 +89,12 @@ def hnet() -> hl.HyperNetwork:
 
 
 def test_inputs_that_all_conditions_share(hnet: hl.HyperNetwork) -> None:
-    y = hnet(X[0], condition=IDS, in_dims=None)
+    y = hnet(X[0], condition=IDS, in_axes=None)
     close(y, hnet(jnp.broadcast_to(X[0], X.shape), condition=IDS), 1e-6)
 
 
 def test_inputs_that_pair_at_another_dimension(hnet: hl.HyperNetwork) -> None:
-    y = hnet(jnp.moveaxis(X, 0, 1), condition=IDS, in_dims=1)
+    y = hnet(jnp.moveaxis(X, 0, 1), condition=IDS, in_axes=1)
     close(y, hnet(X, condition=IDS), 1e-6)
 
 
@@ -133,7 +133,7 @@ def test_trees_of_inputs_and_options() -> None:
         return hnet(pair, scale=scale[i], mode="times", condition=IDS[i], **options)
 
     dims = ({"x": 0, "more": (None,)},)
-    batch = call(slice(None), in_dims=dims)
+    batch = call(slice(None), in_axes=dims)
     each = [call(i) for i in range(6)]
     close(batch, jax.tree.map(lambda *leaves: jnp.stack(leaves), *each), 1e-6)
 

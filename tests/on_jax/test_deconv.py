@@ -105,7 +105,7 @@ def test_added_ids_without_vectors() -> None:
 
 
 def test_angles_are_points_of_the_quarter_circle() -> None:
-    hnet = build(condition=hl.Angles(2), form=hl.Delta(trained=True))
+    hnet = build(condition=hl.CosSin(2), form=hl.Delta(trained=True))
     angles = jnp.array([0.25, 1.0])
     vector = hnet.condition(angles).vector
     wanted = [*np.cos(angles * np.pi / 2), *np.sin(angles * np.pi / 2)]

@@ -77,7 +77,7 @@ def test_array_weights_and_factored_forms_take_the_outputs(monkeypatch: pytest.M
     mask = jnp.asarray(np.random.rand(4, 4))
     for choices, weights in (
         ({}, {"layers.0.kernel": mask}),
-        ({"form": {"layers.0.kernel": hl.LowRank(2)}}, {}),
+        ({"form": {"layers.0.kernel": hl.LoRA(2)}}, {}),
     ):
         reg = hl.OutputRegularizer(1.0, weights=weights)
         reg.remember(build(dtype=jnp.float32, **choices), range(2))

@@ -216,7 +216,7 @@ def test_angles_keep_the_magnitude(tmp_path: Path) -> None:
     """std of the generated tensors from the smallest to the largest condition: 100x without."""
     gammas = jnp.array([[0.01], [0.1], [0.3], [0.6], [1.0]])
     spread = {}
-    for condition in (hl.Vector(1), hl.Angles(1)):
+    for condition in (hl.Vector(1), hl.CosSin(1)):
         shapes = hl.Shapes({"weight": (64, 64)})
         hnet = hl.HyperNetwork(shapes, condition=condition, rngs=nnx.Rngs(0))
         made = hnet.generate(gammas)["weight"]
@@ -227,13 +227,13 @@ def test_angles_keep_the_magnitude(tmp_path: Path) -> None:
         theirs = twin.generate(torch.tensor(np.asarray(gammas)))["weight"].detach().numpy()
         np.testing.assert_allclose(made, theirs, atol=1e-6)
     assert spread["Vector"] > 50
-    assert spread["Angles"] < 1.2
+    assert spread["CosSin"] < 1.2
 
 
 def test_the_residual_form_of_angles_starts_as_the_target() -> None:
     target = nnx.Linear(5, 4, rngs=nnx.Rngs(0))
     hnet = hl.HyperNetwork(
-        target, condition=hl.Angles(1), form=hl.Delta(trained=True), rngs=nnx.Rngs(1)
+        target, condition=hl.CosSin(1), form=hl.Delta(trained=True), rngs=nnx.Rngs(1)
     )
     made = hnet.generate(jnp.array([[0.0], [0.3], [1.0]]))
     for value in made["kernel"]:

@@ -12,7 +12,7 @@ import hyperloom.jax as hl
 
 
 @pytest.mark.parametrize(
-    "condition", [hl.Vector(1, std=3.0), hl.Angles(1), hl.Noise(2, std=0.5)], ids=repr
+    "condition", [hl.Vector(1, std=3.0), hl.CosSin(1), hl.Noise(2, std=0.5)], ids=repr
 )
 def test_a_head_on_a_vector_has_exactly_the_variance_that_was_said(condition: Any) -> None:
     """The draws that features are measured on have the said mean square, not one near it."""

@@ -40,12 +40,12 @@ def test_flat_and_back_as_in_pytorch(batch: tuple[int, ...]) -> None:
 
 def test_apart_and_together() -> None:
     made = plain_at([3, 1, 1])
-    samples = hl.per_sample(made)
+    samples = hl.unstack(made)
     assert len(samples) == 3
     same(samples[1], samples[2])
     same(samples[0], plain_at(3))  # one condition alone has no dimension of a batch
-    same(hl.stacked(samples), made)
-    same(jax.jit(lambda p: hl.stacked(hl.per_sample(p)))(made), made)
+    same(hl.stack(samples), made)
+    same(jax.jit(lambda p: hl.stack(hl.unstack(p)))(made), made)
 
 
 @functools.cache
@@ -131,14 +131,14 @@ def test_the_shared_parameters_perturbed() -> None:
             r"params: got batches \[\(\), \(1,\)\]; wanted the same for all tensors",
         ),
         (lambda h: hl.unflatten(jnp.zeros((2, 25)), h.plan), ValueError, r"wanted \(\*batch, 26\)"),
-        (lambda h: hl.per_sample({}), ValueError, "params: got tensors with first"),
+        (lambda h: hl.unstack({}), ValueError, "params: got tensors with first"),
         (
-            lambda h: hl.per_sample({"a": jnp.zeros(2), "b": jnp.zeros(3)}),
+            lambda h: hl.unstack({"a": jnp.zeros(2), "b": jnp.zeros(3)}),
             ValueError,
             r"params: got tensors with first dimensions \[\(2,\), \(3,\)\]",
         ),
-        (lambda h: hl.stacked([]), ValueError, "samples: got none"),
-        (lambda h: hl.stacked([{"a": jnp.zeros(1)}, {}]), ValueError, "samples: got none, or"),
+        (lambda h: hl.stack([]), ValueError, "samples: got none"),
+        (lambda h: hl.stack([{"a": jnp.zeros(1)}, {}]), ValueError, "samples: got none, or"),
         (
             lambda h: hl.conditional_parameters(h, 5),
             IndexError,

@@ -243,7 +243,7 @@ def test_parts_that_draw_noise_and_a_linen_target() -> None:
         lambda made: {"kernel": made["a"]["0.weight"], "bias": made["b"]["0.bias"]},
     )
     key = jax.random.key(0)
-    y = hnet(jnp.ones((4, 3)), condition=4, rngs=key, in_dims=None)
+    y = hnet(jnp.ones((4, 3)), condition=4, rngs=key, in_axes=None)
     made = hnet.generate(4, rngs=key)
     same(y, jnp.einsum("ni,bio->bno", jnp.ones((4, 3)), made["kernel"]) + made["bias"][:, None])
     assert not jnp.allclose(made["bias"][0], made["bias"][1])

@@ -277,19 +277,19 @@ def test_a_hypernetwork_generates_a_hypernetwork(inner_layout: Any, layout: Any)
         made = outer.generate(c)
         assert list(made) == [name for name, _ in inner.named_parameters()]
         ids, x = [0, 2], torch.randn(4, 2, 7, 3)
-        # The outer forward has the name `condition`; run() leaves it to the inner one.
-        y = outer.run(made, x, condition=ids)
+        # Both have the name `condition`: in `Inputs` it is the inner one's.
+        y = outer.run(made, hl.Inputs(x, condition=ids))
         tensors = torch.tensor([ids] * 4)
-        close(outer.run(made, x, condition=tensors), y)
+        close(outer.run(made, hl.Inputs(x, condition=tensors)), y)
         for i in range(4):
             one = {name: value[i] for name, value in made.items()}
             expected = functional_call(inner, one, (x[i],), {"condition": ids})
             close(y[i], expected)
-            close(outer.run(one, x[i], condition=ids), expected)
+            close(outer.run(one, hl.Inputs(x[i], condition=ids)), expected)
             built = outer.instantiate(c[i])
             assert isinstance(built, hl.HyperNetwork)
             close(built(x[i], condition=ids), expected)
-        close(outer.run(made, x[0], condition=ids, in_dims=None)[0], y[0])
+        close(outer.run(made, hl.Inputs(x[0], condition=ids), in_dims=None)[0], y[0])
         y.sum().backward()
     assert all(p.grad is not None for p in outer.parameters())
 

@@ -285,7 +285,7 @@ def test_one_id_is_compared_with_another() -> None:
 
 # ---- corrections --------------------------------------------------------------------------------
 
-LORA: dict[str, Any] = {"form": {"*.weight": hl.LowRank(2)}, "layout": {"*.weight": hl.Full()}}
+LORA: dict[str, Any] = {"form": {"*.weight": hl.LoRA(2)}, "layout": {"*.weight": hl.Full()}}
 
 
 @pytest.mark.parametrize("layout", [hl.Full(), hl.Grouped(embedding=3), hl.PerCondition()], ids=str)

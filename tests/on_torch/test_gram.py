@@ -86,7 +86,7 @@ def test_tensor_weights_and_factored_forms_take_the_outputs(
     reg = hl.OutputRegularizer(1.0, weights={"0.weight": mask})
     reg.remember(plain, range(2))
     assert not reg._heads
-    low = hl.HyperNetwork(target(), condition=hl.Embedding(5, 8), form={"0.weight": hl.LowRank(2)})
+    low = hl.HyperNetwork(target(), condition=hl.Embedding(5, 8), form={"0.weight": hl.LoRA(2)})
     reg = hl.OutputRegularizer(1.0)
     reg.remember(low, range(2))
     assert not reg._heads

@@ -1,7 +1,7 @@
 """Layers that vmap refuses or runs slowly: run at once, a batch is the loop, numbers and gradients.
 
-`Vmap()` raises where a layer cannot be run at once, and a warning of vmap's is an error here, so
-nothing in this file falls back on a loop.
+`strategy="vmap"` raises where a layer cannot be run at once, and a warning of vmap's is an error
+here, so nothing in this file falls back on a loop.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def compare(
 ) -> None:
     """Compare a batch run at once with the loop: outputs, gradients, buffers."""
     loop = copy.deepcopy(hnet)
-    hnet.execution, loop.execution = hl.Execution(batch=hl.Vmap()), hl.Execution(batch=hl.Loop())
+    hnet.execution, loop.execution = hl.Execution(strategy="vmap"), hl.Execution(strategy="loop")
     ours = tree_leaves(hnet(*inputs, condition=condition, in_dims=in_dims))
     theirs = tree_leaves(loop(*inputs, condition=condition, in_dims=in_dims))
     close(ours, theirs)

@@ -148,8 +148,8 @@ def test_hyperfan(layout: str, method: str, relu: bool) -> None:
 
 
 FORMS: dict[str, tuple[Form, Layout]] = {
-    "Product, Full": (hl.Product(4), hl.Full()),
-    "Product, Chunked": (hl.Product(4), hl.Chunked(50, 8)),
+    "LowRank, Full": (hl.LowRank(4), hl.Full()),
+    "LowRank, Chunked": (hl.LowRank(4), hl.Chunked(50, 8)),
     "Templates, Full": (hl.Templates(12), hl.Full()),
     "Templates, Chunked": (hl.Templates(12), hl.Chunked(10, 8)),
 }
@@ -225,13 +225,13 @@ GAMMAS = [0.01, 0.1, 0.3, 0.6, 1.0]
     "layout", [hl.Full(), hl.Chunked(50, 8), hl.Grouped(embedding=8)], ids=repr
 )
 def test_magnitudes_do_not_follow_the_condition(layout: Layout) -> None:
-    """Angles: the same variance of every tensor from gamma .01 to 1, that of the rule."""
+    """CosSin: the same variance of every tensor from gamma .01 to 1, that of the rule."""
     made: dict[str, list[Tensor]] = {}
     gammas = torch.tensor(GAMMAS).view(-1, 1)
     for seed in range(3 * SEEDS):
         torch.manual_seed(seed)
         hnet = hl.HyperNetwork(
-            target(), condition=hl.Angles(1), layout=layout, init=hl.HyperfanOut()
+            target(), condition=hl.CosSin(1), layout=layout, init=hl.HyperfanOut()
         )
         with torch.no_grad():
             for name, value in hnet.generate(gammas).items():
@@ -252,7 +252,7 @@ def test_magnitude_invariant_residual_starts_as_the_target_and_moves_evenly() ->
     moved: dict[str, Tensor] = {}
     gammas = torch.tensor(GAMMAS).view(-1, 1)
     direction = torch.randn(24, 10, generator=torch.Generator().manual_seed(1))
-    conditions: list[Any] = [hl.Vector(1), hl.Angles(1)]
+    conditions: list[Any] = [hl.Vector(1), hl.CosSin(1)]
     for condition in conditions:
         net = target()
         hnet = hl.HyperNetwork(
@@ -274,12 +274,12 @@ def test_magnitude_invariant_residual_starts_as_the_target_and_moves_evenly() ->
                 head.zero_()
         moved[type(condition).__name__] = torch.stack(sizes)
     assert float(moved["Vector"][-1] / moved["Vector"][0]) == pytest.approx(1e4, rel=1e-2)
-    torch.testing.assert_close(moved["Angles"] / moved["Angles"][0], torch.ones(len(GAMMAS)))
+    torch.testing.assert_close(moved["CosSin"] / moved["CosSin"][0], torch.ones(len(GAMMAS)))
 
 
 def test_a_head_on_a_vector_has_exactly_the_variance_that_was_said() -> None:
     """The draws that features are measured on have the said mean square, not one near it."""
-    conditions: list[Any] = [hl.Vector(1, std=3.0), hl.Angles(1), hl.Noise(2, std=0.5)]
+    conditions: list[Any] = [hl.Vector(1, std=3.0), hl.CosSin(1), hl.Noise(2, std=0.5)]
     for condition in conditions:
         torch.manual_seed(0)
         net = nn.Linear(300, 300)

@@ -36,7 +36,7 @@ def test_statistics_of_each_id_are_kept_saved_and_grown(tmp_path: Any) -> None:
     y = hnet(X, condition=IDS)
     plain = hnet.instantiate(2)
     close(y[0], plain(X[0]).detach())
-    close(hnet.run(hnet.generate(IDS), X, of=IDS), y)
+    close(hnet.run(hnet.generate(IDS), X, condition=IDS), y)
     hl.save(hnet, tmp_path / "file")
     again = hl.load(tmp_path / "file", Normed().double()).eval()
     assert again.statistics == hl.PerConditionStatistics()
@@ -83,13 +83,13 @@ def test_statistics_of_recomputed_runs_are_updated_once() -> None:
 def test_run_without_ids() -> None:
     hnet = build(Normed)
     made = hnet.generate(IDS)
-    with pytest.warns(UserWarning, match=r"they are not kept. Pass it: run\(params, ..., of=ids"):
+    with pytest.warns(UserWarning, match=r"not kept. Pass it: run\(params, ..., condition=ids"):
         y = hnet.run(made, X)
     close(y, hnet(X, condition=IDS))
-    with pytest.raises(ValueError, match=r"of: got nothing, and the target's 'norm.running_mean'"):
+    with pytest.raises(ValueError, match=r"condition: got nothing, and the target's 'norm.r"):
         hnet.eval().run(made, X)
-    with pytest.raises(ValueError, match=r"of: got conditions \(2,\) beside params of \(3,\)"):
-        hnet.run(made, X, of=[0, 1])
+    with pytest.raises(ValueError, match=r"condition: got conditions \(2,\) beside params"):
+        hnet.run(made, X, condition=[0, 1])
 
 
 class Codes(Layer):
@@ -156,9 +156,8 @@ def test_statistics_that_are_refused(
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: hl.Execution(batch=hl.Loop), r"Call it: Loop\(...\)"),  # type: ignore[arg-type]
-        (lambda: hl.Execution(batch="loop"), r"wanted Auto\(\), Vmap\(\) or Loop\(\)"),  # type: ignore[arg-type]
-        (lambda: hl.Execution(same_draws=1), "same_draws=.: got 1; wanted a bool"),  # type: ignore[arg-type]
+        (lambda: hl.Execution(strategy=None), r"strategy=.: got None; wanted 'auto', 'vmap'"),  # type: ignore[arg-type]
+        (lambda: hl.Execution(randomness=1), "randomness=.: got 1; wanted 'different'"),  # type: ignore[arg-type]
         (lambda: hl.PerConditionStatistics(also=3), "wanted a name pattern"),  # type: ignore[arg-type]
         (lambda: hl.Chunked(7, per_condition="yes"), "Chunked.*wanted a bool"),  # type: ignore[arg-type]
         (lambda: hl.Grouped(per_condition="yes"), "Grouped.*wanted a bool"),  # type: ignore[arg-type]
@@ -167,6 +166,11 @@ def test_statistics_that_are_refused(
 def test_choices_that_are_refused(make: Any, text: str) -> None:
     with pytest.raises(TypeError, match=text):
         make()
+
+
+def test_a_strategy_that_there_is_not() -> None:
+    with pytest.raises(ValueError, match=r"strategy=.: got 'vmp'; wanted .* Did you mean 'vmap'"):
+        hl.Execution(strategy="vmp")
 
 
 def test_a_wider_condition_is_refused() -> None:

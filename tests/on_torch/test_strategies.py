@@ -124,18 +124,18 @@ def test_what_vmap_cannot_run_is_run_in_a_loop(make: type[nn.Module]) -> None:
 
 def test_a_strategy_can_be_set() -> None:
     hnet = build(Reads)
-    hnet.execution = hl.Execution(batch=hl.Loop())
+    hnet.execution = hl.Execution(strategy="loop")
     y = hnet(X, condition=IDS)  # no warning: it is meant
     close(y, torch.stack([hnet(X[i], condition=IDS[i]) for i in range(3)]))
-    assert hnet.explain(X, condition=IDS).reason == "Execution(batch=Loop()) asks for it"
-    hnet.execution = hl.Execution(batch=hl.Vmap())
+    assert hnet.explain(X, condition=IDS).reason == 'Execution(strategy="loop") asks for it'
+    hnet.execution = hl.Execution(strategy="vmap")
     with pytest.raises(RuntimeError, match="item"):
         hnet(X, condition=IDS)
     chain = build(lambda: nn.Sequential(nn.Linear(4, 3), nn.Tanh()))
     y = chain(X, condition=IDS)
     assert chain.explain(X, condition=IDS).strategy == "chain"
-    for batch, name in ((hl.Loop(), "loop"), (hl.Vmap(), "vmap")):
-        chain.execution = hl.Execution(batch=batch)
+    for batch, name in (("loop", "loop"), ("vmap", "vmap")):
+        chain.execution = hl.Execution(strategy=batch)
         close(chain(X, condition=IDS), y)
         assert chain.explain(X, condition=IDS).strategy == name
 
@@ -144,7 +144,7 @@ def test_several_batch_dimensions_in_a_loop() -> None:
     hnet = build(lambda: nn.Linear(4, 3), condition=hl.Vector(2))
     c, x = torch.randn(2, 3, 2).double(), torch.randn(2, 3, 5, 4).double()
     y = hnet(x, condition=c)
-    hnet.execution = hl.Execution(batch=hl.Loop())
+    hnet.execution = hl.Execution(strategy="loop")
     close(hnet(x, condition=c), y)
     close(hnet(x[0, 0], condition=c, in_dims=None)[1, 2], hnet(x[0, 0], condition=c[1, 2]))
 
@@ -190,10 +190,10 @@ class ReturnsMuch(Layer):
         return {"y": y, "none": None, "kind": "logits", "size": 3, "more": (y.sum(), [True])}
 
 
-@pytest.mark.parametrize("batch", [hl.Auto(), hl.Loop()], ids=repr)
+@pytest.mark.parametrize("batch", ["auto", "loop"], ids=repr)
 def test_outputs_that_are_no_tensors(batch: Any) -> None:
     hnet = build(ReturnsMuch)
-    hnet.execution = hl.Execution(batch=batch)
+    hnet.execution = hl.Execution(strategy=batch)
     out = hnet(X, condition=IDS)
     one = hnet(X[1], condition=IDS[1])
     close(out["y"][1], one["y"])
@@ -204,7 +204,7 @@ def test_outputs_that_are_no_tensors(batch: Any) -> None:
         "kind": "logits",
         "size": 3,
     }
-    hnet.execution = hl.Execution(batch=batch, max_memory=1)
+    hnet.execution = hl.Execution(strategy=batch, max_memory=1)
     parts = hnet(X, condition=IDS)
     close(parts["y"], out["y"])
     assert parts["none"] is None
@@ -240,12 +240,14 @@ class Drops(Layer):
 
 
 @pytest.mark.parametrize("make", [Drops, lambda: nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5))])
-@pytest.mark.parametrize("batch", [hl.Auto(), hl.Loop()], ids=repr)
+@pytest.mark.parametrize("batch", ["auto", "loop"], ids=repr)
 @pytest.mark.parametrize("max_memory", [None, 1])
 def test_one_mask_for_all_conditions(make: Any, batch: Any, max_memory: int | None) -> None:
     hnet = build(make)
     for same in (True, False):
-        hnet.execution = hl.Execution(batch=batch, same_draws=same, max_memory=max_memory)
+        hnet.execution = hl.Execution(
+            strategy=batch, randomness="same" if same else "different", max_memory=max_memory
+        )
         zeros = hnet(X, condition=IDS) == 0
         assert bool((zeros[0] == zeros).all()) is same
         assert 0 < zeros.double().mean() < 1
@@ -305,7 +307,7 @@ def test_inputs_of_any_name() -> None:
     outer = shaken(hl.HyperNetwork(inner, condition=hl.Vector(2)))
     c, x = torch.randn(3, 2).double(), torch.randn(3, 2, 5, 4).double()
     y = outer(hl.Inputs(x, condition=[0, 4]), condition=c)
-    close(y, outer.run(outer.generate(c), x, condition=[0, 4]))
+    close(y, outer.run(outer.generate(c), hl.Inputs(x, condition=[0, 4])))
     close(y[1], outer.instantiate(c[1])(x[1], condition=[0, 4]).detach())
     close(outer(hl.Inputs(x[2], condition=[0, 4]), condition=c[2]), y[2])
     assert outer.explain(hl.Inputs(x, condition=[0, 4]), condition=c).conditions == 3

@@ -17,8 +17,8 @@ WAYS = ("inputs", "outputs", "dense")
 FORMS = {
     "whole": hl.Whole(),
     "delta": hl.Delta(trained=True),
-    "low rank": hl.LowRank(2, alpha=3.0, trained=True),
-    "product": hl.Product(2),
+    "low rank": hl.LoRA(2, alpha=3.0, trained=True),
+    "product": hl.LowRank(2),
     "scale": hl.Scale(trained=True),
     "scale inputs": hl.Scale(trained=True, inputs=True),
     "shift": hl.Shift(trained=True),

@@ -226,7 +226,7 @@ def test_explain_names_what_was_chosen_and_why() -> None:
     shown = tied.explain(torch.zeros(2, 3, dtype=torch.long), condition=torch.randn(2, 16))
     assert shown.strategy == "vmap"
     assert "chunks" in shown["table.weight"].why
-    low = hl.HyperNetwork(target, condition=hl.Vector(4), form={"*.weight": hl.LowRank(2)})
+    low = hl.HyperNetwork(target, condition=hl.Vector(4), form={"*.weight": hl.LoRA(2)})
     assert low.explain(torch.randn(4, 1, 64), condition=torch.randn(4, 4))["0.weight"].choice == (
         "factors"
     )

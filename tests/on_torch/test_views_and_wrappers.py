@@ -44,10 +44,10 @@ def test_flat_and_back(condition: Any) -> None:
 
 def test_apart_and_together() -> None:
     made = build().generate([3, 1, 1])
-    samples = hl.per_sample(made)
+    samples = hl.unstack(made)
     assert len(samples) == 3
     assert_same(samples[1], samples[2])
-    assert_same(hl.stacked(samples), made)
+    assert_same(hl.stack(samples), made)
 
 
 def test_parameters_by_whom_they_belong_to() -> None:
@@ -88,14 +88,14 @@ def test_parameters_by_whom_they_belong_to() -> None:
             r"params: got batches \[\(\), \(1,\)\]; wanted the same for all tensors",
         ),
         (lambda h: hl.unflatten(torch.zeros(2, 25), h.plan), ValueError, r"wanted \(\*batch, 26\)"),
-        (lambda h: hl.per_sample({}), ValueError, "params: got tensors with first"),
+        (lambda h: hl.unstack({}), ValueError, "params: got tensors with first"),
         (
-            lambda h: hl.per_sample({"a": torch.zeros(2), "b": torch.zeros(3)}),
+            lambda h: hl.unstack({"a": torch.zeros(2), "b": torch.zeros(3)}),
             ValueError,
             r"params: got tensors with first dimensions \[\(2,\), \(3,\)\]",
         ),
-        (lambda h: hl.stacked([]), ValueError, "samples: got none"),
-        (lambda h: hl.stacked([{"a": torch.zeros(1)}, {}]), ValueError, "samples: got none, or"),
+        (lambda h: hl.stack([]), ValueError, "samples: got none"),
+        (lambda h: hl.stack([{"a": torch.zeros(1)}, {}]), ValueError, "samples: got none, or"),
         (
             lambda h: hl.conditional_parameters(h, 5),
             IndexError,
@@ -314,16 +314,16 @@ def test_angles_keep_the_magnitude() -> None:
     target = nn.Linear(64, 64)
     gammas = torch.tensor([[0.01], [0.1], [0.3], [0.6], [1.0]])
     spread = {}
-    for condition in (hl.Vector(1), hl.Angles(1)):
+    for condition in (hl.Vector(1), hl.CosSin(1)):
         torch.manual_seed(0)
         hnet = hl.HyperNetwork(target, condition=condition, trunk=None)
         with torch.no_grad():
             stds = hnet.generate(gammas)["weight"].flatten(1).std(1)
         spread[type(condition).__name__] = float(stds.max() / stds.min())
     assert spread["Vector"] > 50
-    assert spread["Angles"] < 1.2
+    assert spread["CosSin"] < 1.2
     torch.manual_seed(0)
-    residual = hl.HyperNetwork(target, condition=hl.Angles(1), form=hl.Delta(trained=True))
+    residual = hl.HyperNetwork(target, condition=hl.CosSin(1), form=hl.Delta(trained=True))
     assert_same(
         {n: t[0] for n, t in residual.generate(gammas).items()},
         {n: p.detach() for n, p in target.named_parameters()},
@@ -331,15 +331,15 @@ def test_angles_keep_the_magnitude() -> None:
 
 
 def test_angles_against_the_oracle() -> None:
-    hnet = build(condition=hl.Concat(hl.Angles(2), hl.Vector(1))).double()
+    hnet = build(condition=hl.Concat(hl.CosSin(2), hl.Vector(1))).double()
     state = {key: t.double().numpy() for key, t in neutral_tensors(hnet).items()}
     raw = (torch.tensor([0.2, 0.9]).double(), torch.tensor([0.5]).double())
     made = hnet.generate(raw)
     for key, value in oracle(hnet.plan, state, tuple(v.numpy() for v in raw)).items():
         np.testing.assert_allclose(made[key].detach().numpy(), value, atol=1e-6)
     assert hnet.plan.condition.width == 5
-    with pytest.raises(ValueError, match=r"Angles\(dim=\): got 0"):
-        hl.Angles(0)
+    with pytest.raises(ValueError, match=r"CosSin\(dim=\): got 0"):
+        hl.CosSin(0)
 
 
 def test_ids_alone() -> None:

@@ -154,8 +154,8 @@ def _low_rank(base: Any, u: Any, v: Any) -> Any:
 FORMULAS: list[tuple[Any, Callable[..., Any]]] = [
     (hl.Whole(), lambda base, part: part),
     (hl.Delta(), lambda base, part: base + part),
-    (hl.LowRank(2, alpha=3.0), _low_rank),
-    (hl.Product(2), lambda base, u, v: np.einsum("or,ri->oi", u, v)),
+    (hl.LoRA(2, alpha=3.0), _low_rank),
+    (hl.LowRank(2), lambda base, u, v: np.einsum("or,ri->oi", u, v)),
     (hl.Scale(), lambda base, s: np.einsum("oi,o->oi", base, 1 + s[:, 0])),
     (hl.Scale(inputs=True), lambda base, s: np.einsum("oi,i->oi", base, 1 + s[0])),
     (hl.Shift(), lambda base, s: base + np.outer(s[:, 0], np.ones(base.shape[1]))),

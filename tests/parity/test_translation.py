@@ -134,7 +134,7 @@ def of_torch(hnet: Any, x: np.ndarray) -> np.ndarray:
 
 
 def of_jax(hnet: Any, x: np.ndarray) -> np.ndarray:
-    return np.asarray(hnet(jnp.asarray(x), condition=IDS, in_dims=None))
+    return np.asarray(hnet(jnp.asarray(x), condition=IDS, in_axes=None))
 
 
 def close(actual: Any, expected: Any, tolerance: float) -> None:

@@ -7,7 +7,7 @@ Users meet `ValueError`, `TypeError` and `IndexError`; an `assert` marks a bug o
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class CheckpointError(ValueError):
@@ -64,6 +64,16 @@ def a_bool(argument: str, value: object) -> None:
     """Raise unless `value` is a bool: a string or a number would count as true."""
     if not isinstance(value, bool):
         raise TypeError(message(argument, repr(value), "a bool"))
+
+
+def one_of(argument: str, value: object, words: Sequence[str]) -> str:
+    """Return `value` if it is one of `words`; raise otherwise."""
+    wanted = f"{', '.join(map(repr, words[:-1]))} or {words[-1]!r}"
+    if not isinstance(value, str):
+        raise TypeError(message(argument, repr(value), wanted))
+    if value not in words:
+        raise ValueError(message(argument, repr(value), wanted, did_you_mean(value, words)))
+    return value
 
 
 def finite_float(argument: str, value: object, least: float | None = None) -> float:

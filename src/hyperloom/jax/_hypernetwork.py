@@ -135,7 +135,7 @@ class HyperNetwork(nnx.Module):
         self,
         *inputs: Any,
         condition: Any,
-        in_dims: Dims = 0,
+        in_axes: Dims = 0,
         rngs: Any = None,
         state: Mapping[str, Array] | None = None,
         mutable: bool = False,
@@ -145,10 +145,10 @@ class HyperNetwork(nnx.Module):
 
         Args:
             *inputs: The target's inputs. For a batch of conditions `(B,)` every array has a
-                leading `B`, one slice for each condition, unless `in_dims` says otherwise.
+                leading `B`, one slice for each condition, unless `in_axes` says otherwise.
                 Or one `Inputs` object, for targets that take a keyword named `condition`.
             condition: Raw value of one condition, or of a batch with leading dimensions.
-            in_dims: Which dimension of the inputs pairs with the conditions, as `in_axes` of
+            in_axes: Which dimension of the inputs pairs with the conditions, as `in_axes` of
                 `jax.vmap`: an int or `None` (inputs shared by all conditions) for all inputs, or
                 a tuple with an entry for each positional input.
             rngs: Random streams for this call: an `nnx.Rngs`, a key, or a dict of keys. Dropout
@@ -160,7 +160,7 @@ class HyperNetwork(nnx.Module):
                 target's own.
             mutable: Return the target's state after the call too.
             **kwargs: The target's keyword arguments. Arrays in them pair at dimension 0, or as
-                `in_dims` says if that is an int or `None`. With a condition that carries a state
+                `in_axes` says if that is an int or `None`. With a condition that carries a state
                 (`Recurrent`), `carry` is not the target's: it is the state that the call before
                 returned; `None`, the default, is the start.
 
@@ -178,7 +178,7 @@ class HyperNetwork(nnx.Module):
         streams, carries = as_rngs(rngs), self.plan.condition.has_carry
         encoded = self._encode(condition, streams, kwargs.pop("carry", None) if carries else None)
         inputs, kwargs = unpacked(inputs, kwargs)
-        call = Call(encoded.batch, inputs, in_dims, kwargs)
+        call = Call(encoded.batch, inputs, in_axes, kwargs)
         made = run_encoded(self, encoded, call, streams, state, mutable)
         return (made, encoded.carry) if carries else made
 
@@ -186,7 +186,7 @@ class HyperNetwork(nnx.Module):
         self,
         *inputs: Any,
         condition: Any,
-        in_dims: Dims = 0,
+        in_axes: Dims = 0,
         rngs: Any = None,
         state: Mapping[str, Array] | None = None,
         **kwargs: Any,
@@ -199,7 +199,7 @@ class HyperNetwork(nnx.Module):
         Args:
             *inputs: As in a call.
             condition: As in a call.
-            in_dims: As in a call.
+            in_axes: As in a call.
             rngs: As in a call.
             state: As in a call.
             **kwargs: As in a call.
@@ -214,7 +214,7 @@ class HyperNetwork(nnx.Module):
         carry = kwargs.pop("carry", None) if self.plan.condition.has_carry else None
         encoded = self._encode(condition, streams, carry)
         inputs, kwargs = unpacked(inputs, kwargs)
-        call = Call(encoded.batch, inputs, in_dims, kwargs)
+        call = Call(encoded.batch, inputs, in_axes, kwargs)
         own = check_state(self, state or {}, encoded.batch)
         extras = Extras(self.target.keys(streams), self._trunk_key(streams), own, False)
         return explain(self, encoded, call, extras)
@@ -256,7 +256,7 @@ class HyperNetwork(nnx.Module):
         self,
         params: Mapping[str, Array],
         *inputs: Any,
-        in_dims: Dims = 0,
+        in_axes: Dims = 0,
         rngs: Any = None,
         state: Mapping[str, Array] | None = None,
         mutable: bool = False,
@@ -268,7 +268,7 @@ class HyperNetwork(nnx.Module):
             params: What `generate` returns, or arrays of the same names and shapes, with common
                 leading batch dimensions. Tensors that the hypernetwork keeps may be given too.
             *inputs: As in a call.
-            in_dims: As in a call.
+            in_axes: As in a call.
             rngs: As in a call.
             state: As in a call.
             mutable: As in a call.
@@ -283,7 +283,7 @@ class HyperNetwork(nnx.Module):
         """
         batch = check_params(self.plan, params)
         inputs, kwargs = unpacked(inputs, kwargs)
-        call = Call(batch, inputs, in_dims, kwargs)
+        call = Call(batch, inputs, in_axes, kwargs)
         made = {name: value for name, value in params.items() if name not in self.plan.kept}
         kept = {name: value for name, value in params.items() if name in self.plan.kept}
         keys = split_keys(self.target.keys(as_rngs(rngs)), batch)

@@ -269,7 +269,7 @@ class HyperNetwork(nn.Module):
         self,
         params: Mapping[str, Tensor],
         *inputs: Any,
-        of: Any = None,
+        condition: Any = None,
         in_dims: int | tuple[Any, ...] | None = 0,
         **kwargs: Any,
     ) -> Any:
@@ -279,8 +279,8 @@ class HyperNetwork(nn.Module):
             params: What `generate` returns, or tensors of the same names and shapes, with common
                 leading batch dimensions. Tensors that the hypernetwork keeps may be given too.
             *inputs: As in `forward`.
-            of: The conditions that `params` are of. Only needed to find running statistics of
-                the target that are kept by id, and to keep them.
+            condition: The conditions that `params` are of. Only needed to find running statistics
+                of the target that are kept by id, and to keep them.
             in_dims: As in `forward`.
             **kwargs: As in `forward`.
 
@@ -294,7 +294,7 @@ class HyperNetwork(nn.Module):
         batch = check_params(self, params)
         inputs, kwargs = unpacked(inputs, kwargs)
         call = Call(batch, inputs, in_dims, kwargs)
-        held = Held(self, ids_of(self, of, batch), batch)
+        held = Held(self, ids_of(self, condition, batch), batch)
         made = {name: value for name, value in params.items() if name not in self.plan.kept}
         kept = {name: value for name, value in params.items() if name in self.plan.kept}
         output = apply_tensors(self, made, kept, call, held)

@@ -67,7 +67,7 @@ def unflatten(flat: Any, plan: Plan, split: Callable[[Any, list[int]], Sequence[
     return {name: cut.reshape(*flat.shape[:-1], *shape) for (name, shape), cut in cuts}
 
 
-def per_sample(params: Mapping[str, Any], rows: Callable[[Any], Sequence[Any]]) -> list[Arrays]:
+def unstack(params: Mapping[str, Any], rows: Callable[[Any], Sequence[Any]]) -> list[Arrays]:
     """Take a batch `{name: (B, *shape)}` apart; `rows` cuts along the first axis.
 
     Raises:
@@ -81,15 +81,15 @@ def per_sample(params: Mapping[str, Any], rows: Callable[[Any], Sequence[Any]]) 
     return [dict(zip(params, row, strict=True)) for row in apart]
 
 
-def stacked(samples: Sequence[Mapping[str, Any]], stack: Callable[[list[Any]], Any]) -> Arrays:
-    """Put the tensors of several conditions into a batch; `stack` makes the first axis.
+def stack(samples: Sequence[Mapping[str, Any]], join: Callable[[list[Any]], Any]) -> Arrays:
+    """Put the tensors of several conditions into a batch; `join` makes the first axis.
 
     Raises:
         ValueError: No sample, or samples with other names than the first.
     """
     if not samples or any(set(sample) != set(samples[0]) for sample in samples):
         raise ValueError(message("samples", "none, or different names", "dicts of the same names"))
-    return {name: stack([sample[name] for sample in samples]) for name in samples[0]}
+    return {name: join([sample[name] for sample in samples]) for name in samples[0]}
 
 
 def check_id(cond_id: int, plan: Plan) -> None:

@@ -141,7 +141,7 @@ class Noise(Vector):
 
 
 @dataclass(frozen=True, init=False, repr=False)
-class Angles(Vector):
+class CosSin(Vector):
     """Values in 0 .. 1, each as a point of the quarter circle: `cos(πγ/2)` and `sin(πγ/2)`.
 
     The vector has the same length whatever the values are, so that generated tensors do not
@@ -157,12 +157,12 @@ class Angles(Vector):
     """
 
     def __init__(self, dim: int) -> None:
-        positive_int("Angles(dim=)", dim)
+        positive_int("CosSin(dim=)", dim)
         object.__setattr__(self, "dim", dim)
         object.__setattr__(self, "std", 0.5**0.5)
 
     def __repr__(self) -> str:
-        return f"Angles({self.dim})"
+        return f"CosSin({self.dim})"
 
     @property
     def width(self) -> int:

@@ -106,7 +106,7 @@ def _part(tensor: TensorSpec, factor: str, shape: tuple[int, ...], start: Start)
 
 
 @dataclass(frozen=True, repr=False)
-class LowRank(OnBase):
+class LoRA(OnBase):
     """`base + alpha / rank * U V`: LoRA, with factors of its own for each condition.
 
     For a tensor `(d0, d1, ...)` with its outputs first, as PyTorch has them, `U` is `(d0, rank)`
@@ -128,9 +128,9 @@ class LowRank(OnBase):
     alpha: float | None = None
 
     def __post_init__(self) -> None:
-        positive_int("LowRank(rank=)", self.rank)
+        positive_int("LoRA(rank=)", self.rank)
         if self.alpha is not None:
-            finite_float("LowRank(alpha=)", self.alpha)
+            finite_float("LoRA(alpha=)", self.alpha)
 
     @property
     def factor(self) -> float:
@@ -154,10 +154,10 @@ class LowRank(OnBase):
 
 
 @dataclass(frozen=True, repr=False)
-class Product(Form):
+class LowRank(Form):
     """`U V`, without a base: the tensor itself is a low-rank product.
 
-    Shapes as in `LowRank`. Both factors start at random, so that the product has the tensor's own
+    Shapes as in `LoRA`. Both factors start at random, so that the product has the tensor's own
     initial variance.
 
     Args:
@@ -170,7 +170,7 @@ class Product(Form):
     rank: int
 
     def __post_init__(self) -> None:
-        positive_int("Product(rank=)", self.rank)
+        positive_int("LowRank(rank=)", self.rank)
 
     def parts(self, tensor: TensorSpec, start: Start) -> tuple[Part, ...]:
         rows, columns = _matrix(self, tensor)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperloom._core.choices.conditions import Angles, Concat, Condition, Embedding, Recurrent
+from hyperloom._core.choices.conditions import Concat, Condition, CosSin, Embedding, Recurrent
 from hyperloom._core.choices.layouts import Head, Source, slot_signs
 from hyperloom._core.choices.trunks import MLP, Deconv, Linear
 from hyperloom._core.errors import message
@@ -69,7 +69,7 @@ def _vector(condition: Condition, tensors: Tensors, value: Any, name: str) -> np
     if isinstance(condition, Recurrent):
         new = recurrent_step(condition, tensors, *value, name=name)
         return new[0] if isinstance(new, tuple) else new
-    if isinstance(condition, Angles):
+    if isinstance(condition, CosSin):
         angles = np.asarray(value) * np.pi / 2
         return np.concatenate([np.cos(angles), np.sin(angles)])
     if type(condition).__name__ in ("Vector", "Noise"):

@@ -12,9 +12,9 @@ from flax import nnx
 from jax import Array
 
 from hyperloom._core.choices.conditions import (
-    Angles,
     Concat,
     Condition,
+    CosSin,
     Custom,
     CustomRecurrent,
     Embedding,
@@ -72,7 +72,7 @@ class VectorCondition(nnx.Module):
         if value.ndim == 0 or value.shape[-1] != dim:
             raise ValueError(message("condition", shown(value), wanted))
         value = jnp.asarray(value, self.dtype)
-        if isinstance(self.choice, Angles):
+        if isinstance(self.choice, CosSin):
             angles = value * (jnp.pi / 2)
             value = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
         return Encoded(value)

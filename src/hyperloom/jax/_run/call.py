@@ -26,7 +26,7 @@ class Call:
     Args:
         batch: Dimensions of the batch.
         inputs: Positional inputs of the target.
-        in_dims: As in `HyperNetwork.__call__`.
+        in_axes: As in `HyperNetwork.__call__`.
         kwargs: Keyword inputs of the target.
 
     Raises:
@@ -34,21 +34,21 @@ class Call:
     """
 
     def __init__(
-        self, batch: tuple[int, ...], inputs: tuple[Any, ...], in_dims: Dims, kwargs: dict[str, Any]
+        self, batch: tuple[int, ...], inputs: tuple[Any, ...], in_axes: Dims, kwargs: dict[str, Any]
     ) -> None:
         self.batch = batch
-        each = isinstance(in_dims, (tuple, list))
-        if isinstance(in_dims, (tuple, list)) and len(in_dims) != len(inputs):
-            got = f"{len(in_dims)} entries for {len(inputs)} inputs"
-            raise ValueError(message("in_dims", got, "an entry for each positional input"))
-        of_inputs = in_dims if isinstance(in_dims, (tuple, list)) else (in_dims,) * len(inputs)
+        each = isinstance(in_axes, (tuple, list))
+        if isinstance(in_axes, (tuple, list)) and len(in_axes) != len(inputs):
+            got = f"{len(in_axes)} entries for {len(inputs)} inputs"
+            raise ValueError(message("in_axes", got, "an entry for each positional input"))
+        of_inputs = in_axes if isinstance(in_axes, (tuple, list)) else (in_axes,) * len(inputs)
         found = [
             leaf
             for i, (value, dims) in enumerate(zip(inputs, of_inputs, strict=True))
             for leaf in _leaves(value, dims, f"input {i}")
         ]
         for key, value in sorted(kwargs.items()):  # the order of the leaves
-            found += _leaves(value, 0 if each else in_dims, key)
+            found += _leaves(value, 0 if each else in_axes, key)
         self.arrays = [array for _, array, _ in found]
         self.dims = [dim for *_, dim in found]
         if batch:
@@ -92,12 +92,12 @@ def _leaves(tree: Any, dims: Any, name: str) -> Iterator[tuple[str, Any, int | N
     elif isinstance(dims, (tuple, list)) and isinstance(tree, (tuple, list)):
         if len(dims) != len(tree):
             got = f"{len(dims)} entries for {len(tree)} inputs"
-            raise ValueError(message("in_dims", got, "an entry for each positional input"))
+            raise ValueError(message("in_axes", got, "an entry for each positional input"))
         for i, (part, dim) in enumerate(zip(tree, dims, strict=True)):
             yield from _leaves(part, dim, f"{name}[{i}]")
     else:
         wanted = "an int or None, or a tuple with an entry for each positional input"
-        raise TypeError(message("in_dims", repr(dims), wanted))
+        raise TypeError(message("in_axes", repr(dims), wanted))
 
 
 def _check(found: list[tuple[str, Any, int | None]], batch: tuple[int, ...]) -> None:
@@ -107,7 +107,7 @@ def _check(found: list[tuple[str, Any, int | None]], batch: tuple[int, ...]) -> 
         for size in batch if dim is not None else ():
             assert dim is not None
             if not -len(shape) <= dim < len(shape) or shape[dim] != size:
-                way_out = "For one input that all conditions share, pass in_dims=None."
+                way_out = "For one input that all conditions share, pass in_axes=None."
                 wanted = f"{size} at dimension {dim}, one slice for each condition of the batch"
                 got = f"shape {tuple(array.shape)} beside conditions {batch}"
                 raise ValueError(message(name, got, wanted, way_out))

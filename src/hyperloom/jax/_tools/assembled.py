@@ -102,11 +102,11 @@ class Assembled(nnx.Module):
         self,
         *inputs: Any,
         condition: Any,
-        in_dims: Dims = 0,
+        in_axes: Dims = 0,
         rngs: Any = None,
         **kwargs: Any,
     ) -> Any:
         """Generate, assemble, and run the target. Arguments as in a call of `HyperNetwork`."""
         streams = as_rngs(rngs)
         made = self.generate(condition, rngs=streams)
-        return self.runner.run(made, *inputs, in_dims=in_dims, rngs=streams, **kwargs)
+        return self.runner.run(made, *inputs, in_axes=in_axes, rngs=streams, **kwargs)

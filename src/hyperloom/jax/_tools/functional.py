@@ -49,7 +49,7 @@ class Functional(Generic[Network]):
         Args:
             params: The learned arrays by name, as `functional` returned them first.
             *inputs: The target's inputs.
-            **options: `condition`, `in_dims`, `rngs`, `state`, `mutable`, and the target's keyword
+            **options: `condition`, `in_axes`, `rngs`, `state`, `mutable`, and the target's keyword
                 arguments, all as in a call of `HyperNetwork`. Randomness needs `rngs`, a key or a
                 dict of keys: without, every call draws the same.
 

@@ -108,11 +108,11 @@ class Perturbed(nnx.Module):
         *inputs: Any,
         condition: Any,
         noise: Array | None = None,
-        in_dims: Dims = 0,
+        in_axes: Dims = 0,
         rngs: Any = None,
         **kwargs: Any,
     ) -> Any:
         """Generate, perturb, and run the target. Arguments as in a call of `HyperNetwork`."""
         streams = as_rngs(rngs)
         made = self.generate(condition, rngs=streams, noise=noise)
-        return self.hnet.run(made, *inputs, in_dims=in_dims, rngs=streams, **kwargs)
+        return self.hnet.run(made, *inputs, in_axes=in_axes, rngs=streams, **kwargs)

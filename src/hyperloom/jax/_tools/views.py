@@ -58,7 +58,7 @@ def unflatten(flat: Array, plan: Plan) -> Params:
     return views.unflatten(flat, plan, split)
 
 
-def per_sample(params: Mapping[str, Array]) -> list[Params]:
+def unstack(params: Mapping[str, Array]) -> list[Params]:
     """Take a batch of generated tensors apart.
 
     Args:
@@ -70,11 +70,11 @@ def per_sample(params: Mapping[str, Array]) -> list[Params]:
     Raises:
         ValueError: Tensors with different first dimensions, or none at all.
     """
-    return views.per_sample(params, jnp.unstack)
+    return views.unstack(params, jnp.unstack)
 
 
-def stacked(samples: Sequence[Mapping[str, Array]]) -> Params:
-    """Put the tensors of several conditions into a batch: what `per_sample` took apart.
+def stack(samples: Sequence[Mapping[str, Array]]) -> Params:
+    """Put the tensors of several conditions into a batch: what `unstack` took apart.
 
     Args:
         samples: For each condition `{name: (*shape,)}`.
@@ -85,7 +85,7 @@ def stacked(samples: Sequence[Mapping[str, Array]]) -> Params:
     Raises:
         ValueError: No sample, or samples with other names than the first.
     """
-    return views.stacked(samples, jnp.stack)
+    return views.stack(samples, jnp.stack)
 
 
 def shared_parameters(hnet: HyperNetwork) -> Params:

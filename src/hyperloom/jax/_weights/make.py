@@ -10,8 +10,8 @@ from jax import Array
 
 from hyperloom._core.choices.forms import (
     Delta,
+    LoRA,
     LowRank,
-    Product,
     RankOne,
     Scale,
     Shift,
@@ -207,10 +207,10 @@ def _structured(
 ) -> StructuredWeight | None:
     """Return the weight object for a form that has one, for matrices and kernels."""
     form, name, shape, dtype = entry.form, tensor.name, tensor.shape, tensor.dtype
-    if isinstance(form, LowRank):
+    if isinstance(form, LoRA):
         split = tensor.matrix_split
         return factored(name, shape, dtype, form.factor * parts[0], parts[1], split, base)
-    if isinstance(form, Product):
+    if isinstance(form, LowRank):
         return factored(name, shape, dtype, parts[0], parts[1], tensor.matrix_split)
     assert base is not None or not form.has_base
     if isinstance(form, Templates):

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from hyperloom._core.choices.conditions import (
-    Angles,
     Concat,
     Condition,
+    CosSin,
     Custom,
     CustomRecurrent,
     Embedding,
@@ -84,7 +84,7 @@ class VectorCondition(nn.Module):
 
     def _encoded(self, value: Tensor) -> Tensor:
         """Return the vector of a value that is right."""
-        if not isinstance(self.choice, Angles):
+        if not isinstance(self.choice, CosSin):
             return value
         angles = value * (math.pi / 2)
         return torch.cat([angles.cos(), angles.sin()], dim=-1)

@@ -69,16 +69,16 @@ def _check_one(
     return batch if name in hnet.plan.kept else lead
 
 
-def ids_of(hnet: HyperNetwork, of: Any, batch: torch.Size) -> Tensor | None:
+def ids_of(hnet: HyperNetwork, condition: Any, batch: torch.Size) -> Tensor | None:
     """Return the ids `(*batch,)` of a condition that is given beside parameters.
 
     Raises:
         ValueError: Conditions of another batch than the parameters'.
     """
-    if of is None:
+    if condition is None:
         return None
-    encoded = hnet._encode(of)
+    encoded = hnet._encode(condition)
     if encoded.batch != batch:
         got = f"conditions {tuple(encoded.batch)} beside params of {tuple(batch)}"
-        raise ValueError(message("of", got, "one for each set of params"))
+        raise ValueError(message("condition", got, "one for each set of params"))
     return encoded.ids

@@ -112,7 +112,7 @@ CONSTANT = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torc
 @contextmanager
 def same_draws(hnet: HyperNetwork) -> Generator[Any]:
     """Give a function that winds the random generators back to here, if that is asked for."""
-    if not hnet.execution.same_draws:
+    if hnet.execution.randomness != "same":
         yield lambda: None
         return
     cpu = torch.get_rng_state()

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from hyperloom._core.choices.execution import Auto
 from hyperloom._core.plan.plan import Plan
 from hyperloom.torch._generate.conditions import Encoded
 from hyperloom.torch._generate.numbers import waits_for_gradient
@@ -62,7 +61,7 @@ def keep_written(hnet: HyperNetwork, held: Held) -> None:
         _warn_once(
             hnet,
             "run: the target updates running statistics that are kept by id, and no condition "
-            "was given; they are not kept. Pass it: run(params, ..., of=ids).",
+            "was given; they are not kept. Pass it: run(params, ..., condition=ids).",
         )
     elif inside_transform():
         _warn_once(
@@ -160,9 +159,9 @@ def _apply_weights(
 def _chain(hnet: HyperNetwork, call: Call) -> tuple[Chain | None, Tensor | None]:
     """Return the target as a chain and its input, if this call can be run so."""
     chain, execution = hnet._skeleton.chain, hnet.execution
-    if chain is None or not isinstance(execution.batch, Auto):
+    if chain is None or execution.strategy != "auto":
         return None, None
-    if execution.same_draws and hnet._skeleton.module.training:
+    if execution.randomness == "same" and hnet._skeleton.module.training:
         return None, None  # the chain's dropout draws for each condition
     return chain, call.chain_input()
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import _StopRecomputationError
 
-from hyperloom._core.choices.execution import Loop, SlowWarning, Vmap
+from hyperloom._core.choices.execution import SlowWarning
 from hyperloom.torch._private import warn_of_slow_operations
 from hyperloom.torch._run.call import Chosen
 from hyperloom.torch._run.loop import run_loop
@@ -71,12 +71,12 @@ class Strategist:
         chosen: Chosen,
     ) -> Any:
         """Run the target on a batch of conditions."""
-        batching = hnet.execution.batch
-        if isinstance(batching, Loop):
-            chosen.strategy, chosen.reason = "loop", "Execution(batch=Loop()) asks for it"
+        batching = hnet.execution.strategy
+        if batching == "loop":
+            chosen.strategy, chosen.reason = "loop", 'Execution(strategy="loop") asks for it'
             return run_loop(hnet, weights, kept, call, held)
-        if isinstance(batching, Vmap):
-            chosen.reason = "Execution(batch=Vmap()) asks for it"
+        if batching == "vmap":
+            chosen.reason = 'Execution(strategy="vmap") asks for it'
             return run_vmap(hnet, weights, kept, call, held)
         key = _kind(hnet, call)
         fallback = self.fallbacks.get(key)
@@ -211,7 +211,7 @@ class SlowOperations:
 _PERFORMANCE = "There is a performance drop"
 _LOOP = (
     "target: {}. The conditions are run one after the other: the results are the same, the time is "
-    "longer. If this is meant, say so: hnet.execution = Execution(batch=Loop())."
+    'longer. If this is meant, say so: hnet.execution = Execution(strategy="loop").'
 )
 _SLOW = (
     "target: {} and runs it one condition after the other: the results are the same, the time is "

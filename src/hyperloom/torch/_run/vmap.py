@@ -57,7 +57,7 @@ def run_vmap(
             tensors[name] = Generated.of(hidden, dtype) if matrix else hidden.dense().to(dtype)
         given = {name: value.clone() for name, value in {**shared, **batched}.items()}
         own = dict(given)
-        with Lowering(hnet.execution.same_draws):
+        with Lowering(hnet.execution.randomness == "same"):
             output = skeleton.call(tensors, given, args, kwargs, at_once=True)
         _refuse_shared_writes(shared, own, given)
         return outside.keep(output), {name: given[name] for name in returned}
@@ -67,7 +67,7 @@ def run_vmap(
         function = vmap(
             function,
             in_dims=(0, 0, call.dims, call.kwargs_dims),
-            randomness="same" if hnet.execution.same_draws else "different",
+            randomness="same" if hnet.execution.randomness == "same" else "different",
         )
     output, made = function(owned, batched, call.inputs, call.kwargs)
     if made:

@@ -38,8 +38,8 @@ class Held:
         elif self.tables and not self.skeleton.module.training:
             name = next(iter(self.tables))
             got = f"nothing, and the target's {name!r} is kept by id"
-            way_out = "Pass it: run(params, ..., of=ids)."
-            raise ValueError(message("of", got, "the ids that params are of", way_out))
+            way_out = "Pass it: run(params, ..., condition=ids)."
+            raise ValueError(message("condition", got, "the ids that params are of", way_out))
         self.lost = bool(self.tables) and self.ids is None
         # Rows of a table are copies; shared buffers are copied by whoever runs with them.
         ids = self.ids

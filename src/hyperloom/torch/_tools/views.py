@@ -49,7 +49,7 @@ def unflatten(flat: Tensor, plan: Plan) -> dict[str, Tensor]:
     return views.unflatten(flat, plan, partial(torch.split, dim=-1))
 
 
-def per_sample(params: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+def unstack(params: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
     """Take a batch of generated tensors apart.
 
     Args:
@@ -61,11 +61,11 @@ def per_sample(params: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
     Raises:
         ValueError: Tensors with different first dimensions, or none at all.
     """
-    return views.per_sample(params, torch.unbind)
+    return views.unstack(params, torch.unbind)
 
 
-def stacked(samples: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Put the tensors of several conditions into a batch: what `per_sample` took apart.
+def stack(samples: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Put the tensors of several conditions into a batch: what `unstack` took apart.
 
     Args:
         samples: For each condition `{name: (*shape,)}`.
@@ -76,7 +76,7 @@ def stacked(samples: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     Raises:
         ValueError: No sample, or samples with other names than the first.
     """
-    return views.stacked(samples, torch.stack)
+    return views.stack(samples, torch.stack)
 
 
 def shared_parameters(hnet: HyperNetwork) -> dict[str, Tensor]:

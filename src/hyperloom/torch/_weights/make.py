@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from hyperloom._core.choices.forms import (
     Delta,
+    LoRA,
     LowRank,
-    Product,
     RankOne,
     Scale,
     Shift,
@@ -218,9 +218,9 @@ def _structured(
     """Return the weight object for a form that has one, for matrices and kernels."""
     if len(shape) < 2:
         return None
-    if isinstance(form, LowRank):
+    if isinstance(form, LoRA):
         return LowRankWeight(name, shape, num, parts[0], parts[1], form.factor, base)
-    if isinstance(form, Product):
+    if isinstance(form, LowRank):
         return LowRankWeight(name, shape, num, parts[0], parts[1])
     if isinstance(form, Templates):
         assert base is not None
