@@ -40,10 +40,8 @@ def rooms() -> list[Path]:
 
 def room_table(room: Path) -> str:
     name = room.relative_to(SOURCE).as_posix()
-    label = "" if name == "." else f"{name}/"
-    head = f"`src/hyperloom/{label}`: {first_line(room / '__init__.py')}"
-        f"`src/hyperloom/{'' if name == '.' else f'{name}/'}`: {first_line(room / '__init__.py')}"
-    )
+    label = "src/hyperloom/" if name == "." else f"src/hyperloom/{name}/"
+    head = f"`{label}`: {first_line(room / '__init__.py')}"
     files = [path for path in sorted(room.glob("*.py")) if path.name != "__init__.py"]
     rows = "".join(f"| `{path.name}` | {first_line(path)} |\n" for path in files)
     return f"{head}\n\n" + (f"| file | what it is |\n|---|---|\n{rows}\n" if rows else "")
