@@ -37,7 +37,7 @@ demo: env  ## learn five tasks in a row with and without a hypernetwork, and plo
 	$(BIN)/hyperloom demo $(ARGS)
 
 test: env  ## run the tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 $(ARGS)
 
 lint: env  ## check style, format, types and which room imports which
 	$(BIN)/ruff check .
