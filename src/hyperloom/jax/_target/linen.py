@@ -25,11 +25,13 @@ class Linen:
         *inputs: Example inputs, from which it makes its parameters.
         rng: Key or int for `module.init`, or a dict of them; default 0.
         variables: Values to start from, `{"params": ..., "batch_stats": ...}`, e.g. of a trained
-            network; default what `module.init` gives.
+            network; `module.init` is then not run, only its shapes are traced. Default what
+            `module.init` gives.
         **kwargs: Keyword arguments of the example call.
 
     Raises:
-        TypeError: Not a Linen module.
+        TypeError: Not a Linen module, or `variables` that are no dict.
+        ValueError: `variables` whose parameters are not those of the module.
     """
 
     def __init__(
@@ -48,11 +50,30 @@ class Linen:
             return call(*args, **kwargs)
 
         with nn.intercept_methods(note):
-            made = module.init(keys, *inputs, **kwargs)
-        self.variables: Any = nn.unbox(made if variables is None else variables)
+            if variables is None:
+                self.variables: Any = nn.unbox(module.init(keys, *inputs, **kwargs))
+                return
+            # Only shapes and layers are wanted: nothing is computed, no parameter is drawn.
+            shapes: Any = jax.eval_shape(lambda: nn.unbox(module.init(keys, *inputs, **kwargs)))
+        self.variables = nn.unbox(variables)
+        _check_params(self.variables, shapes)
 
     def __repr__(self) -> str:
         return f"Linen({type(self.module).__name__})"
+
+
+def _check_params(variables: Any, shapes: Any) -> None:
+    """Raise unless given variables hold the parameters that the module makes."""
+    if not isinstance(variables, Mapping) or not isinstance(variables.get("params", {}), Mapping):
+        got, wanted = f"a {type(variables).__name__}", 'a dict such as {"params": {...}}'
+        raise TypeError(message("Linen(variables)", got, wanted))
+    own, given = _flat(shapes.get("params", {})), _flat(variables.get("params", {}))
+    for path in sorted({*own, *given}):
+        shape, wanted = (tuple(t[path].shape) if path in t else None for t in (given, own))
+        if shape != wanted:
+            right = "no such parameter" if wanted is None else f"shape {wanted}"
+            got = f"none for {dotted(path)!r}" if shape is None else f"{dotted(path)!r}, {shape}"
+            raise ValueError(message("Linen(variables)", got, f"{right}, as the module makes"))
 
 
 def read_linen(target: Linen) -> Read:

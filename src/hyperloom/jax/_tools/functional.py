@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from flax import nnx
 from jax import Array
+from jax.tree_util import GetAttrKey, register_pytree_with_keys_class
 
 from hyperloom._core.errors import did_you_mean, message
 from hyperloom._core.plan.plan import Plan
@@ -19,29 +21,47 @@ Params = dict[str, Array]
 Network = TypeVar("Network", bound=HyperNetwork | Perturbed | Assembled)
 
 
+@dataclass(frozen=True, eq=False)
+class _Structure:
+    """What is no array: how to put a hypernetwork together, and what its parameters are called."""
+
+    graphdef: Any
+    paths: Mapping[str, tuple[Any, ...]]
+    shapes: Mapping[str, tuple[int, ...]]
+    plan: Plan
+
+
+@register_pytree_with_keys_class
 class Functional(Generic[Network]):
     """A hypernetwork without its parameters. Calling it is a pure function of them.
 
-    Made by `functional`. What is not learned (scales, frozen bases, kept tensors, the target's
-    state, random streams) is as it was then: nothing that a call does is kept.
+    `functional` returns it. It is a pytree, whose leaves are what is not learned: frozen bases,
+    kept tensors, scales, the target's state, random streams, as they were then; nothing that a
+    call does is kept. So it goes into `jax.jit`, `vmap`, `scan` and `device_put` as an argument.
+    A jitted function that closes over it has its arrays as constants: a base of 100 MB is then
+    compiled into the program, a second time in memory.
     """
 
-    def __init__(self, hnet: Network) -> None:
-        # Of a copy: what becomes of the hypernetwork later is not seen here.
-        self._graphdef, params, self._rest = nnx.split(nnx.clone(hnet), nnx.Param, ...)
-        flat = nnx.to_flat_state(params)
-        self._paths = {".".join(map(str, path)): path for path, _ in flat}
-        self._start: Params = {
-            name: variable.get_value()
-            for name, (_, variable) in zip(self._paths, flat, strict=True)
-        }
-        self._shapes = {name: tuple(value.shape) for name, value in self._start.items()}
-        self._plan = hnet.plan
+    def __init__(self, structure: _Structure, frozen: Any) -> None:
+        self._structure = structure
+        self._frozen = frozen
+
+    def tree_flatten_with_keys(self) -> tuple[tuple[Any], _Structure]:
+        """Return what is not learned, and the structure."""
+        return ((GetAttrKey("frozen"), self._frozen),), self._structure
+
+    @classmethod
+    def tree_unflatten(cls, structure: _Structure, children: tuple[Any]) -> Functional[Network]:
+        """Return it with other arrays in it."""
+        return cls(structure, *children)
+
+    def __repr__(self) -> str:
+        return f"Functional({self.plan.spec.name}, {len(self._structure.paths)} parameters)"
 
     @property
     def plan(self) -> Plan:
         """The plan of the hypernetwork."""
-        return self._plan
+        return self._structure.plan
 
     def __call__(self, params: Mapping[str, Array], *inputs: Any, **options: Any) -> Any:
         """Generate the target's parameters and run it with them.
@@ -72,9 +92,10 @@ class Functional(Generic[Network]):
             ValueError: Missing or unknown names, or a wrong shape.
         """
         self._check(params)
-        state = nnx.from_flat_state([(path, params[name]) for name, path in self._paths.items()])
-        made: Network = nnx.merge(self._graphdef, state, self._rest, copy=True)
-        if any(params[name].shape != shape for name, shape in self._shapes.items()):
+        own = self._structure
+        state = nnx.from_flat_state([(path, params[name]) for name, path in own.paths.items()])
+        made: Network = nnx.merge(own.graphdef, state, self._frozen, copy=True)
+        if any(params[name].shape != shape for name, shape in own.shapes.items()):
             for _, module in nnx.iter_modules(made):
                 if isinstance(module, HyperNetwork):  # a wrapper has some inside
                     refuse_other_numbers(module, "params")
@@ -88,40 +109,49 @@ class Functional(Generic[Network]):
             ValueError: Missing or unknown names, or a wrong shape.
         """
         self._check(params)
-        flat = [(path, params[name]) for name, path in self._paths.items()]
+        flat = [(path, params[name]) for name, path in self._structure.paths.items()]
         nnx.update(hnet, nnx.from_flat_state(flat))
 
     def _check(self, params: Mapping[str, Array]) -> None:
-        unknown = [name for name in params if name not in self._paths]
-        missing = [name for name in self._paths if name not in params]
+        paths = self._structure.paths
+        unknown = [name for name in params if name not in paths]
+        missing = [name for name in paths if name not in params]
         if unknown:
-            way_out = did_you_mean(unknown[0], self._paths)
+            way_out = did_you_mean(unknown[0], paths)
             got = f"the name {unknown[0]!r}"
             raise ValueError(message("params", got, "names of the hypernetwork", way_out))
         if missing:
             got = f"no array for {', '.join(map(repr, missing[:3]))}"
             raise ValueError(message("params", got, "an array for every learned name"))
-        for name, shape in self._shapes.items():
+        for name, shape in self._structure.shapes.items():
             check_shape(f"params[{name!r}]", name, shape, params[name])
 
 
 def functional(hnet: Network) -> tuple[Functional[Network], Params]:
-    """Split a hypernetwork into a pure function and its parameters.
+    """Split a hypernetwork into what is not learned, a pure function, and its parameters.
 
-    A call under `jax.jit` then costs what any jitted function of a dict of arrays costs, where
-    `nnx.jit` walks the module in Python each time.
+    A call under `jax.jit` then costs what any jitted function of arrays costs, where `nnx.jit`
+    walks the module in Python each time.
 
     Args:
         hnet: The hypernetwork, or a `Perturbed` or `Assembled` one; it stays as it is.
 
     Returns:
         `net` and `params`: `net(params, *inputs, condition=...)` is `hnet(*inputs, condition=...)`.
-        The parameters are a dict from names to arrays, a tree that optax and `jax.grad` take.
+        The parameters are a dict from names to arrays, a tree that optax and `jax.grad` take;
+        `net` is a tree of all other arrays. Pass both to what is jitted.
 
     Example:
         >>> net, params = hl.functional(hnet)
-        >>> loss = lambda params, x, y, task: jnp.mean((net(params, x, condition=task) - y) ** 2)
+        >>> def loss(params, net, x, y, task):
+        ...     return jnp.mean((net(params, x, condition=task) - y) ** 2)
         >>> step = jax.jit(jax.value_and_grad(loss))
+        >>> value, gradient = step(params, net, x, y, task)
     """
-    made = Functional(hnet)
-    return made, dict(made._start)
+    # Of a copy: what becomes of the hypernetwork later is not seen here.
+    graphdef, params, frozen = nnx.split(nnx.clone(hnet), nnx.Param, ...)
+    flat = {".".join(map(str, path)): (path, leaf) for path, leaf in nnx.to_flat_state(params)}
+    start = {name: leaf.get_value() for name, (_, leaf) in flat.items()}
+    shapes = {name: tuple(value.shape) for name, value in start.items()}
+    structure = _Structure(graphdef, {n: path for n, (path, _) in flat.items()}, shapes, hnet.plan)
+    return Functional(structure, frozen), start

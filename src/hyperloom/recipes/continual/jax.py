@@ -74,7 +74,7 @@ class ContinualLearner:
     def _prepare(self) -> None:
         """Take the hypernetwork apart; what is compiled is for the ids that it has now."""
         self._net, self._params = hl.functional(self.hnet)
-        self._run = jax.jit(lambda params, x, task: self._net(params, x, condition=task))
+        self._run = jax.jit(lambda params, net, x, task: net(params, x, condition=task))
 
     @property
     def num_parameters(self) -> int:
@@ -105,9 +105,9 @@ class ContinualLearner:
         self.num_tasks += 1
         self._prepare()
 
-        def loss(params: Any, x: Array, y: Array) -> Array:
-            own = self._loss(self._net(params, x, condition=task), y)
-            return own if guard is None else own + guard(self._net.merge(params))
+        def loss(params: Any, net: Any, x: Array, y: Array) -> Array:
+            own = self._loss(net(params, x, condition=task), y)
+            return own if guard is None else own + guard(net.merge(params))
 
         def each(params: Any, done: int) -> None:
             self._params = params
@@ -115,7 +115,8 @@ class ContinualLearner:
                 on_step(done)
 
         step = _stepper(loss, self.training)
-        _fit(self._params, step, examples, self.training, self._draws, each)
+        start = self._params, self._net
+        _fit(start, step, examples, self.training, self._draws, each)
         self._net.update(self.hnet, self._params)
         return task
 
@@ -127,7 +128,7 @@ class ContinualLearner:
         """
         check_task(task, self.num_tasks)
         x, num = _padded(inputs)
-        return self._run(self._params, x, task)[:num]
+        return self._run(self._params, self._net, x, task)[:num]
 
     def predict(self, inputs: Any, task: int) -> np.ndarray:
         """Return the class `(num,)` of each input of a task: its largest output."""
@@ -190,7 +191,8 @@ class FineTuning:
             if on_step is not None:
                 on_step(done)
 
-        _fit(self._params, self._plain.step, examples, self.training, self._draws, each)
+        start = self._params, None
+        _fit(start, self._plain.step, examples, self.training, self._draws, each)
         return self.num_tasks - 1
 
     def predict(self, inputs: Any, task: int) -> np.ndarray:
@@ -231,7 +233,7 @@ class SeparateNetworks:
             if on_step is not None:
                 on_step(done)
 
-        start = self._plain.start
+        start = self._plain.start, None
         _fit(start, self._plain.step, examples, self.training, self._draws, each)
         return len(self.networks) - 1
 
@@ -248,7 +250,7 @@ class _Plain:
         graphdef, self.start = nnx.split(network)
         self.size = sum(leaf.size for leaf in jax.tree.leaves(self.start))
         self._run = jax.jit(lambda params, x: nnx.merge(graphdef, params, copy=True)(x))
-        self.step = _stepper(lambda params, x, y: loss(self._run(params, x), y), training)
+        self.step = _stepper(lambda params, _, x, y: loss(self._run(params, x), y), training)
 
     def predict(self, params: Any, inputs: Any) -> np.ndarray:
         x, num = _padded(inputs)
@@ -327,36 +329,42 @@ def versions() -> dict[str, str]:
     return {"jax": jax.__version__, "flax": flax.__version__}
 
 
-Step = Callable[[Any, Any, np.ndarray, np.ndarray], tuple[Any, Any]]
+Step = Callable[[Any, Any, Any, np.ndarray, np.ndarray], tuple[Any, Any]]
 
 
 def _stepper(loss: Callable[..., Array], training: Training) -> tuple[Any, Step]:
-    """Return Adam and its step on a batch; compiled once, for all batches of a size."""
+    """Return Adam and its step on a batch; compiled once, for all batches of a size.
+
+    Args:
+        loss: Of parameters, what is not learned, inputs and targets.
+        training: For its rate.
+    """
     optimizer = optax.adam(training.learning_rate)
 
     @jax.jit
-    def step(params: Any, state: Any, x: Array, y: Array) -> tuple[Any, Any]:
-        updates, state = optimizer.update(jax.grad(loss)(params, x, y), state, params)
+    def step(params: Any, state: Any, frozen: Any, x: Array, y: Array) -> tuple[Any, Any]:
+        updates, state = optimizer.update(jax.grad(loss)(params, frozen, x, y), state, params)
         return optax.apply_updates(params, updates), state
 
     return optimizer, step
 
 
 def _fit(
-    params: Any,
+    start: tuple[Any, Any],
     stepper: tuple[Any, Step],
     examples: tuple[np.ndarray, np.ndarray],
     training: Training,
     draws: np.random.Generator,
     each: Callable[[Any, int], None],
 ) -> None:
-    """Train parameters on random batches; give them to `each` after every step."""
+    """Train parameters, beside what is not learned; give them to `each` after every step."""
+    params, frozen = start
     inputs, targets = examples
     optimizer, step = stepper
     state = optimizer.init(params)
     for done in range(1, training.steps + 1):
         batch = draws.integers(len(inputs), size=training.batch_size)
-        params, state = step(params, state, inputs[batch], targets[batch])
+        params, state = step(params, state, frozen, inputs[batch], targets[batch])
         each(params, done)
 
 
