@@ -230,3 +230,16 @@ def test_a_condition_that_carries_a_state() -> None:
         close((y, state), (expected, expected_state))
         # Without a state, and with one; then nothing new.
         assert counters["stats"]["unique_graphs"] == min(step + 1, 2)
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm, lambda width: nn.GroupNorm(2, width)])
+def test_norms_after_a_layer_have_the_dtype_of_eager(norm: Any) -> None:
+    hnet = hl.HyperNetwork(
+        nn.Sequential(nn.Linear(8, 8), norm(8), nn.Softmax(-1)), condition=hl.Embedding(4, 3)
+    )
+    x, ids = torch.randn(3, 5, 8), torch.tensor([0, 1, 2])
+    compiled = torch.compile(hnet, backend="aot_eager", fullgraph=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        ours, eager = compiled(x, condition=ids), hnet(x, condition=ids)
+    assert ours.dtype == eager.dtype == torch.bfloat16
+    torch.testing.assert_close(ours, eager, rtol=0.05, atol=0.05)

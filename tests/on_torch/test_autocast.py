@@ -17,7 +17,10 @@ import hyperloom.torch as hl
 from tests.on_torch.cases import shaken
 
 # Some are run one condition after the other.
-pytestmark = pytest.mark.filterwarnings("ignore::hyperloom.SlowWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::hyperloom.SlowWarning"),
+    pytest.mark.filterwarnings("ignore:Mismatch dtype"),  # of the plain RMSNorm
+]
 
 # name: function of one tensor, shape of the tensor. All run in plain PyTorch under autocast.
 FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...]]] = {
@@ -113,3 +116,76 @@ def test_the_wrong_dtypes_are_torchs(name: str) -> None:
     x = torch.randn(shape).to(torch.bfloat16 if name == "cross_entropy" else torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert vmap(function)(x.expand(2, *shape)).dtype != function(x).dtype
+
+
+class AfterLinear(nn.Module):
+    """A norm of what a layer returns: half precision beside weights in float32."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.layer, self.norm = nn.Conv1d(4, 4, 1), norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer(x)
+        return self.norm(y)
+
+
+NORMS: dict[str, Callable[[], nn.Module]] = {
+    "layer": lambda: nn.LayerNorm(5),
+    "layer-2": lambda: nn.LayerNorm((4, 5)),
+    "layer-plain": lambda: nn.LayerNorm(5, elementwise_affine=False),
+    "group": lambda: nn.GroupNorm(2, 4),
+    "instance": lambda: nn.InstanceNorm1d(4, affine=True),
+    "instance-tracked": lambda: nn.InstanceNorm1d(4, affine=True, track_running_stats=True),
+    "batch": lambda: nn.BatchNorm1d(4),
+    "rms": lambda: nn.RMSNorm(5),
+}
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+@pytest.mark.parametrize("name", NORMS)
+def test_norms_after_a_layer(name: str, dtype: torch.dtype, train: bool) -> None:
+    hnet = shaken(hl.HyperNetwork(AfterLinear(NORMS[name]()), condition=hl.Embedding(3, 2)))
+    hnet.train(train)
+    hnet.execution = hl.Execution(strategy="vmap")  # no loop in its place
+    x = torch.randn(3, 6, 4, 5)
+    plain = [hnet.instantiate(i) for i in range(3)]
+    with torch.autocast("cpu", dtype=dtype):
+        each = [module(a) for module, a in zip(plain, x, strict=True)]
+        batch = hnet(x, condition=[0, 1, 2])
+    assert batch.dtype == each[0].dtype
+    torch.testing.assert_close(batch, torch.stack(each), rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize("options", [{}, {"bias": False, "bidirectional": True}, {"dropout": 0.5}])
+def test_recurrent_layers_return_what_this_processor_does(
+    options: dict[str, object], kind: type[nn.RNNBase], dtype: torch.dtype, grad: bool
+) -> None:
+    hnet = shaken(hl.HyperNetwork(kind(4, 3, 2, **options), condition=hl.Embedding(3, 2)))
+    x = torch.randn(3, 5, 2, 4)
+    with torch.autocast("cpu", dtype=dtype), torch.set_grad_enabled(grad):
+        batch = torch.utils._pytree.tree_leaves(hnet(x, condition=[0, 1, 2]))
+        assert all(bool(y.isfinite().all()) for y in batch)
+        try:
+            plain = torch.utils._pytree.tree_leaves(hnet.instantiate(0)(x[0]))
+        except RuntimeError:  # some processors have no float16 for it; ours has
+            if (kind, dtype) != (nn.LSTM, torch.float16):
+                raise
+            return
+    assert [y.dtype for y in batch] == [y.dtype for y in plain]
+    assert [y.shape[1:] for y in batch] == [y.shape for y in plain]
+
+
+def test_asking_for_a_dtype_draws_no_random_numbers() -> None:
+    hnet = hl.HyperNetwork(nn.LSTM(4, 3, 2, dropout=0.5), condition=hl.Embedding(3, 2))
+    x, draws = torch.randn(3, 5, 2, 4), []
+    for _ in range(2):
+        torch.manual_seed(0)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            hnet(x, condition=[0, 1, 2])
+        draws.append(torch.rand(3))
+    assert torch.equal(*draws)

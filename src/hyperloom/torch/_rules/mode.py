@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from hyperloom.torch._private import saving_hooks, weight_norm
 from hyperloom.torch._rules import autocast, recurrent
 from hyperloom.torch._rules.attention import attention_rule
+from hyperloom.torch._rules.dtypes import as_plain
 from hyperloom.torch._rules.graphs import functions
 from hyperloom.torch._rules.standin import (
     bilinear,
@@ -136,6 +137,9 @@ def _embedding_bag(
     return total if mode == "sum" else total / used.sum(-1, keepdim=True).clamp(min=1)
 
 
+_plain_batch_norm = as_plain(F.batch_norm)
+
+
 def _batch_norm(
     input: Tensor,  # noqa: A002
     running_mean: Tensor | None,
@@ -146,12 +150,7 @@ def _batch_norm(
 ) -> Tensor:
     if torch.compiler.is_compiling():
         return by_hand(input, running_mean, running_var, weight, *args, **kwargs)
-    wide = (t for t in (running_mean, weight) if t is not None)
-    if all(t.dtype == input.dtype for t in wide):
-        return F.batch_norm(input, running_mean, running_var, weight, *args, **kwargs)
-    # Inputs in half precision beside wider tensors: the kernel can, its rule for vmap cannot.
-    made = F.batch_norm(input.float(), running_mean, running_var, weight, *args, **kwargs)
-    return made.to(input.dtype)
+    return _plain_batch_norm(input, running_mean, running_var, weight, *args, **kwargs)
 
 
 def by_hand(
@@ -182,22 +181,13 @@ def by_hand(
     return y.to(x.dtype)
 
 
-def _group_norm(
-    input: Tensor,  # noqa: A002
-    *args: Any,
-    **kwargs: Any,
-) -> Tensor:
-    made = F.group_norm(input, *args, **kwargs)
-    return made if input.device.type != "cpu" else made.to(input.dtype)  # as outside of vmap
-
-
 _RULES: dict[Any, Rule] = {
     **recurrent.RULES,
     **autocast.RULES,
     F.bilinear: bilinear,
     F.embedding_bag: _embedding_bag,
     F.batch_norm: _batch_norm,
-    F.group_norm: _group_norm,
+    **{norm: as_plain(norm) for norm in (F.layer_norm, F.group_norm, F.instance_norm)},
     F.normalize: _normalize,
     weight_norm: _weight_norm,
 }

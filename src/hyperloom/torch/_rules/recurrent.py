@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hyperloom.torch._private import pack_padded_sequence, pad_packed_sequence
+from hyperloom.torch._rules.dtypes import as_plain
 from hyperloom.torch._rules.standin import as_autocast, dense_leaf
 
 # Hidden state, and for LSTM the cell state: (N, H) each.
@@ -197,14 +198,19 @@ def _pad(
 
 
 RULES: dict[Any, Callable[..., Any]] = {
-    torch.lstm: _layers(_lstm_step, 2),
-    torch.gru: _layers(_gru_step, 1),
-    torch.rnn_tanh: _layers(_tanh_step, 1),
-    torch.rnn_relu: _layers(_relu_step, 1),
-    torch.lstm_cell: _cell(_lstm_step, 2),
-    torch.gru_cell: _cell(_gru_step, 1),
-    torch.rnn_tanh_cell: _cell(_tanh_step, 1),
-    torch.rnn_relu_cell: _cell(_relu_step, 1),
+    **{
+        function: as_plain(function, rule)
+        for function, rule in {
+            torch.lstm: _layers(_lstm_step, 2),
+            torch.gru: _layers(_gru_step, 1),
+            torch.rnn_tanh: _layers(_tanh_step, 1),
+            torch.rnn_relu: _layers(_relu_step, 1),
+            torch.lstm_cell: _cell(_lstm_step, 2),
+            torch.gru_cell: _cell(_gru_step, 1),
+            torch.rnn_tanh_cell: _cell(_tanh_step, 1),
+            torch.rnn_relu_cell: _cell(_relu_step, 1),
+        }.items()
+    },
     pack_padded_sequence: _pack,
     pad_packed_sequence: _pad,
 }

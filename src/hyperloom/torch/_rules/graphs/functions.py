@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hyperloom.torch._rules.dtypes import as_plain
 from hyperloom.torch._rules.graphs import pooling, scatter
 from hyperloom.torch._rules.standin import (
     CONVOLUTIONS,
@@ -59,8 +60,6 @@ def _layer_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     x, weight, bias = dense_leaf(input), _given(weight), _given(bias)
-    if torch.is_autocast_enabled(x.device.type):
-        return F.layer_norm(x, normalized_shape, weight, bias, eps)
     axes = [-1 - axis for axis in range(len(normalized_shape))]
     wide = _wide(x)
     y = wide - wide.mean(axes, keepdim=True)
@@ -81,8 +80,6 @@ def _group_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     x, weight, bias = dense_leaf(input), _given(weight), _given(bias)
-    if torch.is_autocast_enabled(x.device.type):
-        return F.group_norm(x, num_groups, weight, bias, eps)
     rest = (-1, *(1,) * (x.ndim - 2))
     groups = _wide(x).unflatten(1, (num_groups, x.shape[1] // num_groups)).flatten(2)
     y = groups - groups.mean(-1, keepdim=True)
@@ -164,8 +161,8 @@ RULES: dict[Any, Rule] = {
     torch.cat: _cat,
     torch.concat: _cat,
     torch.concatenate: _cat,
-    F.layer_norm: _layer_norm,
-    F.group_norm: _group_norm,
+    F.layer_norm: as_plain(F.layer_norm, _layer_norm),
+    F.group_norm: as_plain(F.group_norm, _group_norm),
     torch.index_select: _index_select,
     Tensor.index_select: _index_select,
     torch.index_add: _index_add,
