@@ -34,7 +34,7 @@ def test_a_target_counts_a_tied_tensor_once() -> None:
 
 
 def test_an_unknown_name_is_answered_with_close_ones() -> None:
-    with pytest.raises(KeyError, match=r"name: got 0\.wieght; wanted a tensor of Sequential\."):
+    with pytest.raises(KeyError, match=r"name: got '0\.wieght'; wanted a tensor of Sequential\."):
         small_mlp()["0.wieght"]
     with pytest.raises(KeyError, match=r"Did you mean '0\.weight' or '2\.weight'"):
         small_mlp()["0.wieght"]

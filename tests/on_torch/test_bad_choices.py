@@ -104,9 +104,9 @@ CHOICES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     ),
     "condition number": ({"condition": 5}, TypeError, f"condition: got 5; {CONDITION_WANTED}"),
     "condition in Concat": (
-        {"condition": hl.Concat(hl.Vector(2), nn.Linear)},
+        {"condition": hl.Concat(hl.Vector(2), len)},
         TypeError,
-        f"condition: got the class Linear; {CONDITION_WANTED}",
+        f"condition: got <built-in function len>; {CONDITION_WANTED}",
     ),
     "condition module without a width": (
         {"condition": NoWidth()},

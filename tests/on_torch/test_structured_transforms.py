@@ -230,7 +230,7 @@ def test_explain_names_what_was_chosen_and_why() -> None:
     assert low.explain(torch.randn(4, 1, 64), condition=torch.randn(4, 4))["0.weight"].choice == (
         "factors"
     )
-    with pytest.raises(KeyError, match="no generated tensor 'nothing'"):
+    with pytest.raises(KeyError, match="tensor: got 'nothing'; wanted a generated tensor"):
         single["nothing"]
 
 

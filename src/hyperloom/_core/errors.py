@@ -7,7 +7,11 @@ Users meet `ValueError`, `TypeError` and `IndexError`; an `assert` marks a bug o
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+Kind = TypeVar("Kind")
 
 
 class CheckpointError(ValueError):
@@ -51,28 +55,87 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     return f"There are: {few}{f' and {len(names) - 6} more' if len(names) > 6 else ''}."
 
 
+_LONGEST = 200
+
+
+def shown(value: object) -> str:
+    """Return how a value that a user gave is shown: short, and by its kind where it is large."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if callable(getattr(value, "parameters", None)):  # a module's own text may be a page long
+        return f"a {type(value).__name__}"
+    text = repr(value)
+    if len(text) > _LONGEST:
+        return f"a {type(value).__name__}, {text[:_LONGEST]} ..."
+    return text
+
+
+def a_kind(argument: str, value: object, kind: type[Kind], wanted: str, way_out: str = "") -> Kind:
+    """Return `value` if it is an instance of `kind`; raise otherwise."""
+    if not isinstance(value, kind):
+        raise TypeError(message(argument, shown(value), wanted, way_out or call_it(value, kind)))
+    return value
+
+
 def positive_int(argument: str, value: object, least: int = 1) -> int:
     """Return `value` if it is an int of at least `least`; raise otherwise."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(message(argument, repr(value), f"an int of at least {least}"))
+        raise TypeError(message(argument, shown(value), f"an int of at least {least}"))
     if value < least:
         raise ValueError(message(argument, value, f"an int of at least {least}"))
     return value
 
 
+def some_ints(argument: str, value: object, wanted: str, least: int = 1) -> tuple[int, ...]:
+    """Return `value` as a tuple if it is a tuple or list of ints of at least `least`."""
+    if not isinstance(value, (tuple, list)):
+        raise TypeError(message(argument, shown(value), wanted))
+    return tuple(positive_int(argument, number, least) for number in value)
+
+
 def a_bool(argument: str, value: object) -> None:
     """Raise unless `value` is a bool: a string or a number would count as true."""
     if not isinstance(value, bool):
-        raise TypeError(message(argument, repr(value), "a bool"))
+        raise TypeError(message(argument, shown(value), "a bool"))
 
 
-def one_of(argument: str, value: object, words: Sequence[str]) -> str:
+def a_string(argument: str, value: object, wanted: str = "a string") -> str:
+    """Return `value` if it is a string; raise otherwise."""
+    return a_kind(argument, value, str, wanted)
+
+
+def a_mapping(argument: str, value: object, wanted: str) -> Mapping[Any, Any]:
+    """Return `value` if it is a dict or another mapping; raise otherwise."""
+    if not isinstance(value, Mapping):
+        raise TypeError(message(argument, f"a {type(value).__name__}", wanted))
+    return value
+
+
+def a_path(argument: str, value: object) -> str:
+    """Return `value` as a string if it is a path; raise otherwise."""
+    wanted = "a path: a string, or an object such as pathlib.Path"
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(message(argument, shown(value), wanted))
+    path = os.fspath(value)
+    if not isinstance(path, str) or not path or "\0" in path:
+        raise ValueError(message(argument, repr(path), wanted))
+    return path
+
+
+def a_function(argument: str, value: object, wanted: str) -> None:
+    """Raise unless `value` can be called."""
+    if not callable(value):
+        raise TypeError(message(argument, shown(value), wanted))
+
+
+def one_of(argument: str, value: object, words: Sequence[str], way_out: str = "") -> str:
     """Return `value` if it is one of `words`; raise otherwise."""
     wanted = f"{', '.join(map(repr, words[:-1]))} or {words[-1]!r}"
     if not isinstance(value, str):
-        raise TypeError(message(argument, repr(value), wanted))
+        raise TypeError(message(argument, shown(value), wanted, way_out))
     if value not in words:
-        raise ValueError(message(argument, repr(value), wanted, did_you_mean(value, words)))
+        guess = way_out or did_you_mean(value, words)
+        raise ValueError(message(argument, shown(value), wanted, guess))
     return value
 
 
@@ -80,10 +143,13 @@ def finite_float(argument: str, value: object, least: float | None = None) -> fl
     """Return `value` as a float if it is finite (and at least `least`); raise otherwise."""
     wanted = "a finite number" + ("" if least is None else f" of at least {least:g}")
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(message(argument, repr(value), wanted))
-    number = float(value)
+        raise TypeError(message(argument, shown(value), wanted))
+    try:
+        number = float(value)
+    except OverflowError:  # an int of more than 300 digits
+        number = float("inf")
     if number != number or number in (float("inf"), float("-inf")):
-        raise ValueError(message(argument, value, wanted))
+        raise ValueError(message(argument, shown(value), wanted))
     if least is not None and number < least:
         raise ValueError(message(argument, value, wanted))
     return number

@@ -10,7 +10,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from hyperloom._core.choice import Choice
-from hyperloom._core.errors import finite_float, message, positive_int
+from hyperloom._core.errors import (
+    a_string,
+    call_it,
+    finite_float,
+    message,
+    one_of,
+    positive_int,
+    shown,
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -185,6 +193,13 @@ class Custom(Condition):
     size: int = 0
     std: float = 1.0
 
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        positive_int(f"{name}(dim=)", self.dim)
+        a_string(f"{name}(name=)", self.name)
+        positive_int(f"{name}(size=)", self.size, least=0)
+        finite_float(f"{name}(std=)", self.std, least=1e-12)
+
     @property
     def width(self) -> int:
         return self.dim
@@ -204,6 +219,7 @@ class Concat(Condition):
 
     Raises:
         ValueError: Fewer than two parts.
+        TypeError: A part that is neither a condition object nor a module.
     """
 
     parts: tuple[Any, ...]
@@ -212,6 +228,11 @@ class Concat(Condition):
         object.__setattr__(self, "parts", tuple(parts))
         if len(parts) < 2:
             raise ValueError(message("Concat(*parts)", f"{len(parts)} part", "at least two"))
+        for part in parts:
+            # What is no condition object is a module; which, only the backend can tell.
+            if not isinstance(part, Condition) and (isinstance(part, type) or not callable(part)):
+                wanted = "condition objects or modules"
+                raise TypeError(message("Concat(*parts)", shown(part), wanted, call_it(part)))
 
     def __repr__(self) -> str:
         return f"Concat({', '.join(map(repr, self.parts))})"
@@ -274,11 +295,8 @@ class Recurrent(Condition):
         positive_int("Recurrent(dim=)", self.dim)
         positive_int("Recurrent(hidden=)", self.hidden)
         finite_float("Recurrent(std=)", self.std, least=1e-12)
-        if self.cell not in NUM_GATES:
-            way_out = "For another cell give a module with `has_carry = True`."
-            raise ValueError(
-                message("Recurrent(cell=)", repr(self.cell), "rnn, gru, lstm", way_out)
-            )
+        way_out = "For another cell give a module with `has_carry = True`."
+        one_of("Recurrent(cell=)", self.cell, tuple(NUM_GATES), way_out)
 
     @property
     def width(self) -> int:

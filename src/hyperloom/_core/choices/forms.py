@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hyperloom._core.choice import Choice
-from hyperloom._core.errors import finite_float, message, positive_int
+from hyperloom._core.errors import a_bool, finite_float, message, positive_int
 from hyperloom._core.records import Bank, Part, Role, Start
 from hyperloom._core.target.spec import TensorSpec
 
@@ -68,6 +68,9 @@ class OnBase(Form):
     """
 
     trained: bool = field(default=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        a_bool(f"{type(self).__name__}(trained=)", self.trained)
 
     @property
     def has_base(self) -> bool:
@@ -128,6 +131,7 @@ class LoRA(OnBase):
     alpha: float | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         positive_int("LoRA(rank=)", self.rank)
         if self.alpha is not None:
             finite_float("LoRA(alpha=)", self.alpha)
@@ -234,6 +238,10 @@ class Scale(OnBase):
     """
 
     inputs: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        a_bool("Scale(inputs=)", self.inputs)
 
     def parts(self, tensor: TensorSpec, start: Start) -> tuple[Part, ...]:
         shape = _along(tensor, tensor.in_axes if self.inputs else tensor.out_axes)

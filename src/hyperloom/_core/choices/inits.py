@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 
 from hyperloom._core.choice import Choice
-from hyperloom._core.errors import finite_float
+from hyperloom._core.errors import a_bool, finite_float
 from hyperloom._core.records import Role, Start
 from hyperloom._core.target.spec import TensorSpec
 
@@ -52,6 +52,9 @@ class _Hyperfan(Init):
     """
 
     relu: bool = True
+
+    def __post_init__(self) -> None:
+        a_bool(f"{type(self).__name__}(relu=)", self.relu)
 
     def start(self, tensor: TensorSpec, bias_generated: bool) -> Start:
         if tensor.role is Role.NORM_SCALE:

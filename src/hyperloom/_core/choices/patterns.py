@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
-from hyperloom._core.errors import call_it, did_you_mean, message
+from hyperloom._core.errors import call_it, did_you_mean, message, shown
 from hyperloom._core.target.spec import TargetSpec, TensorSpec
 
 Choice = TypeVar("Choice")
@@ -35,12 +35,12 @@ def resolve(
         return {tensor.name: choice for tensor in spec}
     wanted = f"a {kind.__name__} object or a dict from name patterns to them"
     if not isinstance(choice, Mapping):
-        raise TypeError(message(argument, _shown(choice), wanted, call_it(choice, kind)))
+        raise TypeError(message(argument, shown(choice), wanted, call_it(choice, kind)))
     if not choice:
         raise ValueError(message(argument, "an empty dict", wanted))
     for pattern, value in choice.items():
         if not isinstance(pattern, str) or not isinstance(value, kind):
-            got = f"{pattern!r}: {_shown(value)}"
+            got = f"{pattern!r}: {shown(value)}"
             raise TypeError(message(argument, got, wanted, call_it(value, kind)))
     found: dict[str, Choice] = {}
     by: dict[str, str] = {}
@@ -105,7 +105,3 @@ def _refuse_split_tie(
                 f"Name it once, as {tensor.name!r}.",
             )
         )
-
-
-def _shown(value: object) -> str:
-    return f"the class {value.__name__}" if isinstance(value, type) else repr(value)

@@ -6,7 +6,15 @@ import math
 from dataclasses import dataclass
 
 from hyperloom._core.choice import Choice
-from hyperloom._core.errors import finite_float, message, positive_int
+from hyperloom._core.errors import (
+    a_bool,
+    a_string,
+    finite_float,
+    message,
+    positive_int,
+    shown,
+    some_ints,
+)
 
 ACTIVATIONS = (
     "relu",
@@ -20,6 +28,19 @@ ACTIVATIONS = (
     "identity",
 )
 NORMS = ("rms", "layer", "batch")
+
+
+_ACTIVATION = "one of " + ", ".join(ACTIVATIONS)
+
+
+def _a_word(
+    argument: str, value: object, words: tuple[str, ...], wanted: str, way_out: str = ""
+) -> None:
+    """Raise unless `value` is one of `words`."""
+    if not isinstance(value, str):
+        raise TypeError(message(argument, shown(value), wanted, way_out))
+    if value not in words:
+        raise ValueError(message(argument, repr(value), wanted, way_out))
 
 
 @dataclass(frozen=True, repr=False)
@@ -99,12 +120,12 @@ class MLP(Trunk):
             )
         for width in widths:
             positive_int("MLP(*widths)", width)
-        if activation not in ACTIVATIONS:
-            wanted = "one of " + ", ".join(ACTIVATIONS)
-            way_out = "Give a module of your own as trunk for any other."
-            raise ValueError(message("MLP(activation=)", repr(activation), wanted, way_out))
-        if norm is not None and norm not in NORMS:
-            raise ValueError(message("MLP(norm=)", repr(norm), "one of rms, layer, batch, or None"))
+        way_out = "Give a module of your own as trunk for any other."
+        _a_word("MLP(activation=)", activation, ACTIVATIONS, _ACTIVATION, way_out)
+        if norm is not None:
+            _a_word("MLP(norm=)", norm, NORMS, "one of rms, layer, batch, or None")
+        a_bool("MLP(spectral=)", spectral)
+        a_bool("MLP(per_condition=)", per_condition)
         if not 0.0 <= finite_float("MLP(dropout=)", dropout) < 1.0:
             raise ValueError(message("MLP(dropout=)", dropout, "a probability in [0, 1)"))
         object.__setattr__(self, "widths", tuple(widths))
@@ -115,8 +136,8 @@ class MLP(Trunk):
             got = f"True with norm={norm!r}"
             wanted = 'norm="batch", whose statistics there are to be for each id'
             raise ValueError(message("MLP(per_condition=)", got, wanted))
-        object.__setattr__(self, "spectral", bool(spectral))
-        object.__setattr__(self, "per_condition", bool(per_condition))
+        object.__setattr__(self, "spectral", spectral)
+        object.__setattr__(self, "per_condition", per_condition)
 
     def __repr__(self) -> str:
         shown = [*map(str, self.widths)]
@@ -169,6 +190,11 @@ class CustomTrunk(Trunk):
     width: int
     name: str = "module"
     size: int = 0
+
+    def __post_init__(self) -> None:
+        positive_int("CustomTrunk(width=)", self.width)
+        a_string("CustomTrunk(name=)", self.name)
+        positive_int("CustomTrunk(size=)", self.size, least=0)
 
     def out_width(self, in_width: int) -> int:
         return self.width
@@ -266,28 +292,28 @@ class Deconv(Trunk):
         norm: str | None = None,
         spectral: bool = False,
     ) -> None:
-        sizes = tuple(positive_int("Deconv(image=)", n) for n in image)
+        sizes = some_ints("Deconv(image=)", image, "(height, width[, channels])")
         if len(sizes) not in (2, 3):
             raise ValueError(message("Deconv(image=)", image, "(height, width[, channels])"))
-        widths = tuple(positive_int("Deconv(filters=)", n) for n in filters)
+        widths = some_ints("Deconv(filters=)", filters, "a tuple of ints, one a hidden layer")
         if not widths:
             raise ValueError(message("Deconv(filters=)", "none", "one for each hidden layer"))
+        wanted = f"layers in 0 .. {len(widths) - 1}; the last has none after it"
+        attention = some_ints("Deconv(attention=)", attention, f"a tuple of {wanted}", least=0)
         for layer in attention:
-            if not 0 <= layer < len(widths):
-                wanted = f"layers in 0 .. {len(widths) - 1}; the last has none after it"
+            if layer >= len(widths):
                 raise ValueError(message("Deconv(attention=)", layer, wanted))
-        if activation not in ACTIVATIONS:
-            wanted = "one of " + ", ".join(ACTIVATIONS)
-            raise ValueError(message("Deconv(activation=)", repr(activation), wanted))
-        if norm not in (None, "batch"):
-            raise ValueError(message("Deconv(norm=)", repr(norm), '"batch" or None'))
+        _a_word("Deconv(activation=)", activation, ACTIVATIONS, _ACTIVATION)
+        if norm is not None:
+            _a_word("Deconv(norm=)", norm, ("batch",), '"batch" or None')
+        a_bool("Deconv(spectral=)", spectral)
         object.__setattr__(self, "image", sizes if len(sizes) == 3 else (*sizes, 1))
         object.__setattr__(self, "filters", widths)
         object.__setattr__(self, "kernel", _kernels(kernel, len(widths)))
         object.__setattr__(self, "attention", tuple(sorted(set(attention))))
         object.__setattr__(self, "activation", activation)
         object.__setattr__(self, "norm", norm)
-        object.__setattr__(self, "spectral", bool(spectral))
+        object.__setattr__(self, "spectral", spectral)
 
     def __repr__(self) -> str:
         shown = [f"image={self.image}", f"filters={self.filters}", f"kernel={self.kernel}"]
@@ -371,11 +397,17 @@ def _kernels(kernel: object, num: int) -> tuple[tuple[int, int], ...]:
         given: list[object] = [kernel] * num
     else:
         given = list(kernel) if isinstance(kernel, (tuple, list)) else []
+    wanted = f"an int, (height, width), or one of these for each of {num} layers"
+    if not isinstance(kernel, (int, tuple, list)):
+        raise TypeError(message("Deconv(kernel=)", shown(kernel), wanted))
     if len(given) != num:
-        wanted = f"an int, (height, width), or one of these for each of {num} layers"
         raise ValueError(message("Deconv(kernel=)", repr(kernel), wanted))
     made = []
     for each in given:
-        sizes = (each, each) if isinstance(each, int) else tuple(each)  # type: ignore[arg-type]
-        made.append(tuple(positive_int("Deconv(kernel=)", k) for k in sizes))
+        sizes = some_ints(
+            "Deconv(kernel=)", (each, each) if isinstance(each, int) else each, wanted
+        )
+        if len(sizes) != 2:
+            raise ValueError(message("Deconv(kernel=)", shown(kernel), wanted))
+        made.append(sizes)
     return tuple(made)

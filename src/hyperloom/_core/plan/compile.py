@@ -12,7 +12,7 @@ from hyperloom._core.choices.inits import Init, Native
 from hyperloom._core.choices.layouts import Full, Head, Layout, Piece, Source
 from hyperloom._core.choices.patterns import resolve
 from hyperloom._core.choices.trunks import Linear, Trunk
-from hyperloom._core.errors import call_it, message
+from hyperloom._core.errors import a_kind, message
 from hyperloom._core.plan.plan import Entry, Plan
 from hyperloom._core.records import Bank, Part, Role, Start
 from hyperloom._core.target.spec import TargetSpec
@@ -43,13 +43,12 @@ def compile_plan(
             needs ids with a condition that has none, or a tensor whose start is not finite.
     """
     for argument, value, kind in (
+        ("spec", spec, TargetSpec),
         ("condition", condition, Condition),
         ("trunk", Linear() if trunk is None else trunk, Trunk),
         ("init", Native() if init is None else init, Init),
     ):
-        if not isinstance(value, kind):
-            got = value if isinstance(value, type) else repr(value)
-            raise TypeError(message(argument, got, _WANTED[argument], call_it(value, kind)))
+        a_kind(argument, value, kind, _WANTED[argument])
     layouts = resolve("layout", Full() if layout is None else layout, Layout, spec)
     forms = resolve("form", Whole() if form is None else form, Form, spec)
     _refuse_forms_without_layout(form, forms, layouts)
@@ -85,6 +84,7 @@ def compile_plan(
 
 
 _WANTED = {
+    "spec": "a TargetSpec, as target_spec(target) returns it",
     "condition": "a condition object (Embedding, Vector, Noise, Concat)",
     "trunk": "a trunk object (MLP(*widths)) or None",
     "init": "an init object (Native, HyperfanIn, HyperfanOut, Harmonic, BiasHyperInit, Unscaled)",

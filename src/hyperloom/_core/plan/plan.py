@@ -10,6 +10,7 @@ from hyperloom._core.choices.conditions import Condition
 from hyperloom._core.choices.forms import Form, Whole
 from hyperloom._core.choices.layouts import Head, Piece, Source
 from hyperloom._core.choices.trunks import Trunk
+from hyperloom._core.errors import positive_int
 from hyperloom._core.records import Bank
 from hyperloom._core.tables import human
 from hyperloom._core.target.spec import TargetSpec
@@ -186,11 +187,14 @@ class Plan:
 
     def output_bytes(self, num_conditions: int = 1, itemsize: int = 4) -> int:
         """Bytes of the tensors generated for `num_conditions`, dense."""
+        positive_int("num_conditions", num_conditions, least=0)
+        positive_int("itemsize", itemsize)
         numel = sum(self.spec[entry.tensor].numel for entry in self.entries)
         return num_conditions * numel * itemsize
 
     def parameter_bytes(self, itemsize: int = 4) -> int:
         """Bytes of the learned numbers."""
+        positive_int("itemsize", itemsize)
         return self.num_parameters * itemsize
 
     def __repr__(self) -> str:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from hyperloom._core.errors import one_of
 from hyperloom._core.reports.findings import judge
 from hyperloom._core.reports.readings import (
+    CHECKS,
     Finding,
     LayerReading,
     Level,
@@ -46,6 +48,7 @@ class Report:
 
     def about(self, check: str) -> tuple[Finding, ...]:
         """Return the findings of one check, e.g. `"gradient"`."""
+        one_of("check", check, CHECKS)
         return tuple(f for f in self.findings if f.check == check)
 
     def __repr__(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hyperloom._core.errors import did_you_mean, message, shown
 from hyperloom._core.plan.cost import Estimate, Layer, estimates
 from hyperloom._core.tables import human, table
 from hyperloom._core.target.spec import TensorSpec
@@ -59,7 +60,9 @@ class Explanation:
         for use in self.used:
             if use.tensor == tensor:
                 return use
-        raise KeyError(f"no generated tensor {tensor!r} was used in this call")
+        way_out = did_you_mean(tensor, dict.fromkeys(use.tensor for use in self.used))
+        got = shown(tensor)
+        raise KeyError(message("tensor", got, "a generated tensor that this call used", way_out))
 
     def __repr__(self) -> str:
         noun = "condition" if self.conditions == 1 else "conditions"

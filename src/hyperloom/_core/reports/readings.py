@@ -14,6 +14,9 @@ class Level(StrEnum):
     NOTE = "note"  # as asked for, or not checked
 
 
+CHECKS = ("values", "gradient", "condition", "scale", "dtype", "speed", "call")
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One thing that `doctor()` found.

@@ -7,7 +7,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from hyperloom._core.errors import did_you_mean, message
+from hyperloom._core.errors import (
+    a_kind,
+    a_string,
+    did_you_mean,
+    message,
+    positive_int,
+    shown,
+    some_ints,
+)
 from hyperloom._core.records import Role
 
 
@@ -44,6 +52,26 @@ class TensorSpec:
     out_axis: int | tuple[int, ...] | None = None
     in_axis: int | tuple[int, ...] | None = None
     aliases: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for field in ("name", "layer", "dtype"):
+            a_string(f"TensorSpec({field}=)", getattr(self, field))
+        some_ints("TensorSpec(shape=)", self.shape, "a tuple of ints", least=0)
+        a_kind("TensorSpec(role=)", self.role, Role, "a Role")
+        positive_int("TensorSpec(fan_in=)", self.fan_in, least=0)
+        positive_int("TensorSpec(fan_out=)", self.fan_out, least=0)
+        # NaN is told where a plan is compiled: only there is known whether the value is used.
+        for field in ("mean", "std"):
+            value = getattr(self, field)
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise TypeError(message(f"TensorSpec({field}=)", shown(value), "a number"))
+        for field in ("out_axis", "in_axis"):
+            _check_axes(f"TensorSpec({field}=)", getattr(self, field), len(self.shape))
+        if not isinstance(self.aliases, (tuple, list)):
+            wanted = "a tuple of names"
+            raise TypeError(message("TensorSpec(aliases=)", shown(self.aliases), wanted))
+        for alias in self.aliases:
+            a_string("TensorSpec(aliases=)", alias, "a tuple of names")
 
     @property
     def numel(self) -> int:
@@ -95,6 +123,17 @@ class TensorSpec:
         return self.name[len(self.layer) + 1 :] if self.layer else self.name
 
 
+def _check_axes(argument: str, axis: object, num: int) -> None:
+    """Raise unless `axis` is `None`, an axis, or a tuple of axes of a tensor with `num`."""
+    wanted = f"None, an axis in 0 .. {num - 1}, or a tuple of them" if num else "None"
+    axes = axis if isinstance(axis, (tuple, list)) else () if axis is None else (axis,)
+    for one in axes:
+        if isinstance(one, bool) or not isinstance(one, int):
+            raise TypeError(message(argument, shown(axis), wanted))
+        if not 0 <= one < num:
+            raise ValueError(message(argument, shown(axis), wanted))
+
+
 def _axes(axis: int | tuple[int, ...] | None) -> tuple[int, ...]:
     if axis is None:
         return ()
@@ -114,6 +153,13 @@ class TargetSpec:
     tensors: tuple[TensorSpec, ...]
 
     def __post_init__(self) -> None:
+        a_string("TargetSpec(name=)", self.name)
+        if not isinstance(self.tensors, (tuple, list)):
+            got = shown(self.tensors)
+            raise TypeError(message("TargetSpec(tensors=)", got, "a tuple of TensorSpec"))
+        for tensor in self.tensors:
+            a_kind("TargetSpec(tensors=)", tensor, TensorSpec, "a tuple of TensorSpec")
+        object.__setattr__(self, "tensors", tuple(self.tensors))
         if not self.tensors:
             raise ValueError(
                 message(
@@ -145,10 +191,10 @@ class TargetSpec:
         return len(self.tensors)
 
     def __getitem__(self, name: str) -> TensorSpec:
-        found = self._by_name.get(name)
+        found = self._by_name.get(name) if isinstance(name, str) else None
         if found is None:
             way_out = did_you_mean(name, self._by_name)
-            raise KeyError(message("name", name, f"a tensor of {self.name}", way_out))
+            raise KeyError(message("name", shown(name), f"a tensor of {self.name}", way_out))
         return found
 
     @cached_property
@@ -160,7 +206,11 @@ class TargetSpec:
 
         Initial values (`mean`, `std`) and the class name do not count: a trained target is the
         same target.
+
+        Raises:
+            TypeError: `other` is no `TargetSpec`.
         """
+        a_kind("other", other, TargetSpec, "a TargetSpec")
         mine = {t.name: t for t in self.tensors}
         theirs = {t.name: t for t in other.tensors}
         found = [f"{n!r} is missing" for n in mine if n not in theirs]

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hyperloom._core.errors import did_you_mean, message
+from hyperloom._core.errors import a_kind, a_mapping, did_you_mean, message
 from hyperloom._core.records import Role
 from hyperloom._core.target.spec import TargetSpec, TensorSpec
 from hyperloom._core.target.translation import Recipe, Term, Translation
@@ -42,7 +42,9 @@ def translate(
         ValueError: Layers that cannot be paired, shapes that do not fit, transposed convolutions
             (whose kernels differ in more than the order of axes), or an unknown name.
     """
-    given = dict(names or {})
+    a_kind("source", source, TargetSpec, "a TargetSpec")
+    a_kind("target", target, TargetSpec, "a TargetSpec")
+    given = dict(a_mapping("names", {} if names is None else names, "a dict of names, or None"))
     mine, theirs = _units(target), _units(source)
     _refuse_unknown(given, mine, theirs, source, target)
     recipes: dict[str, Recipe] = {}

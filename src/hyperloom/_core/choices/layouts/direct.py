@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from hyperloom._core.choices.layouts.base import Layout, scale_and_shift, whole_piece
 from hyperloom._core.choices.layouts.chunked import refuse_native
 from hyperloom._core.choices.layouts.rows import own_rows
-from hyperloom._core.errors import message, positive_int
+from hyperloom._core.errors import a_bool, message, positive_int
 from hyperloom._core.records import Head, Part, Placement, Segment, Source
 
 
@@ -37,6 +37,7 @@ class Direct(Layout):
     def __post_init__(self) -> None:
         positive_int("Direct(size=)", self.size)
         positive_int("Direct(embedding=)", self.embedding, least=0)
+        a_bool("Direct(per_condition=)", self.per_condition)
         if self.per_condition and not self.embedding:
             wanted = "embedding of at least 1 with per_condition=True"
             raise ValueError(message("Direct(embedding=)", 0, wanted))

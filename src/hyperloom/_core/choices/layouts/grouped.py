@@ -123,6 +123,7 @@ class Grouped(Layout):
     def __post_init__(self) -> None:
         positive_int("Grouped(embedding=)", self.embedding)
         a_bool("Grouped(per_condition=)", self.per_condition)
+        a_bool("Grouped(signs=)", self.signs)
         if not isinstance(self.unit, Unit):
             got = self.unit if isinstance(self.unit, type) else repr(self.unit)
             wanted = "Tensors(), Layers() or Tiles(smallest)"
