@@ -128,14 +128,14 @@ def forced(problem: _mlp.Problem, way: str) -> Callable[[], Any]:
     step, programs = _mlp.hyperloom(problem).step, {}
 
     def run() -> Any:
-        choose, own = chain.choose, problem.hnet.__dict__["_programs"]
+        choose, own = chain.choose, problem.hnet._runner.memory.programs
         chain.choose = lambda *_: way
-        problem.hnet.__dict__["_programs"] = programs
+        problem.hnet._runner.memory.programs = programs
         try:
             return step()
         finally:
             chain.choose = choose
-            problem.hnet.__dict__["_programs"] = own
+            problem.hnet._runner.memory.programs = own
 
     return run
 

@@ -201,7 +201,7 @@ def test_the_skeleton_holds_no_numbers() -> None:
     import hyperloom.torch as hl
 
     hnet = hl.HyperNetwork(nn.Linear(4, 3), condition=hl.Embedding(3, 2))
-    skeleton = hnet._skeleton.module
+    skeleton = hnet._runner.skeleton.module
     assert {tensor.device.type for tensor in skeleton.parameters()} == {"meta"}
     assert skeleton not in list(hnet.modules())
     own = {id(p) for p in hnet.parameters()}

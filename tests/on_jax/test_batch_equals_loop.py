@@ -161,7 +161,7 @@ def test_a_batch_in_parts_is_the_same(memory: int | None, recompute: bool) -> No
     parts, _ = hl.functional(hnet)
     close(jax.jit(jax.value_and_grad(lambda p: loss(parts, p)))(params), expected, 1e-5)
     if memory:
-        size = hnet.execution.conditions_at_once(hnet.plan, 4)
+        size = hnet.execution.conditions_at_once(hnet.plan.output_bytes(1, 4))
         assert size == (3 if memory == 700 else 1)
 
 

@@ -40,7 +40,7 @@ def snapshot(module: nn.Module) -> dict[str, Any]:
         seen[f"{path} names"] = (tuple(part._parameters), tuple(part._buffers), tuple(vars(part)))
     if isinstance(module, hl.HyperNetwork):
         seen["plan"] = module.plan
-        inner = module._skeleton.module
+        inner = module._runner.skeleton.module
         seen["target modes"] = [part.training for part in inner.modules()]
         seen["target tensors"] = [(id(t), t.dtype, t.device) for t in inner.parameters()]
     return seen

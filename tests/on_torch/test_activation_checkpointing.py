@@ -138,7 +138,7 @@ def test_reentrant_checkpointing_of_some_inputs_is_refused_whenever_it_comes(
             gradients(hnet(-x, condition=condition), hnet),
             gradients(plain(-x, condition=condition), plain),
         )
-    assert not hnet._skeleton._may_checkpoint  # or this would not test what it says
+    assert not hnet._runner.skeleton._may_checkpoint  # or this would not test what it says
     with pytest.raises(ValueError, match=REFUSED + "Sometimes"):
         hnet(x, condition=condition)
     found = gradients(hnet(-x, condition=condition), hnet)  # and nothing is left behind
@@ -174,7 +174,7 @@ def test_a_call_that_is_run_again_has_run_once() -> None:
     x, other = floats(5, 4)()[0].abs(), -floats(5, 4)()[0].abs()
     for net in (hnet, plain):
         net(other, condition=0)
-    plain._skeleton.checkpointing.add(True)  # it knows beforehand
+    plain._runner.skeleton.checkpointing.add(True)  # it knows beforehand
     made = []
     for net in (hnet, plain):
         torch.manual_seed(3)
@@ -280,7 +280,7 @@ def test_the_switch_of_transformers_changes_no_gradient(
         ours = hnet(x, condition=condition)[0]
         close(ours, theirs)
         close(gradients(ours, hnet), expected)
-    assert True in hnet._skeleton.checkpointing  # it did recompute
+    assert True in hnet._runner.skeleton.checkpointing  # it did recompute
     hnet.execution = hl.Execution(recompute=True)
     close(gradients(hnet(x, condition=condition)[0], hnet), expected)
 

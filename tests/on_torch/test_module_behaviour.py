@@ -238,6 +238,32 @@ def test_copies(layout: str, way: str) -> None:
     assert hnet(X, condition=[0, 1]).dtype == torch.float32
 
 
+@pytest.mark.parametrize("way", COPIES)
+def test_a_copy_taken_after_a_call_runs_its_own_modules(way: str) -> None:
+    target = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 2))
+    hnet = hl.HyperNetwork(target, condition=hl.Vector(4))
+    x, c = torch.randn(2, 5, 3), torch.randn(2, 4)
+    hnet(x, condition=c)  # what is decided for such calls is remembered
+    copied = COPIES[way](hnet)
+    copied.eval()
+    assert hnet.training
+    assert torch.equal(copied(x, condition=c), copied(x, condition=c))
+
+
+def test_a_replica_runs_with_its_own_tensors() -> None:
+    """What `nn.DataParallel` makes of a module, on one device: shallow, with other submodules."""
+    target = nn.Sequential(nn.Linear(3, 4), nn.GroupNorm(2, 4), nn.Linear(4, 2))
+    hnet = hl.HyperNetwork(target, condition=hl.Vector(4), layout={"0.*": hl.Full()})
+    x, c = torch.randn(2, 5, 3), torch.randn(2, 4)
+    replica = hnet._replicate_for_data_parallel()
+    for name, module in hnet._modules.items():
+        setattr(replica, name, copy.deepcopy(module))
+    for tensor in dict(replica.kept.tensors()).values():
+        tensor.zero_()
+    assert not replica(x, condition=c).any()
+    assert hnet(x, condition=c).all()
+
+
 # ---- what is learned -----------------------------------------------------------------------------
 
 

@@ -29,12 +29,12 @@ def made(trunk: Any = None, bias: bool = True, dtype: Any = torch.float64) -> hl
 
 
 def programs(hnet: hl.HyperNetwork) -> list[Any]:
-    return list(hnet.__dict__["_programs"].values())
+    return list(hnet._runner.memory.programs.values())
 
 
 def generally(hnet: hl.HyperNetwork, x: Tensor, c: Any) -> Tensor:
     encoded = hnet.condition(c)
-    return execute(hnet, encoded, Call(encoded.batch, (x,), 0, {}))
+    return execute(hnet, hnet._runner, encoded, Call(encoded.batch, (x,), 0, {}))
 
 
 def both(run: Callable[[], Tensor], wanted: Callable[[], Tensor], leaves: list[Tensor]) -> None:

@@ -49,6 +49,7 @@ from hyperloom._core.backend.inputs import Inputs
 from hyperloom.torch._hypernetwork import HyperNetwork
 from hyperloom.torch._target.shapes import Shapes
 from hyperloom.torch._target.spec import target_spec
+from hyperloom.torch._tools import doctor as _doctor  # noqa: F401  HyperNetwork.doctor calls it
 from hyperloom.torch._tools.assembled import Assembled
 from hyperloom.torch._tools.checkpoint import load, save
 from hyperloom.torch._tools.dynamic import unroll

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -18,24 +18,24 @@ from hyperloom._core.errors import message
 from hyperloom._core.plan.plan import Plan
 from hyperloom._core.reports.doctor import Report
 from hyperloom._core.reports.explanation import Explanation
-from hyperloom.torch._generate.build import Built, build, grow, modules_of, prepare
-from hyperloom.torch._generate.conditions import Encoded
-from hyperloom.torch._generate.numbers import assemble, raw_numbers
-from hyperloom.torch._generate.supplied import generate_with
+from hyperloom.torch._generate.build import build, modules_of, prepare
+from hyperloom.torch._generate.generator import Generator, grow, tensors_of
 from hyperloom.torch._run.call import Call
 from hyperloom.torch._run.chain import program_for
 from hyperloom.torch._run.checks import check_params, ids_of
 from hyperloom.torch._run.explain import explain
-from hyperloom.torch._run.run import apply_tensors, execute, keep_written
-from hyperloom.torch._run.strategy import Strategist
-from hyperloom.torch._target.buffers import Held
+from hyperloom.torch._run.run import apply_tensors, keep_written, run_encoded
+from hyperloom.torch._run.runner import Runner
 from hyperloom.torch._target.skeleton import Skeleton
 from hyperloom.torch._target.spec import target_spec, uncompiled
-from hyperloom.torch._target.statistics import grow_tables, settled, tables
-from hyperloom.torch._tools.dynamic import refuse_without_carry
+from hyperloom.torch._target.statistics import checked_statistics, grow_tables, tables
+
+# Methods whose code stands above this class, by name. Each tool puts its own here where it is
+# written, and the package imports all of them.
+TOOLS: dict[str, Callable[..., Any]] = {}
 
 
-class HyperNetwork(nn.Module):
+class HyperNetwork(Generator):
     """Generates the parameters of a target network from a condition, and runs it with them.
 
     The target is a template: its shapes and its forward are used, its values only where nothing
@@ -73,14 +73,6 @@ class HyperNetwork(nn.Module):
             one tensor, a layout that needs ids with a condition that has none.
     """
 
-    plan: Plan
-    condition: nn.Module
-    trunks: nn.ModuleList
-    heads: nn.ModuleDict
-    scales: Tensor | None
-    execution: Execution
-    statistics: Statistics
-
     def __init__(
         self,
         target: nn.Module,
@@ -92,12 +84,10 @@ class HyperNetwork(nn.Module):
         init: Init | None = None,
         statistics: Statistics | None = None,
     ) -> None:
-        super().__init__()
         target = uncompiled(target)
         spec = target_spec(target)
         plan, modules = prepare(spec, condition, trunk, layout, form, init)
-        statistics = settled(statistics, plan)
-        self._take(target, build(target, plan, *modules), statistics)
+        self._build(target, plan, modules, statistics)
 
     @classmethod
     def from_plan(
@@ -126,33 +116,40 @@ class HyperNetwork(nn.Module):
         if found:
             wanted = f"the tensors of {plan.spec.name}"
             raise ValueError(message("target", "; ".join(found[:3]), wanted))
-        made = cls.__new__(cls)
-        nn.Module.__init__(made)
-        built = build(target, plan, *modules_of(plan, condition, trunk))
-        made._take(target, built, settled(statistics, plan))
-        return made
+        hnet = cls.__new__(cls)
+        hnet._build(target, plan, modules_of(plan, condition, trunk), statistics)
+        return hnet
 
-    def _take(self, target: nn.Module, built: Built, statistics: Statistics) -> None:
-        self.plan = built.plan.settled()
-        self.condition = built.condition
-        self.trunks = built.trunks
-        self.heads = built.heads
-        self.register_buffer("scales", built.scales)
-        self.bases = built.bases
-        self.banks = built.banks
+    def _build(
+        self,
+        target: nn.Module,
+        plan: Plan,
+        modules: tuple[nn.Module, nn.ModuleList],
+        statistics: Statistics | None,
+    ) -> None:
+        """Make both halves: what generates, and what runs the target."""
+        chosen = checked_statistics(statistics, plan)
+        built = build(target, plan, *modules)
+        super().__init__(built)
         self.kept = built.kept
         self.target_buffers = built.buffers
-        self.native = built.native
-        self.execution = Execution()
-        self.statistics = statistics
-        # In the instance's dict, past nn.Module: the skeleton's parameters are not ours.
-        self.__dict__["_skeleton"] = Skeleton(target, built.plan.spec)
-        self.target_statistics = tables(statistics, self._skeleton, built.buffers, built.plan)
-        self.__dict__["_warned"] = set()
-        self.__dict__["_chooser"] = Strategist()
-        self.__dict__["_known"] = {}
-        self.__dict__["_programs"] = {}
-        self.__dict__["_has_carry"] = built.plan.condition.has_carry
+        skeleton = Skeleton(target, plan.spec)
+        self.target_statistics = tables(chosen, skeleton, built.buffers, plan)
+        self._runner = Runner(skeleton, self.dtypes, self._modules, chosen)
+
+    @property
+    def execution(self) -> Execution:
+        """How batches are run."""
+        return self._runner.execution
+
+    @execution.setter
+    def execution(self, choice: Execution) -> None:
+        self._runner.execution = choice
+
+    @property
+    def statistics(self) -> Statistics:
+        """What becomes of the running statistics of norms in the target."""
+        return self._runner.statistics
 
     def forward(
         self, *inputs: Any, condition: Any, in_dims: int | tuple[Any, ...] | None = 0, **kwargs: Any
@@ -181,11 +178,11 @@ class HyperNetwork(nn.Module):
             ValueError: A condition of the wrong width, or inputs that do not pair with it.
             IndexError: A condition id out of range.
         """
-        encoded = self._encode(condition, self._carry_of(kwargs))
+        encoded = self.encode(condition, self._carry_of(kwargs))
         if len(inputs) == 1 and type(inputs[0]) is Inputs:
             inputs, kwargs = unpacked(inputs, kwargs)
-        made = self._call(encoded, inputs, in_dims, kwargs)
-        return (made, encoded.carry) if self.__dict__["_has_carry"] else made
+        output = run_encoded(self, self._runner, encoded, inputs, in_dims, kwargs)
+        return (output, encoded.carry) if self._has_carry else output
 
     def explain(
         self, *inputs: Any, condition: Any, in_dims: int | tuple[Any, ...] | None = 0, **kwargs: Any
@@ -205,10 +202,11 @@ class HyperNetwork(nn.Module):
             An `Explanation`: the strategy, and for each use of a generated tensor the way that
             was taken with the estimated operations and bytes of the alternatives. Print it.
         """
-        encoded = self._encode(condition, self._carry_of(kwargs))
+        encoded = self.encode(condition, self._carry_of(kwargs))
         inputs, kwargs = unpacked(inputs, kwargs)
-        program = program_for(self, encoded, inputs, in_dims, kwargs)
-        return explain(self, encoded, Call(encoded.batch, inputs, in_dims, kwargs), program)
+        program = program_for(self, self._runner, encoded, inputs, in_dims, kwargs)
+        call = Call(encoded.batch, inputs, in_dims, kwargs)
+        return explain(self, self._runner, encoded, call, program)
 
     def doctor(
         self, *inputs: Any, condition: Any, in_dims: int | tuple[Any, ...] | None = 0, **kwargs: Any
@@ -232,38 +230,7 @@ class HyperNetwork(nn.Module):
             A `Report`: `report.findings` says what is wrong, `report.ok` whether anything is.
             A call that fails is a finding, not an error.
         """
-        from hyperloom.torch._tools.doctor import examine
-
-        return examine(self, condition, inputs, in_dims, kwargs)
-
-    def generate(
-        self,
-        condition: Any,
-        *,
-        carry: Any = None,
-        parameters: Mapping[str, Tensor] | None = None,
-    ) -> Any:
-        """Generate the target's parameters.
-
-        Args:
-            condition: Raw value of one condition, or of a batch.
-            carry: For a condition that carries a state, that of the call before.
-            parameters: Tensors to use in the place of the hypernetwork's own, by their names in
-                `named_parameters()` (or `named_buffers()`): all of them, or some. They may come
-                from another hypernetwork; gradients reach them. A table may have another number
-                of rows, which are then the ids that there are. With inputs, use
-                `torch.func.functional_call(hnet, parameters, inputs, {"condition": ...})`.
-
-        Returns:
-            `{name: tensor (*batch, *shape)}` for every generated tensor, differentiable; tied
-            tensors once, under their first name. With a condition that carries a state, the pair
-            of that and the next state. Raises as `forward` does.
-        """
-        if parameters is not None:
-            return generate_with(self, condition, parameters, carry)
-        encoded = self._encode(condition, carry)
-        made = self._generate(encoded)
-        return (made, encoded.carry) if self.__dict__["_has_carry"] else made
+        return TOOLS["doctor"](self, condition, inputs, in_dims, kwargs)
 
     def run(
         self,
@@ -294,11 +261,11 @@ class HyperNetwork(nn.Module):
         batch = check_params(self, params)
         inputs, kwargs = unpacked(inputs, kwargs)
         call = Call(batch, inputs, in_dims, kwargs)
-        held = Held(self, ids_of(self, condition, batch), batch)
-        made = {name: value for name, value in params.items() if name not in self.plan.kept}
+        buffers = self._runner.buffers(ids_of(self, condition, batch), batch)
+        generated = {name: value for name, value in params.items() if name not in self.plan.kept}
         kept = {name: value for name, value in params.items() if name in self.plan.kept}
-        output = apply_tensors(self, made, kept, call, held)
-        keep_written(self, held)
+        output = apply_tensors(self._runner, generated, kept, call, buffers)
+        keep_written(self._runner, buffers)
         return output
 
     def instantiate(self, condition: Any, *, carry: Any = None) -> nn.Module:
@@ -315,15 +282,14 @@ class HyperNetwork(nn.Module):
             ValueError: A batch of conditions. Otherwise as `forward`.
         """
         with torch.no_grad():
-            encoded = self._encode(condition, carry)
+            encoded = self.encode(condition, carry)
             if encoded.batch:
                 got = f"a batch of conditions {tuple(encoded.batch)}"
                 way_out = "Instantiate them one by one."
                 raise ValueError(message("condition", got, "one condition", way_out))
-            tensors = self._generate(encoded)
-            held = Held(self, encoded.ids, encoded.batch)
-            with held.one(0) as buffers:
-                return self._skeleton.build({**self._kept(), **tensors}, buffers)
+            tensors, runner = tensors_of(self, encoded), self._runner
+            with runner.buffers(encoded.ids, encoded.batch).one(0) as buffers:
+                return runner.skeleton.build({**runner.kept(), **tensors}, buffers)
 
     def add_conditions(self, num: int) -> list[nn.Parameter]:
         """Add ids at the end; the outputs of the old ids stay bitwise the same.
@@ -340,9 +306,8 @@ class HyperNetwork(nn.Module):
         Raises:
             ValueError: `num` below 1, or a condition without ids of its own to grow.
         """
-        plan, added = grow(self, num)
+        added = grow(self, num)
         grow_tables(self.target_statistics, self.target_buffers, num)
-        self.plan = plan.settled()
         return added
 
     def load(self, path: Any) -> None:
@@ -352,79 +317,29 @@ class HyperNetwork(nn.Module):
             CheckpointError: The file is cut, altered, too new, or of another plan or target;
                 the hypernetwork is as it was.
         """
-        from hyperloom.torch._tools.checkpoint import load_into
-
-        load_into(self, path)
-
-    # ---- one call, step by step -------------------------------------------------------------
-
-    @property
-    def _skeleton(self) -> Skeleton:
-        return self.__dict__["_skeleton"]
-
-    def _encode(self, condition: Any, carry: Any = None) -> Encoded:
-        # Past nn.Module's look-up of attributes, here and below: it costs what a small layer does.
-        encode: Any = self._modules["condition"]
-        if carry is None:
-            return encode(condition)
-        refuse_without_carry(self)
-        return encode(condition, carry)
+        TOOLS["load"](self, path)
 
     def _carry_of(self, kwargs: dict[str, Any]) -> Any:
         """Take the state that is carried out of the keyword arguments of a call."""
-        return kwargs.pop("carry", None) if self.__dict__["_has_carry"] else None
-
-    def _call(
-        self,
-        encoded: Encoded,
-        inputs: tuple[Any, ...],
-        in_dims: int | tuple[Any, ...] | None,
-        kwargs: dict[str, Any],
-    ) -> Any:
-        """Generate and run."""
-        program = program_for(self, encoded, inputs, in_dims, kwargs)
-        if program is not None:
-            return program.run(self, encoded.vector, inputs[0])
-        return execute(self, encoded, Call(encoded.batch, inputs, in_dims, kwargs))
-
-    def _generate(self, encoded: Encoded) -> dict[str, Tensor]:
-        modules: Any = self._modules
-        scales, bases, banks = self._fixed()
-        raw = raw_numbers(self.plan, modules["trunks"], modules["heads"], encoded, scales)
-        return assemble(self.plan, raw, bases, banks, self._skeleton.dtypes)
-
-    def _fixed(self) -> tuple[Tensor | None, dict[str, Tensor], list[Tensor]]:
-        """Return the scales, bases and banks, as far as the plan has any."""
-        plan = self.plan
-        scales = self.scales if plan.has_scales else None
-        bases = dict(self.bases.tensors()) if plan.has_bases else {}
-        return scales, bases, list(self.banks) if plan.banks else []
-
-    def _kept(self) -> dict[str, Tensor]:
-        kept: Any = self._modules["kept"]
-        return dict(kept.tensors()) if self.plan.kept else {}
-
-    def _buffers_now(self) -> dict[str, Tensor]:
-        buffers: Any = self._modules["target_buffers"]
-        return dict(buffers.tensors())
-
-    @property
-    def _strategist(self) -> Strategist:
-        return self.__dict__["_chooser"]
+        return kwargs.pop("carry", None) if self._has_carry else None
 
     # ---- what nn.Module does, reaching the target too ----------------------------------------
 
     def train(self, mode: bool = True) -> HyperNetwork:
         """Set training mode here and in the target."""
         super().train(mode)
-        self._skeleton.module.train(mode)
+        self._runner.skeleton.module.train(mode)
         return self
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         super()._apply(fn, recurse)
-        self.__dict__["_programs"] = {}
-        self._skeleton.convert(fn)
+        self._runner.convert(fn)
         return self
+
+    def _replicate_for_data_parallel(self) -> Any:
+        replica: Any = super()._replicate_for_data_parallel()
+        replica.__dict__["_runner"] = self._runner.over(replica._modules)
+        return replica
 
     def __repr__(self) -> str:
         return f"HyperNetwork of {self.plan}"

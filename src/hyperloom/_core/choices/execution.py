@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from hyperloom._core.choice import Choice
 from hyperloom._core.errors import a_bool, one_of, positive_int
-from hyperloom._core.plan.plan import Plan
 
 STRATEGIES = ("auto", "vmap", "loop")
 RANDOMNESS = ("different", "same")
@@ -54,8 +53,10 @@ class Execution(Choice):
         one_of("Execution(strategy=)", self.strategy, STRATEGIES)
         one_of("Execution(randomness=)", self.randomness, RANDOMNESS)
 
-    def conditions_at_once(self, plan: Plan, itemsize: int) -> int | None:
-        """Return how many conditions one run takes, at least 1; `None` for all."""
-        if self.max_memory is None:
-            return None
-        return max(1, self.max_memory // plan.output_bytes(1, itemsize))
+    def conditions_at_once(self, bytes_each: int) -> int | None:
+        """Return how many conditions one run takes, at least 1; `None` for all.
+
+        Args:
+            bytes_each: Bytes of the tensors generated for one condition, dense.
+        """
+        return None if self.max_memory is None else max(1, self.max_memory // bytes_each)

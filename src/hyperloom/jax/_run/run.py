@@ -84,7 +84,7 @@ def execute(hnet: HyperNetwork, encoded: Encoded, call: Call, extras: Extras) ->
     notes = Notes()
     keys = split_keys(extras.keys, call.batch)
     choice = hnet.execution
-    at_once = choice.conditions_at_once(hnet.plan, encoded.vector.dtype.itemsize)
+    at_once = choice.conditions_at_once(hnet.plan.output_bytes(1, encoded.vector.dtype.itemsize))
     num = call.batch[0] if len(call.batch) == 1 else 1
     size = num if at_once is None else min(at_once, num)
 

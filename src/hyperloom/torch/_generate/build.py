@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hyperloom._core.choices.conditions import Concat, Condition, Embedding, Ids
+from hyperloom._core.choices.conditions import Concat, Condition
 from hyperloom._core.choices.forms import Form
 from hyperloom._core.choices.inits import Init
 from hyperloom._core.choices.layouts import Layout, Source
 from hyperloom._core.choices.trunks import CustomTrunk
-from hyperloom._core.errors import message, positive_int
+from hyperloom._core.errors import message
 from hyperloom._core.plan.compile import compile_plan
 from hyperloom._core.plan.plan import Plan
 from hyperloom._core.target.spec import TargetSpec
@@ -29,20 +28,14 @@ from hyperloom.torch._generate.conditions import (
 from hyperloom.torch._generate.heads import (
     LinearHead,
     SharedHead,
-    SlotHead,
     TableHead,
     build_head,
     uniform,
 )
-from hyperloom.torch._generate.norms import IdNorm
 from hyperloom.torch._generate.numbers import feature_moments
 from hyperloom.torch._generate.recurrent import RecurrentCondition
-from hyperloom.torch._generate.table import Table
 from hyperloom.torch._generate.trunks import build_trunk, neutral_trunk
 from hyperloom.torch._target.tensors import TensorTree
-
-if TYPE_CHECKING:
-    from hyperloom.torch._hypernetwork import HyperNetwork
 
 _MOST_SAMPLES = 256
 
@@ -227,41 +220,3 @@ def _sample(choice: Condition, module: nn.Module, num: int, draws: torch.Generat
     held = (*module.parameters(), *module.buffers())
     like = next((t for t in held if t.is_floating_point()), draw)
     return Encoded(draw.to(like))
-
-
-def grow(hnet: HyperNetwork, num: int) -> tuple[Plan, list[nn.Parameter]]:
-    """Add `num` ids to everything that is looked up by id; return the new plan and parameters."""
-    positive_int("num", num)
-    plan = hnet.plan
-    embeddings = [m for m in hnet.condition.modules() if isinstance(m, EmbeddingCondition)]
-    if plan.num_ids is None or len(embeddings) != 1:
-        wanted = "a condition with one Embedding to grow"
-        raise ValueError(message("add_conditions", plan.condition, wanted))
-    native = dict(hnet.native.tensors())
-    added = [_grow_rows(embeddings[0].table, num, embeddings[0].reset)]
-    for head in plan.heads:
-        module: Any = hnet.heads[head.name]
-        if isinstance(module, SlotHead) and isinstance(module.slots, Table):
-            added.append(_grow_rows(module.slots, num, module.new_ids))
-        elif isinstance(module, TableHead):
-            fill = partial(module.fill, head, native=native)
-            added.append(_grow_rows(module.table, num, fill))
-    for part in hnet.trunks.modules():
-        if isinstance(part, IdNorm):
-            part.grow(num)
-    return replace(plan, condition=_with_more_ids(plan.condition, num)), added
-
-
-def _grow_rows(table: Table, num: int, fill: Any) -> nn.Parameter:
-    rows = table[0].detach().new_empty(num, *table[0].shape[1:])
-    fill(rows)
-    return table.grow(rows)
-
-
-def _with_more_ids(choice: Condition, num: int) -> Condition:
-    if isinstance(choice, Ids):
-        return Ids(choice.num + num)
-    if isinstance(choice, Embedding):
-        return replace(choice, num=choice.num + num)
-    assert isinstance(choice, Concat)
-    return Concat(*(_with_more_ids(p, num) if p.num_ids is not None else p for p in choice.parts))

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 
 from hyperloom._core.choices.conditions import Embedding
 from hyperloom._core.choices.trunks import MLP, Linear
 from hyperloom.torch._generate.conditions import EmbeddingCondition, Encoded
-
-if TYPE_CHECKING:
-    from hyperloom.torch._hypernetwork import HyperNetwork
+from hyperloom.torch._generate.generator import Generator
 
 
-def shared_ids(hnet: HyperNetwork, encoded: Encoded) -> tuple[Encoded, Tensor | None]:
+def shared_ids(generator: Generator, encoded: Encoded) -> tuple[Encoded, Tensor | None]:
     """Return each condition once and which one each row has, if rows share conditions.
 
     Only where that cannot change a result: the vector is a function of the id alone, and the
@@ -26,11 +22,11 @@ def shared_ids(hnet: HyperNetwork, encoded: Encoded) -> tuple[Encoded, Tensor | 
         The conditions to generate and the index of each row `(B,)`; or the conditions as they
         were and `None`.
     """
-    if encoded.ids is None or not isinstance(hnet.condition, EmbeddingCondition):
+    if encoded.ids is None or not isinstance(generator.condition, EmbeddingCondition):
         return encoded, None
-    if not isinstance(hnet.plan.condition, Embedding) or not _deterministic(hnet):
+    if not isinstance(generator.plan.condition, Embedding) or not _deterministic(generator):
         return encoded, None
-    table, num = hnet.condition.table, len(encoded.ids)
+    table, num = generator.condition.table, len(encoded.ids)
     if num >= 2 * table.num:
         ids = torch.arange(table.num, device=encoded.ids.device)
         return Encoded(table.look_up(ids), ids), encoded.ids
@@ -44,11 +40,11 @@ def shared_ids(hnet: HyperNetwork, encoded: Encoded) -> tuple[Encoded, Tensor | 
     return (Encoded(table.look_up(ids), ids), index) if few else (encoded, None)
 
 
-def _deterministic(hnet: HyperNetwork) -> bool:
+def _deterministic(generator: Generator) -> bool:
     """Whether the trunk gives equal rows for equal conditions, whatever else is in the batch."""
-    trunk = hnet.plan.trunk
+    trunk = generator.plan.trunk
     if isinstance(trunk, MLP):
-        return not (_training(hnet.trunks) and (trunk.dropout > 0 or trunk.norm == "batch"))
+        return not (_training(generator.trunks) and (trunk.dropout > 0 or trunk.norm == "batch"))
     return isinstance(trunk, Linear)
 
 

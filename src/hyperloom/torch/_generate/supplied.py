@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -11,37 +11,34 @@ from torch.func import functional_call
 from hyperloom._core.errors import did_you_mean, message
 from hyperloom.torch._generate.table import Table
 
-if TYPE_CHECKING:
-    from hyperloom.torch._hypernetwork import HyperNetwork
-
 
 def generate_with(
-    hnet: HyperNetwork, condition: Any, parameters: Mapping[str, Tensor], carry: Any = None
+    generator: nn.Module, condition: Any, parameters: Mapping[str, Tensor], carry: Any = None
 ) -> Any:
     """Generate with given tensors in the place of the hypernetwork's own."""
-    check_own(hnet, parameters)
-    given = {f"hnet.{name}": value for name, value in parameters.items()}
-    return functional_call(_Generate(hnet), given, (condition, carry))
+    check_own(generator, parameters)
+    given = {f"generator.{name}": value for name, value in parameters.items()}
+    return functional_call(_Generate(generator), given, (condition, carry))
 
 
 class _Generate(nn.Module):
     """`generate` as a forward, which is what `functional_call` calls."""
 
-    def __init__(self, hnet: HyperNetwork) -> None:
+    def __init__(self, generator: Any) -> None:
         super().__init__()
-        self.hnet = hnet
+        self.generator = generator
 
     def forward(self, condition: Any, carry: Any) -> Any:
-        return self.hnet.generate(condition, carry=carry)
+        return self.generator.generate(condition, carry=carry)
 
 
-def check_own(hnet: HyperNetwork, parameters: Mapping[str, Tensor]) -> None:
+def check_own(generator: nn.Module, parameters: Mapping[str, Tensor]) -> None:
     """Raise for names that are not the hypernetwork's own, or tensors of other shapes."""
     wanted = "a dict from names of the hypernetwork's parameters to tensors"
     if not isinstance(parameters, Mapping):
         raise TypeError(message("parameters", f"a {type(parameters).__name__}", wanted))
-    own: dict[str, Tensor] = dict(hnet.named_parameters(remove_duplicate=False))
-    own.update(hnet.named_buffers(remove_duplicate=False))
+    own: dict[str, Tensor] = dict(generator.named_parameters(remove_duplicate=False))
+    own.update(generator.named_buffers(remove_duplicate=False))
     for name, value in parameters.items():
         if name not in own:
             way_out = did_you_mean(name, own)
@@ -49,7 +46,7 @@ def check_own(hnet: HyperNetwork, parameters: Mapping[str, Tensor]) -> None:
         if not isinstance(value, Tensor):
             raise TypeError(message(f"parameters[{name!r}]", value, "a tensor"))
         # A table has a row for each id, of which others may be given: for ids that it lacks.
-        first = 1 if _is_table(hnet, name) else 0
+        first = 1 if _is_table(generator, name) else 0
         if value.shape[first:] != own[name].shape[first:] or value.ndim != own[name].ndim:
             got, shape = f"shape {tuple(value.shape)}", tuple(own[name].shape)
             sizes = ("ids", *shape[1:]) if first else shape
@@ -57,5 +54,5 @@ def check_own(hnet: HyperNetwork, parameters: Mapping[str, Tensor]) -> None:
             raise ValueError(message(f"parameters[{name!r}]", got, f"shape {right}"))
 
 
-def _is_table(hnet: HyperNetwork, name: str) -> bool:
-    return isinstance(hnet.get_submodule(name.rpartition(".")[0]), Table)
+def _is_table(generator: nn.Module, name: str) -> bool:
+    return isinstance(generator.get_submodule(name.rpartition(".")[0]), Table)

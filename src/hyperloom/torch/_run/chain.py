@@ -24,7 +24,8 @@ from hyperloom.torch._weights.weights import into_inputs, out_of_outputs
 
 if TYPE_CHECKING:
     from hyperloom.torch._generate.conditions import Encoded
-    from hyperloom.torch._hypernetwork import HyperNetwork
+    from hyperloom.torch._generate.generator import Generator
+    from hyperloom.torch._run.runner import Runner
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -217,9 +218,9 @@ class Program:
     operations: tuple[Operation, ...]
     ways: tuple[tuple[str, str, Layer], ...] = ()
 
-    def run(self, hnet: HyperNetwork, vector: Tensor, x: Tensor) -> Tensor:
+    def run(self, generator: Generator, vector: Tensor, x: Tensor) -> Tensor:
         """Run the target on `x` `(B, *n, I)` with what conditions `(B, E)` give."""
-        modules: Any = hnet._modules
+        modules: Any = generator._modules
         head = modules["heads"]._modules[self.head]
         features = modules["trunks"][0](vector, None) if self.trunk else vector
         if self.by_rows:
@@ -234,45 +235,48 @@ class Program:
 
 
 def program_for(
-    hnet: HyperNetwork,
+    generator: Generator,
+    runner: Runner,
     encoded: Encoded,
     inputs: tuple[Any, ...],
     in_dims: Any,
     kwargs: Mapping[str, Any],
 ) -> Program | None:
     """Return the program for a call like this, or `None` for the general way."""
-    if len(inputs) != 1 or in_dims != 0 or kwargs or hnet.execution != _USUAL:
+    if len(inputs) != 1 or in_dims != 0 or kwargs or runner.execution != _USUAL:
         return None
     if encoded.ids is not None and encoded.batch != (1,):  # rows may share ids
         return None
-    return find(hnet, encoded.vector, inputs[0])
+    return find(generator, runner, encoded.vector, inputs[0])
 
 
-def find(hnet: HyperNetwork, vector: Tensor, x: Any) -> Program | None:
+def find(generator: Generator, runner: Runner, vector: Tensor, x: Any) -> Program | None:
     """Return the program for inputs like these, or `None` for the general way."""
     if type(x) is not Tensor or torch.compiler.is_compiling():
         return None
     grad = torch.is_grad_enabled()
     key = (vector.shape, x.shape, x.dtype, grad, x.requires_grad, x.device, vector.dtype)
-    known = hnet.__dict__["_programs"]
+    known = runner.memory.programs
     try:
         program = known[key]
     except KeyError:
         if len(known) >= _MOST:
             known.clear()
-        program = known[key] = _write(hnet, vector, x, grad)
+        program = known[key] = _write(generator, runner, vector, x, grad)
     if program is None or torch.is_autocast_enabled(x.device.type):
         return None
-    head: Any = hnet.heads._modules[program.head]
+    head: Any = generator.heads._modules[program.head]
     return None if head._forward_hooks or head._forward_pre_hooks else program
 
 
-def _write(hnet: HyperNetwork, vector: Tensor, x: Tensor, grad: bool) -> Program | None:
+def _write(
+    generator: Generator, runner: Runner, vector: Tensor, x: Tensor, grad: bool
+) -> Program | None:
     """Return the program for a kind of call, if it is one that a program can do."""
-    plan, chain = hnet.plan, hnet._skeleton.chain
+    plan, chain = generator.plan, runner.chain
     sizes = _sizes(plan)
     fits = x.ndim >= 2 and vector.ndim == 2 and x.shape[:1] == vector.shape[:1]
-    alike = {x.dtype, vector.dtype, *hnet._skeleton.dtypes.values()}
+    alike = {x.dtype, vector.dtype, *generator.dtypes.values()}
     if chain is None or sizes is None or not fits or len(alike) > 1:
         return None
     if vector.device != x.device or len(plan.heads) != 1:

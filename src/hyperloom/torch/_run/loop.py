@@ -13,31 +13,31 @@ from torch.utils._pytree import tree_flatten, tree_unflatten  # the trees of tor
 
 from hyperloom._core.errors import message
 from hyperloom.torch._run.pairing import select_like
-from hyperloom.torch._target.buffers import Held
+from hyperloom.torch._target.buffers import Buffers
 from hyperloom.torch._weights.weights import Weight
 
 if TYPE_CHECKING:
-    from hyperloom.torch._hypernetwork import HyperNetwork
     from hyperloom.torch._run.call import Call
+    from hyperloom.torch._run.runner import Runner
 
 
 def run_loop(
-    hnet: HyperNetwork,
+    runner: Runner,
     weights: Mapping[str, Weight],
     kept: Mapping[str, Tensor],
     call: Call,
-    held: Held,
+    buffers: Buffers,
 ) -> Any:
     """Run the target for each condition by itself; stack what it returns.
 
     Args:
-        hnet: The hypernetwork.
+        runner: What runs the target.
         weights: The generated weights of all conditions.
         kept: Tensors that all conditions share.
         call: The inputs.
-        held: The target's buffers; what a condition writes, the next one finds.
+        buffers: The target's buffers; what a condition writes, the next one finds.
     """
-    skeleton, dtypes, batch = hnet._skeleton, hnet._skeleton.dtypes, call.batch
+    skeleton, dtypes, batch = runner.skeleton, runner.dtypes, call.batch
     last = len(batch) - 1
     each = {n: w.dense().to(dtypes[n]).flatten(0, last).unbind(0) for n, w in weights.items()}
     dims, rows = (call.dims, call.kwargs_dims), iter(range(batch.numel()))
@@ -49,10 +49,10 @@ def run_loop(
         row = next(rows)
         again()
         own = {name: slices[row] for name, slices in each.items()}
-        with held.one(row) as buffers:
-            return skeleton.call({**kept, **own}, buffers, *inputs)
+        with buffers.one(row) as written:
+            return skeleton.call({**kept, **own}, written, *inputs)
 
-    with same_draws(hnet) as again:
+    with same_draws(runner) as again:
         return run((call.inputs, call.kwargs), 0)
 
 
@@ -110,9 +110,9 @@ CONSTANT = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torc
 
 
 @contextmanager
-def same_draws(hnet: HyperNetwork) -> Generator[Any]:
+def same_draws(runner: Runner) -> Generator[Any]:
     """Give a function that winds the random generators back to here, if that is asked for."""
-    if hnet.execution.randomness != "same":
+    if runner.execution.randomness != "same":
         yield lambda: None
         return
     cpu = torch.get_rng_state()

@@ -20,13 +20,13 @@ from hyperloom.torch._run.call import Chosen
 from hyperloom.torch._run.loop import run_loop
 from hyperloom.torch._run.vmap import NotAtOnceError, run_vmap
 from hyperloom.torch._target.attributes import Attributes
-from hyperloom.torch._target.buffers import Held
+from hyperloom.torch._target.buffers import Buffers
 from hyperloom.torch._target.checkpointing import CheckpointedError
 from hyperloom.torch._weights.weights import Weight
 
 if TYPE_CHECKING:
-    from hyperloom.torch._hypernetwork import HyperNetwork
     from hyperloom.torch._run.call import Call
+    from hyperloom.torch._run.runner import Runner
 
 _LONGEST = 160
 
@@ -63,32 +63,32 @@ class Strategist:
 
     def run(
         self,
-        hnet: HyperNetwork,
+        runner: Runner,
         weights: Mapping[str, Weight],
         kept: Mapping[str, Tensor],
         call: Call,
-        held: Held,
+        buffers: Buffers,
         chosen: Chosen,
     ) -> Any:
         """Run the target on a batch of conditions."""
-        batching = hnet.execution.strategy
+        batching = runner.execution.strategy
         if batching == "loop":
             chosen.strategy, chosen.reason = "loop", 'Execution(strategy="loop") asks for it'
-            return run_loop(hnet, weights, kept, call, held)
+            return run_loop(runner, weights, kept, call, buffers)
         if batching == "vmap":
             chosen.reason = 'Execution(strategy="vmap") asks for it'
-            return run_vmap(hnet, weights, kept, call, held)
-        key = _kind(hnet, call)
+            return run_vmap(runner, weights, kept, call, buffers)
+        key = _kind(runner, call)
         fallback = self.fallbacks.get(key)
-        ordered = held.in_order()
+        ordered = buffers.in_order()
         if ordered is not None:  # true of these conditions, not of all calls of the kind
             fallback = Fallback("", f"two conditions of one id write its buffer {ordered!r}")
             self._say(_LOOP, fallback)
         elif fallback is None:
             if torch.compiler.is_compiling():
-                return run_vmap(hnet, weights, kept, call, held)
-            with SlowOperations(hnet._skeleton.module, self.slow.get(key)) as slow:
-                made = self._try(hnet, weights, kept, call, held, key in self.at_once)
+                return run_vmap(runner, weights, kept, call, buffers)
+            with SlowOperations(runner.skeleton.module, self.slow.get(key)) as slow:
+                made = self._try(runner, weights, kept, call, buffers, key in self.at_once)
             if not isinstance(made, Fallback):
                 if key not in self.at_once:
                     self.at_once.add(key)
@@ -99,7 +99,7 @@ class Strategist:
             fallback = made
         chosen.strategy, chosen.reason = "loop", f"one after the other, because of {fallback}"
         chosen.slow = (str(fallback),)
-        made = run_loop(hnet, weights, kept, call, held)
+        made = run_loop(runner, weights, kept, call, buffers)
         new = key not in self.fallbacks and ordered is None
         if new and not torch.compiler.is_compiling():
             self.fallbacks[key] = fallback  # only now: a call that fails both ways is an error
@@ -115,17 +115,17 @@ class Strategist:
 
     def _try(
         self,
-        hnet: HyperNetwork,
+        runner: Runner,
         weights: Mapping[str, Weight],
         kept: Mapping[str, Tensor],
         call: Call,
-        held: Held,
+        buffers: Buffers,
         known: bool,
     ) -> Any:
         """Run at once; return a `Fallback` where that fails."""
-        watched = None if known else Attributes(hnet._skeleton.module)
+        watched = None if known else Attributes(runner.skeleton.module)
         try:
-            made = run_vmap(hnet, weights, kept, call, held)
+            made = run_vmap(runner, weights, kept, call, buffers)
             found = watched.kept() if watched is not None else None
             if found is None:
                 return made
@@ -136,16 +136,16 @@ class Strategist:
         except Exception as caught:
             error = caught
         if watched is not None:
-            with hnet._skeleton.lock:
+            with runner.skeleton.lock:
                 watched.restore()
-        return _fallback(error, hnet._skeleton.module)
+        return _fallback(error, runner.skeleton.module)
 
 
-def _kind(hnet: HyperNetwork, call: Call) -> Any:
+def _kind(runner: Runner, call: Call) -> Any:
     """Return what tells calls apart that may be run in different ways."""
     inputs = tuple(_kind_of(value) for value in call.inputs)
     kwargs = tuple((key, _kind_of(value)) for key, value in call.kwargs.items())
-    return hnet._skeleton.module.training, torch.is_grad_enabled(), inputs, kwargs
+    return runner.skeleton.module.training, torch.is_grad_enabled(), inputs, kwargs
 
 
 def _kind_of(value: Any) -> Any:

@@ -13,12 +13,12 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten  # vmap's
 from hyperloom.torch._rules.mode import Lowering
 from hyperloom.torch._rules.standin import Generated, dense_leaf
 from hyperloom.torch._run.loop import CONSTANT
-from hyperloom.torch._target.buffers import Held
+from hyperloom.torch._target.buffers import Buffers
 from hyperloom.torch._weights.weights import Weight
 
 if TYPE_CHECKING:
-    from hyperloom.torch._hypernetwork import HyperNetwork
     from hyperloom.torch._run.call import Call
+    from hyperloom.torch._run.runner import Runner
 
 
 class NotAtOnceError(RuntimeError):
@@ -26,38 +26,38 @@ class NotAtOnceError(RuntimeError):
 
 
 def run_vmap(
-    hnet: HyperNetwork,
+    runner: Runner,
     weights: Mapping[str, Weight],
     kept: Mapping[str, Tensor],
     call: Call,
-    held: Held,
+    buffers: Buffers,
 ) -> Any:
     """Run the target under `vmap`, with weight objects in place of its matrices and kernels.
 
     Raises:
         NotAtOnceError: It writes a buffer that all conditions share, or returns an object.
     """
-    skeleton = hnet._skeleton
+    skeleton = runner.skeleton
     owned = {name: weight.owned for name, weight in weights.items()}
-    ordered = held.in_order()
+    ordered = buffers.in_order()
     if ordered is not None:
         raise NotAtOnceError(f"two conditions of one id write its buffer {ordered!r}")
-    batched, returned = held.batched(), held.returned()
-    shared = {name: value for name, value in held.shared.items() if name not in batched}
+    batched, returned = buffers.batched(), buffers.returned()
+    shared = {name: value for name, value in buffers.shared.items() if name not in batched}
     outside = _Outside()
 
     def one(owned: Any, batched: Any, args: Any, kwargs: Any) -> Any:
         tensors = dict(kept)
         for name, weight in weights.items():
             hidden = weight.with_owned(owned[name])
-            dtype = skeleton.dtypes[name]
+            dtype = runner.dtypes[name]
             # Vectors have no way of their own; matrices and kernels have, even dense ones, where
             # vmap is wrong (padding rows of embeddings) or loops (bilinear layers).
             matrix = len(weight.shape) >= 2
             tensors[name] = Generated.of(hidden, dtype) if matrix else hidden.dense().to(dtype)
         given = {name: value.clone() for name, value in {**shared, **batched}.items()}
         own = dict(given)
-        with Lowering(hnet.execution.randomness == "same"):
+        with Lowering(runner.execution.randomness == "same"):
             output = skeleton.call(tensors, given, args, kwargs, at_once=True)
         _refuse_shared_writes(shared, own, given)
         return outside.keep(output), {name: given[name] for name in returned}
@@ -67,11 +67,11 @@ def run_vmap(
         function = vmap(
             function,
             in_dims=(0, 0, call.dims, call.kwargs_dims),
-            randomness="same" if hnet.execution.randomness == "same" else "different",
+            randomness="same" if runner.execution.randomness == "same" else "different",
         )
     output, made = function(owned, batched, call.inputs, call.kwargs)
     if made:
-        held.take(made)
+        buffers.take(made)
     return outside.join(output)
 
 

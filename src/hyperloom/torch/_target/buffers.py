@@ -4,34 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from hyperloom._core.errors import message
+from hyperloom.torch._target.skeleton import Skeleton
+from hyperloom.torch._target.tensors import TensorTree
 
-if TYPE_CHECKING:
-    from hyperloom.torch._hypernetwork import HyperNetwork
 
-
-class Held:
+class Buffers:
     """The target's buffers for the conditions of one call.
 
     Buffers that are kept by id have a row for each condition; the others are shared by all. The
     target writes copies; what it has written is stored by `store`.
 
     Args:
-        hnet: The hypernetwork.
+        skeleton: The target.
+        shared: Its buffers.
+        by_id: Those of them that are kept by id, `(num_ids, *shape)`.
         ids: `(*batch,)`, or `None` where the condition has none or none is known.
         batch: The batch of conditions.
     """
 
-    def __init__(self, hnet: HyperNetwork, ids: Tensor | None, batch: torch.Size) -> None:
+    def __init__(
+        self,
+        skeleton: Skeleton,
+        shared: TensorTree,
+        by_id: TensorTree,
+        ids: Tensor | None,
+        batch: torch.Size,
+    ) -> None:
         self.batch, self.num = batch, max(1, batch.numel())
-        self.skeleton = hnet._skeleton
-        self.tables = dict(hnet.target_statistics.tensors())
-        self.plain = dict(hnet.target_buffers.tensors())
+        self.skeleton = skeleton
+        self.tables = dict(by_id.tensors())
+        self.plain = dict(shared.tensors())
         self.ids = None
         if self.tables and ids is not None:
             self.ids = ids.reshape(-1)
@@ -58,9 +65,9 @@ class Held:
         """Whether nothing was written."""
         return not (self.written or self.by_id or self.made)
 
-    def copy(self) -> Held:
+    def copy(self) -> Buffers:
         """Return the same buffers with nothing written yet, whatever is stored in between."""
-        made = object.__new__(Held)
+        made = object.__new__(Buffers)
         made.__dict__.update(self.__dict__)
         made.shared = {name: value.clone() for name, value in self.shared.items()}
         made.written, made.by_id, made.made = {}, {}, {}

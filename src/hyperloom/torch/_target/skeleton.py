@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,7 +13,6 @@ from torch.func import functional_call
 
 from hyperloom._core.target.spec import TargetSpec
 from hyperloom.torch._private import saving_hooks
-from hyperloom.torch._run.chain import Chain, lower
 from hyperloom.torch._target.checkpointing import (
     CheckpointedError,
     Watch,
@@ -47,7 +45,6 @@ class Skeleton:
         self.checkpointing: set[bool] = set()
         self.spec = spec
         self._rnns = [m for m in self.module.modules() if isinstance(m, nn.RNNBase)]
-        self._dtypes = {t.name: getattr(torch, t.dtype) for t in spec}
         # A shared submodule is set once, at its first path: setting it twice would leave the
         # second value behind.
         first_paths = {
@@ -58,29 +55,24 @@ class Skeleton:
         self._paths = {t.name: tuple(n for n in t.names if n in first_paths) for t in spec}
         self.settle()
 
-    @cached_property
-    def chain(self) -> Chain | None:
-        """The target as a chain of simple layers, if it is one."""
+    def names_by_module(self) -> dict[int, dict[str, str]]:
+        """Return module (by `id`) and parameter -> name of the tensor (ties)."""
         names: dict[int, dict[str, str]] = {}
         for name, paths in self._paths.items():
             for path, _, key in (full.rpartition(".") for full in paths):
                 names.setdefault(id(self.module.get_submodule(path)), {})[key] = name
-        return lower(self.module, names)
+        return names
 
     def __getstate__(self) -> dict[str, Any]:
-        # The chain refers to the modules of this skeleton; a copy makes its own, and its own lock.
-        own = ("chain", "lock")
-        return {key: value for key, value in self.__dict__.items() if key not in own}
+        # A copy makes its own lock.
+        return {key: value for key, value in self.__dict__.items() if key != "lock"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self.settle()
 
     def settle(self) -> None:
-        """Look at the modules once; to be called again after they were changed.
-
-        The chain is computed now: torch.compile cannot trace the lock of a cached_property.
-        """
+        """Look at the modules once; to be called again after they were changed."""
         self.lock = threading.RLock()
         self._norms = dict(norms_of(self.module))
         self.momenta = _momenta(self._norms)
@@ -92,20 +84,12 @@ class Skeleton:
             for part, keys in _parameter_paths(self.module)
             if isinstance(part._parameters, dict)  # that of a scripted module is none
         ]
-        _ = self.chain
-
-    @property
-    def dtypes(self) -> dict[str, torch.dtype]:
-        """The dtype that each tensor is wanted in."""
-        return self._dtypes
 
     def convert(self, fn: Convert) -> None:
         """Follow a `.to()`, `.half()`, `.double()` ... of the hypernetwork: dtypes only."""
         for tensor in (*self.module.parameters(), *self.module.buffers()):
             dtype = fn(torch.empty(0, dtype=tensor.dtype)).dtype
             tensor.data = tensor.data.to(dtype)
-        for name, dtype in self._dtypes.items():
-            self._dtypes[name] = fn(torch.empty(0, dtype=dtype)).dtype
 
     def statistics_now(self) -> list[str]:
         """Return the names of the running statistics that a run in the present mode updates."""

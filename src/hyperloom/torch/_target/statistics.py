@@ -22,7 +22,7 @@ from hyperloom.torch._target.skeleton import Skeleton, norms_of
 from hyperloom.torch._target.tensors import TensorTree
 
 
-def settled(choice: Statistics | None, plan: Plan) -> Statistics:
+def checked_statistics(choice: Statistics | None, plan: Plan) -> Statistics:
     """Return the choice, or the default for the plan's condition.
 
     Raises:

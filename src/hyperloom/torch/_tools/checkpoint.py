@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -32,12 +32,10 @@ from hyperloom._core.checkpoint.tensors import (
 from hyperloom._core.errors import message
 from hyperloom._core.plan.plan import Plan
 from hyperloom.torch._generate.table import Table
+from hyperloom.torch._hypernetwork import TOOLS, HyperNetwork
 from hyperloom.torch._target.spec import target_spec
-from hyperloom.torch._target.statistics import settled
+from hyperloom.torch._target.statistics import checked_statistics
 from hyperloom.torch._target.translated import Translated
-
-if TYPE_CHECKING:
-    from hyperloom.torch._hypernetwork import HyperNetwork
 
 
 def save(hnet: HyperNetwork, path: str | os.PathLike[str]) -> None:
@@ -63,7 +61,9 @@ def save(hnet: HyperNetwork, path: str | os.PathLike[str]) -> None:
     if bad is not None:
         way_out = "The training has diverged: save earlier, or look at hnet.doctor()."
         raise ValueError(message("hnet", bad, "finite values", way_out))
-    said = hnet.statistics != settled(None, hnet.plan) or any(hnet.target_statistics.tensors())
+    said = hnet.statistics != checked_statistics(None, hnet.plan) or any(
+        hnet.target_statistics.tensors()
+    )
     version, statistics = hyperloom.__version__, hnet.statistics if said else None
     data = metadata(hnet.plan, version, checksum(hnet.plan, tensors, _bytes), statistics)
     write_whole(path, lambda name: save_file(tensors, name, metadata=data))
@@ -99,8 +99,6 @@ def load(
             finite, or was made for another target; the message says which.
         ValueError: `translate` for networks that cannot be matched.
     """
-    from hyperloom.torch._hypernetwork import HyperNetwork
-
     described = read_description(path)
     tensors = _read(path, described)
     plan = described.plan
@@ -131,6 +129,9 @@ def load_into(hnet: HyperNetwork, path: str | os.PathLike[str]) -> None:
     tensors = _read(path, described)
     check_plan(path, hnet.plan, described, "torch")
     _fill(hnet, tensors, path)
+
+
+TOOLS["load"] = load_into
 
 
 def neutral_tensors(hnet: HyperNetwork) -> dict[str, Tensor]:

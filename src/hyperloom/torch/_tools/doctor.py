@@ -6,7 +6,6 @@ a call may change (buffers, modes, random generators, what was warned of) is put
 
 from __future__ import annotations
 
-import copy
 import math
 import random
 import re
@@ -14,7 +13,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,15 +29,14 @@ from hyperloom._core.reports.doctor import Report
 from hyperloom._core.reports.readings import PartReading, Readings, TensorReading
 from hyperloom.torch._generate.conditions import EmbeddingCondition
 from hyperloom.torch._generate.encoded import Encoded
+from hyperloom.torch._generate.generator import tensors_of
 from hyperloom.torch._generate.heads import LinearHead
 from hyperloom.torch._generate.numbers import slot_features
 from hyperloom.torch._generate.table import Table
+from hyperloom.torch._hypernetwork import TOOLS, HyperNetwork
 from hyperloom.torch._run.call import Call
 from hyperloom.torch._run.run import execute
 from hyperloom.torch._tools.doctor_layers import floats, look_inside, probe, rms
-
-if TYPE_CHECKING:
-    from hyperloom.torch._hypernetwork import HyperNetwork
 
 _SLOW = re.compile(
     r"performance drop because we have not yet implemented the batching rule for (\S+?)\. "
@@ -59,7 +57,7 @@ def examine(
     with _as_it_was(hnet) as again, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            encoded = hnet._encode(condition)
+            encoded = hnet.encode(condition)
             call = Call(encoded.batch, inputs, in_dims, kwargs)
             readings = replace(readings, conditions=max(1, encoded.batch.numel()))
             again()
@@ -93,6 +91,9 @@ def examine(
     )
 
 
+TOOLS["doctor"] = examine
+
+
 def _told(what: str, error: Exception) -> str:
     lines = str(error).strip().splitlines() or [""]
     return f"{what}: {type(error).__name__}: {lines[0]}"
@@ -119,7 +120,7 @@ def _dtypes(tree: Any) -> tuple[str, ...]:
 def _tolerance(hnet: HyperNetwork, outputs: Any) -> float:
     """Return the relative difference that rounding makes, in the coarsest dtype in play."""
     dtypes = [t.dtype for t in floats(outputs)] + [
-        d for d in hnet._skeleton.dtypes.values() if d.is_floating_point
+        d for d in hnet.dtypes.values() if d.is_floating_point
     ]
     return 16 * max((torch.finfo(d).eps for d in dtypes), default=1e-7)
 
@@ -130,7 +131,7 @@ def _tolerance(hnet: HyperNetwork, outputs: Any) -> float:
 @contextmanager
 def _as_it_was(hnet: HyperNetwork) -> Generator[_Again]:
     """Put back what a call may change; yield a function that sets the random generators back."""
-    modules = [*hnet.modules(), *hnet._skeleton.module.modules()]
+    modules = [*hnet.modules(), *hnet._runner.skeleton.module.modules()]
     modes = [(module, module.training) for module in modules]
     # Bases and kept tensors may be large, and no call writes into them.
     large = {id(m) for tree in (hnet.bases, hnet.kept, hnet.native) for m in tree.modules()}
@@ -143,8 +144,7 @@ def _as_it_was(hnet: HyperNetwork) -> Generator[_Again]:
     ]
     keys = [(module, list(module._buffers)) for module in hnet.modules()]
     # What was warned of is warned of again: this call was not the user's own.
-    private = {k: copy.copy(hnet.__dict__[k]) for k in ("_warned", "_known", "_programs")}
-    chooser = {k: copy.copy(v) for k, v in vars(hnet.__dict__["_chooser"]).items()}
+    memory = hnet._runner.memory.copy()
     devices = sorted({p.device.index for p in hnet.parameters() if p.device.type == "cuda"})
     start = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices), torch.inference_mode(False), torch.enable_grad():
@@ -161,8 +161,7 @@ def _as_it_was(hnet: HyperNetwork) -> Generator[_Again]:
             yield again
         finally:
             again()
-            hnet.__dict__.update(private)
-            vars(hnet.__dict__["_chooser"]).update(chooser)
+            hnet._runner.memory = memory
             for module, mode in modes:
                 module.training = mode
             for module, names in keys:
@@ -284,16 +283,16 @@ def _differences(
         other, unchecked = _others(hnet, condition, encoded)
         # The generators of random numbers start alike, so that dropout draws the same.
         again()
-        made = hnet._generate(encoded)
+        made = tensors_of(hnet, encoded)
         again()
-        changed = hnet._generate(other) if other is not None else None
+        changed = tensors_of(hnet, other) if other is not None else None
         tensors = tuple(_tensor(hnet, entry, made, changed) for entry in hnet.plan.entries)
         if other is None or changed is None:
             return (), tensors, unchecked
         again()
-        one = execute(hnet, encoded, call)
+        one = execute(hnet, hnet._runner, encoded, call)
         again()
-        two = execute(hnet, other, call)
+        two = execute(hnet, hnet._runner, other, call)
         features: float | None = None
         if hnet.plan.widths:
             again()
@@ -329,7 +328,7 @@ def _others(hnet: HyperNetwork, condition: Any, encoded: Encoded) -> tuple[Encod
         if num < 2:
             return None, "there is only one id"
         assert encoded.ids is not None
-        return hnet._encode((encoded.ids + 1) % num), ""
+        return hnet.encode((encoded.ids + 1) % num), ""
     batch = encoded.batch
     if batch.numel() < 2:
         return None, "it takes a batch of two conditions or more"

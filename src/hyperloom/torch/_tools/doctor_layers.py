@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves  # the trees that torch.func.vmap re
 
 from hyperloom._core.reports.readings import LayerReading, TensorReading
 from hyperloom.torch._generate.encoded import Encoded
+from hyperloom.torch._generate.generator import tensors_of
 from hyperloom.torch._run.call import Call
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def look_inside(
 ) -> Inside:
     """Run plain modules for a few conditions, and as many of the template's own start."""
     runs = _Runs(), _Runs()
-    made = hnet._generate(encoded)
+    made = tensors_of(hnet, encoded)
     learns = any(p.requires_grad for p in hnet.parameters())
     attached = {name: value.requires_grad or not learns for name, value in made.items()}
     dtypes: tuple[str, ...] = ()
@@ -134,7 +135,8 @@ def pick_like(tree: Any, dims: Any, index: int) -> Any:
 
 
 def _plain(hnet: HyperNetwork, tensors: Mapping[str, Tensor]) -> nn.Module:
-    module = hnet._skeleton.build({**hnet._kept(), **tensors}, hnet._buffers_now())
+    runner = hnet._runner
+    module = runner.skeleton.build({**runner.kept(), **tensors}, runner.buffers_now())
     for parameter in module.parameters():
         if parameter.is_floating_point():
             parameter.requires_grad_()
@@ -148,7 +150,7 @@ def _native(hnet: HyperNetwork) -> dict[str, Tensor]:
     for entry in hnet.plan.entries:
         spec, name = hnet.plan.spec[entry.tensor], entry.tensor
         draw = spec.mean + spec.std * torch.randn(spec.shape, device=device)
-        made[name] = bases.get(name, draw).detach().to(hnet._skeleton.dtypes[name])
+        made[name] = bases.get(name, draw).detach().to(hnet.dtypes[name])
     return made
 
 

@@ -10,6 +10,8 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from hyperloom._core.errors import message
 from hyperloom.torch._generate.encoded import Encoded
+from hyperloom.torch._generate.generator import refuse_without_carry
+from hyperloom.torch._run.run import run_encoded
 
 if TYPE_CHECKING:
     from hyperloom.torch._hypernetwork import HyperNetwork
@@ -45,7 +47,7 @@ def unroll(
     made = []
     for step in range(steps):
         now = tree_map(lambda v, step=step: v[step] if isinstance(v, Tensor) else v, condition)
-        made.append(hnet._encode(now, carry))
+        made.append(hnet.encode(now, carry))
         carry = made[-1].carry
     batch = made[0].batch
     vector = torch.stack([one.vector for one in made]).flatten(0, len(batch))
@@ -62,16 +64,9 @@ def unroll(
         return value.flatten(0, len(batch))
 
     given, named = tree_map(join, inputs), tree_map(join, kwargs)
-    out = hnet._call(Encoded(vector, ids), given, 0, named)
+    out = run_encoded(hnet, hnet._runner, Encoded(vector, ids), given, 0, named)
     split = (steps, *batch)
     return tree_map(lambda v: v.unflatten(0, split) if isinstance(v, Tensor) else v, out), carry
-
-
-def refuse_without_carry(hnet: HyperNetwork) -> None:
-    """Raise if a hypernetwork's condition carries no state."""
-    if not hnet.plan.condition.has_carry:
-        wanted = "a hypernetwork whose condition carries a state (Recurrent)"
-        raise TypeError(message("carry", f"one with {hnet.plan.condition}", wanted))
 
 
 def _num_steps(condition: Any) -> int:

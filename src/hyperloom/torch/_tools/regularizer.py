@@ -25,6 +25,7 @@ from hyperloom._core.choices.layouts import Piece, Source
 from hyperloom._core.errors import finite_float, positive_int
 from hyperloom._core.plan.plan import Plan
 from hyperloom.torch._generate.conditions import Encoded
+from hyperloom.torch._generate.generator import tensors_of
 from hyperloom.torch._generate.numbers import slot_features
 
 if TYPE_CHECKING:
@@ -98,11 +99,11 @@ class OutputRegularizer:
         check_weights(self.weights, hnet.plan, _shape, "a tensor")
         check_fixed(hnet.plan.condition, conditions, (Tensor,), "a tensor")
         with torch.no_grad():
-            encoded = hnet._encode(conditions)
+            encoded = hnet.encode(conditions)
             check_batch(tuple(encoded.batch))
             heads = self._remember_heads(hnet, encoded)
             rest = _made_elsewhere(hnet.plan, heads)
-            targets = hnet._generate(encoded) if rest else {}
+            targets = tensors_of(hnet, encoded) if rest else {}
         self._conditions, self._num = conditions, encoded.batch[0]
         self._heads = heads
         self._targets = {name: targets[name].detach().clone() for name in rest}
@@ -112,7 +113,7 @@ class OutputRegularizer:
         if not self._num:
             parameter = next(hnet.parameters())
             return torch.zeros((), dtype=parameter.dtype, device=parameter.device)
-        encoded, index = self._chosen(hnet._encode(self._conditions))
+        encoded, index = self._chosen(hnet.encode(self._conditions))
         terms = []
         if self._heads:
             features = slot_features(hnet.plan, hnet.trunks, hnet.heads, encoded)
@@ -120,7 +121,7 @@ class OutputRegularizer:
                 head: Any = hnet.heads[hnet.plan.heads[i].name]
                 now = _slotted(head.signed(features[i]))
                 terms.append(memory.distance(now, head.weight, head.bias, index))
-        made = hnet._generate(encoded) if self._targets else {}
+        made = tensors_of(hnet, encoded) if self._targets else {}
         for name, old in self._targets.items():
             chosen = old if index is None else old[index.to(old.device)]
             terms.append(self._distance(name, made[name], chosen))

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from hyperloom._core.plan import cost
 from hyperloom._core.plan.contraction import contracts
 from hyperloom._core.plan.cost import Layer
-
-if TYPE_CHECKING:
-    from hyperloom.torch._hypernetwork import HyperNetwork
+from hyperloom._core.plan.plan import Plan
 
 _remembered = lru_cache(maxsize=4096)(cost.choose)
 
@@ -24,11 +22,10 @@ def choose(layer: Layer, itemsize: int, device: str) -> str:
     return choice(layer, itemsize, device)
 
 
-def some_contract(hnet: HyperNetwork, *sizes: Any, backward: bool) -> bool:
-    """Remember for each batch size what `contracts` says of a hypernetwork."""
+def some_contract(plan: Plan, known: dict[Any, bool], *sizes: Any, backward: bool) -> bool:
+    """Remember in `known` for each batch size what `contracts` says of a plan."""
     if torch.compiler.is_compiling():  # a graph is not to depend on what is remembered
-        return contracts(hnet.plan, *sizes, backward=backward, choose=choose)
-    known = hnet.__dict__["_known"]
+        return contracts(plan, *sizes, backward=backward, choose=choose)
     if (*sizes, backward) not in known:
-        known[*sizes, backward] = contracts(hnet.plan, *sizes, backward=backward, choose=choose)
+        known[*sizes, backward] = contracts(plan, *sizes, backward=backward, choose=choose)
     return known[*sizes, backward]

@@ -1,0 +1,178 @@
+"""`Generator`: a plan with the modules that execute it, from condition to tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hyperloom._core.choices.conditions import Concat, Condition, Embedding, Ids
+from hyperloom._core.errors import message, positive_int
+from hyperloom._core.plan.plan import Plan
+from hyperloom.torch._generate.build import Built
+from hyperloom.torch._generate.conditions import EmbeddingCondition, Encoded
+from hyperloom.torch._generate.heads import SlotHead, TableHead
+from hyperloom.torch._generate.norms import IdNorm
+from hyperloom.torch._generate.numbers import assemble, raw_numbers
+from hyperloom.torch._generate.supplied import generate_with
+from hyperloom.torch._generate.table import Table
+from hyperloom.torch._target.tensors import TensorTree
+
+
+class Generator(nn.Module):
+    """The half of a hypernetwork that generates; it knows the target's shapes, not the target.
+
+    Everything that is learned stands here, under the names that the state dict has.
+
+    Attributes:
+        plan: The plan.
+        condition: Raw value -> vector and ids.
+        trunks: One for each width of slot embeddings.
+        heads: By the plan's names.
+        scales: `(num_pieces, 2)` or `None`.
+        bases: The tensors that forms with a base change.
+        banks: The plan's banks.
+        native: What the tables' rows of ids added later start from.
+        dtypes: The dtype that each tensor of the target is wanted in.
+    """
+
+    plan: Plan
+    condition: nn.Module
+    trunks: nn.ModuleList
+    heads: nn.ModuleDict
+    scales: Tensor | None
+    bases: TensorTree
+    banks: nn.ParameterList
+    native: TensorTree
+    dtypes: dict[str, torch.dtype]
+
+    def __init__(self, built: Built) -> None:
+        super().__init__()
+        self.plan = built.plan.settled()
+        self.condition = built.condition
+        self.trunks = built.trunks
+        self.heads = built.heads
+        self.register_buffer("scales", built.scales)
+        self.bases = built.bases
+        self.banks = built.banks
+        self.native = built.native
+        self.dtypes = {t.name: getattr(torch, t.dtype) for t in built.plan.spec}
+        self._has_carry = built.plan.condition.has_carry
+
+    def encode(self, condition: Any, carry: Any = None) -> Encoded:
+        """Return the vector of a condition, and its ids and next state where it has any.
+
+        Args:
+            condition: Raw value of one condition, or of a batch.
+            carry: For a condition that carries a state, that of the call before.
+
+        Raises:
+            TypeError: A state for a condition that carries none; or as `HyperNetwork.forward`.
+        """
+        # Past nn.Module's look-up of attributes, here and below: it costs what a small layer does.
+        module: Any = self._modules["condition"]
+        if carry is None:
+            return module(condition)
+        refuse_without_carry(self)
+        return module(condition, carry)
+
+    def generate(
+        self,
+        condition: Any,
+        *,
+        carry: Any = None,
+        parameters: Mapping[str, Tensor] | None = None,
+    ) -> Any:
+        """Generate the target's parameters.
+
+        Args:
+            condition: Raw value of one condition, or of a batch.
+            carry: For a condition that carries a state, that of the call before.
+            parameters: Tensors to use in the place of the hypernetwork's own, by their names in
+                `named_parameters()` (or `named_buffers()`): all of them, or some. They may come
+                from another hypernetwork; gradients reach them. A table may have another number
+                of rows, which are then the ids that there are. With inputs, use
+                `torch.func.functional_call(hnet, parameters, inputs, {"condition": ...})`.
+
+        Returns:
+            `{name: tensor (*batch, *shape)}` for every generated tensor, differentiable; tied
+            tensors once, under their first name. With a condition that carries a state, the pair
+            of that and the next state. Raises as `forward` does.
+        """
+        if parameters is not None:
+            return generate_with(self, condition, parameters, carry)
+        encoded = self.encode(condition, carry)
+        tensors = tensors_of(self, encoded)
+        return (tensors, encoded.carry) if self._has_carry else tensors
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)
+        for name, dtype in self.dtypes.items():
+            self.dtypes[name] = fn(torch.empty(0, dtype=dtype)).dtype
+        return self
+
+
+def tensors_of(generator: Generator, encoded: Encoded) -> dict[str, Tensor]:
+    """Return the tensors `{name: (*batch, *shape)}` of encoded conditions."""
+    modules: Any = generator._modules
+    scales, bases, banks = fixed_of(generator)
+    raw = raw_numbers(generator.plan, modules["trunks"], modules["heads"], encoded, scales)
+    return assemble(generator.plan, raw, bases, banks, generator.dtypes)
+
+
+def fixed_of(generator: Generator) -> tuple[Tensor | None, dict[str, Tensor], list[Tensor]]:
+    """Return the scales, bases and banks, as far as the plan has any."""
+    plan = generator.plan
+    scales = generator.scales if plan.has_scales else None
+    bases = dict(generator.bases.tensors()) if plan.has_bases else {}
+    return scales, bases, list(generator.banks) if plan.banks else []
+
+
+def refuse_without_carry(generator: Generator) -> None:
+    """Raise if a hypernetwork's condition carries no state."""
+    if not generator.plan.condition.has_carry:
+        wanted = "a hypernetwork whose condition carries a state (Recurrent)"
+        raise TypeError(message("carry", f"one with {generator.plan.condition}", wanted))
+
+
+def grow(generator: Generator, num: int) -> list[nn.Parameter]:
+    """Add `num` ids to everything that is looked up by id; return the new parameters."""
+    positive_int("num", num)
+    plan = generator.plan
+    embeddings = [m for m in generator.condition.modules() if isinstance(m, EmbeddingCondition)]
+    if plan.num_ids is None or len(embeddings) != 1:
+        wanted = "a condition with one Embedding to grow"
+        raise ValueError(message("add_conditions", plan.condition, wanted))
+    native = dict(generator.native.tensors())
+    added = [_grow_rows(embeddings[0].table, num, embeddings[0].reset)]
+    for head in plan.heads:
+        module: Any = generator.heads[head.name]
+        if isinstance(module, SlotHead) and isinstance(module.slots, Table):
+            added.append(_grow_rows(module.slots, num, module.new_ids))
+        elif isinstance(module, TableHead):
+            fill = partial(module.fill, head, native=native)
+            added.append(_grow_rows(module.table, num, fill))
+    for part in generator.trunks.modules():
+        if isinstance(part, IdNorm):
+            part.grow(num)
+    generator.plan = replace(plan, condition=_with_more_ids(plan.condition, num)).settled()
+    return added
+
+
+def _grow_rows(table: Table, num: int, fill: Any) -> nn.Parameter:
+    rows = table[0].detach().new_empty(num, *table[0].shape[1:])
+    fill(rows)
+    return table.grow(rows)
+
+
+def _with_more_ids(choice: Condition, num: int) -> Condition:
+    if isinstance(choice, Ids):
+        return Ids(choice.num + num)
+    if isinstance(choice, Embedding):
+        return replace(choice, num=choice.num + num)
+    assert isinstance(choice, Concat)
+    return Concat(*(_with_more_ids(p, num) if p.num_ids is not None else p for p in choice.parts))

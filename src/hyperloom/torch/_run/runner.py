@@ -1,0 +1,113 @@
+"""`Runner`: the target, the tensors that it keeps, and what is remembered of its runs."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hyperloom._core.choices.execution import Execution
+from hyperloom._core.choices.statistics import Statistics
+from hyperloom.torch._run.chain import Chain, Program, lower
+from hyperloom.torch._run.strategy import Strategist
+from hyperloom.torch._target.buffers import Buffers
+from hyperloom.torch._target.copying import Convert
+from hyperloom.torch._target.skeleton import Skeleton
+from hyperloom.torch._target.tensors import TensorTree
+
+
+@dataclass
+class Memory:
+    """What one hypernetwork remembers of its calls; results do not depend on it.
+
+    Attributes:
+        strategist: Which kinds of calls cannot be run at once, and why.
+        programs: Calls that are decided, by the kinds of their inputs.
+        contracting: Whether any layer is cheaper from its parts, by sizes.
+        warned: What was warned of.
+    """
+
+    strategist: Strategist = field(default_factory=Strategist)
+    programs: dict[Any, Program | None] = field(default_factory=dict)
+    contracting: dict[Any, bool] = field(default_factory=dict)
+    warned: set[str] = field(default_factory=set)
+
+    def copy(self) -> Memory:
+        """Return the same memory, which then remembers by itself."""
+        strategist = copy.copy(self.strategist)
+        vars(strategist).update((k, copy.copy(v)) for k, v in vars(self.strategist).items())
+        parts = copy.copy(self.programs), copy.copy(self.contracting), copy.copy(self.warned)
+        return Memory(strategist, *parts)
+
+
+class Runner:
+    """The half of a hypernetwork that runs: a target as a function of its tensors.
+
+    Not a module, as the skeleton's parameters are none of the hypernetwork's. The tensors that the
+    target keeps are modules of the hypernetwork; they are read through it at every call, so that
+    `functional_call`, `.to()`, copies and replicas see theirs.
+
+    Args:
+        skeleton: The target without its values.
+        dtypes: The dtype that each of its tensors is wanted in.
+        modules: The modules of the hypernetwork, by name: `kept`, `target_buffers` and
+            `target_statistics` are looked at.
+        statistics: Whose running statistics are used.
+    """
+
+    def __init__(
+        self,
+        skeleton: Skeleton,
+        dtypes: dict[str, torch.dtype],
+        modules: dict[str, nn.Module | None],
+        statistics: Statistics,
+    ) -> None:
+        self.skeleton, self.dtypes = skeleton, dtypes
+        self.modules, self.statistics = modules, statistics
+        self.execution = Execution()
+        self.memory = Memory()
+        self.chain = _chain_of(skeleton)
+
+    def over(self, modules: dict[str, nn.Module | None]) -> Runner:
+        """Return a runner of the same target over the modules of another hypernetwork."""
+        other = copy.copy(self)
+        other.modules = modules
+        return other
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The chain and what is remembered refer to the modules of this skeleton.
+        return {k: v for k, v in self.__dict__.items() if k not in ("chain", "memory")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.memory = Memory()
+        self.chain = _chain_of(self.skeleton)
+
+    def kept(self) -> dict[str, Tensor]:
+        """Return the tensors that the target keeps, by name."""
+        return dict(self._tree("kept").tensors())
+
+    def buffers_now(self) -> dict[str, Tensor]:
+        """Return the target's buffers, by name."""
+        return dict(self._tree("target_buffers").tensors())
+
+    def buffers(self, ids: Tensor | None, batch: torch.Size) -> Buffers:
+        """Return the target's buffers for the conditions of one call."""
+        trees = self._tree("target_buffers"), self._tree("target_statistics")
+        return Buffers(self.skeleton, *trees, ids, batch)
+
+    def convert(self, fn: Convert) -> None:
+        """Follow a `.to()`, `.half()`, `.double()` ... of the hypernetwork."""
+        self.skeleton.convert(fn)
+        self.memory.programs = {}
+
+    def _tree(self, name: str) -> TensorTree:
+        tree: Any = self.modules[name]
+        return tree
+
+
+def _chain_of(skeleton: Skeleton) -> Chain | None:
+    return lower(skeleton.module, skeleton.names_by_module())
