@@ -41,6 +41,7 @@ from hyperloom import (
 )
 from hyperloom._core.backend.inputs import Inputs
 from hyperloom.jax._hypernetwork import HyperNetwork
+from hyperloom.jax._target.function import Function
 from hyperloom.jax._target.linen import Linen
 from hyperloom.jax._target.read import target_spec
 from hyperloom.jax._target.shapes import Shapes
@@ -74,6 +75,7 @@ __all__ = [
     "Execution",
     "Explanation",
     "Full",
+    "Function",
     "Functional",
     "Given",
     "Grouped",

@@ -38,7 +38,8 @@ class HyperNetwork(nnx.Module):
     needs. What is learned are `nnx.Param`s, everything else are variables of other kinds.
 
     Args:
-        target: Any NNX module with parameters, unmodified; `Linen(module, *inputs)`; or `Shapes`.
+        target: Any NNX module with parameters, unmodified; `Linen(module, *inputs)`;
+            `Function(apply, params)`; an Equinox module; or `Shapes`.
         condition: What the weights depend on: `Embedding`, `Vector`, `Noise`, `Concat`, or an NNX
             module that returns a vector `(*batch, dim)` and says its width (an int attribute
             `dim`, or a last `nnx.Linear`).

@@ -10,6 +10,7 @@ from flax import nnx
 from hyperloom._core.errors import message
 from hyperloom._core.target.spec import TargetSpec
 from hyperloom.jax._target.adaptor import Read
+from hyperloom.jax._target.function import Function, call, is_callable_tree, read_function
 from hyperloom.jax._target.linen import Linen, read_linen
 from hyperloom.jax._target.nnx import read_nnx
 from hyperloom.jax._target.shapes import Shapes, read_shapes
@@ -19,7 +20,7 @@ def read_target(target: Any) -> Read:
     """Read a target.
 
     Raises:
-        TypeError: Not an NNX module, `Linen(module, *inputs)` or `Shapes`.
+        TypeError: None of the objects that may be a target.
         ValueError: It has no parameters.
     """
     if isinstance(target, Read):
@@ -30,11 +31,16 @@ def read_target(target: Any) -> Read:
         return read_shapes(target)
     if isinstance(target, nnx.Module):
         return read_nnx(target)
+    if isinstance(target, Function):
+        return read_function(target)
+    if is_callable_tree(target):
+        return read_function(Function(call, target))
     got = target if isinstance(target, type) else f"a {type(target).__name__}"
     way_out = "Call the class to make one." if isinstance(target, type) else ""
     if isinstance(target, nn.Module):
         way_out = "Wrap it, with example inputs: hl.Linen(module, x)."
-    raise TypeError(message("target", got, "an nnx.Module, or a Linen(module, *inputs)", way_out))
+    wanted = "an nnx.Module, Linen(module, *inputs) or Function(apply, params)"
+    raise TypeError(message("target", got, wanted, way_out))
 
 
 def target_spec(target: Any) -> TargetSpec:
@@ -45,7 +51,8 @@ def target_spec(target: Any) -> TargetSpec:
     (`nnx.eval_shape`), they follow the usual initialisation for the role.
 
     Args:
-        target: An `nnx.Module`, `Linen(module, *inputs)`, or `Shapes(shapes)`.
+        target: An `nnx.Module`, `Linen(module, *inputs)`, `Function(apply, params)`, a callable
+            tree as an Equinox module, or `Shapes(shapes)`.
 
     Returns:
         The spec; tensors in the order in which Flax splits the module.

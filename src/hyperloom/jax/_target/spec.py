@@ -1,4 +1,4 @@
-"""A Flax module, NNX or Linen, read as a `TargetSpec`."""
+"""A module, of NNX, Linen or Equinox, or a tree of arrays, read as a `TargetSpec`."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ def tensor_spec(
 
     Args:
         names: Its dotted paths, its own name first.
-        layer: The module that owns it; its class and options tell the role.
+        layer: The module that owns it; its class and options tell the role. Of a plain container
+            the last name of its path does.
         beside: Shapes of all parameters of that module, by their names in it.
         value: The array, or its shape and dtype where it has no values yet.
     """
     path, _, leaf = names[0].rpartition(".")
     shape = tuple(value.shape)
-    role = _role(layer, leaf, shape)
+    role = _role(layer, path.rpartition(".")[2], leaf, beside)
     out_axis, in_axis = _axes(layer, role, shape)
     fan_in, fan_out = _fans(layer, leaf, role, shape, beside)
     mean, std = _statistics(value, role, fan_in)
@@ -50,16 +51,27 @@ def tensor_spec(
     )
 
 
-def _role(layer: object, leaf: str, shape: tuple[int, ...]) -> Role:
+def _role(layer: object, name: str, leaf: str, beside: Mapping[str, tuple[int, ...]]) -> Role:
     """Tell the role from the layer's class and the parameter's name and shape."""
-    kind = type(layer).__name__.lower()
-    if "norm" in kind and "kernel" not in leaf:
-        return Role.NORM_SHIFT if "bias" in leaf or "shift" in leaf else Role.NORM_SCALE
+    plain = layer is None or isinstance(layer, (Mapping, Sequence))
+    kind = (name if plain else type(layer).__name__).lower()
+    shape, alone = beside[leaf], max(map(len, beside.values())) < 2
+    if ("norm" in kind and "kernel" not in leaf) or (plain and alone and leaf in _NORM):
+        shifts = any(word in leaf for word in ("bias", "shift", "offset", "beta"))
+        return Role.NORM_SHIFT if shifts or leaf == "b" else Role.NORM_SCALE
     if kind.startswith("embed") or leaf == "embedding":
         return Role.EMBEDDING if len(shape) == 2 else Role.WEIGHT
     if "bias" in leaf or len(shape) < 2:
         return Role.BIAS
     return Role.WEIGHT
+
+
+_NORM = ("scale", "gamma", "shift", "offset", "beta")
+
+
+def _is_equinox(layer: object) -> bool:
+    """Whether a layer is an Equinox module: its weights are `(out, in, *kernel)`."""
+    return any(kind.__module__.partition(".")[0] == "equinox" for kind in type(layer).__mro__)
 
 
 def _axes(layer: object, role: Role, shape: tuple[int, ...]) -> tuple[Axes, Axes]:
@@ -69,6 +81,8 @@ def _axes(layer: object, role: Role, shape: tuple[int, ...]) -> tuple[Axes, Axes
         return 1, 0
     if role is not Role.WEIGHT:
         return _few(tuple(range(num))), None
+    if _is_equinox(layer):
+        return 0, 1
     kind = type(layer).__name__
     if kind in ("LinearGeneral", "DenseGeneral"):
         batch = len(_tuple(getattr(layer, "batch_axis", getattr(layer, "batch_dims", ()))))
@@ -89,8 +103,8 @@ def _fans(
     """Fans of the tensor, or for a bias those of the kernel beside it in its layer."""
     if role is Role.EMBEDDING:
         return 1, shape[1]
-    if role is Role.BIAS and "bias" in leaf:
-        kernel = beside.get(leaf.replace("bias", "kernel"), ())
+    if role is Role.BIAS:
+        kernel = _kernel_of(leaf, shape, beside)
         return _fans(layer, "kernel", Role.WEIGHT, kernel, {}) if len(kernel) >= 2 else (1, 1)
     if role is not Role.WEIGHT:
         return 1, 1
@@ -99,8 +113,21 @@ def _fans(
     if not type(layer).__name__.startswith("Conv"):
         return inputs, outputs  # other axes count layers of a stack, or positions
     extent = math.prod(shape) // (inputs * outputs)
-    groups = int(getattr(layer, "feature_group_count", 1))
+    groups = int(getattr(layer, "feature_group_count", getattr(layer, "groups", 1)))
     return inputs * extent, outputs // groups * extent
+
+
+def _kernel_of(
+    leaf: str, shape: tuple[int, ...], beside: Mapping[str, tuple[int, ...]]
+) -> tuple[int, ...]:
+    """Return the shape of the weight that a bias belongs to; `()` for none."""
+    named = beside.get(leaf.replace("bias", "kernel"), ())
+    if "bias" in leaf and len(named) >= 2:
+        return named
+    own = math.prod(shape)
+    weights = [s for n, s in beside.items() if len(s) >= 2 and n != leaf]
+    fitting = [s for s in weights if own in s]
+    return (fitting or weights or [()])[0]
 
 
 def _statistics(value: Any, role: Role, fan_in: int) -> tuple[float, float]:
