@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, final
 
-import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
@@ -14,22 +13,34 @@ from hyperloom._core.choices.execution import Execution
 from hyperloom._core.choices.forms import Form
 from hyperloom._core.choices.inits import Init
 from hyperloom._core.choices.layouts import Layout
-from hyperloom._core.choices.trunks import MLP
 from hyperloom._core.errors import message
 from hyperloom._core.plan.plan import Plan
 from hyperloom._core.reports.explanation import Explanation
-from hyperloom.jax._generate.build import Planned, build, check_rngs, grow, planned, planned_again
-from hyperloom.jax._generate.conditions import Encoded
-from hyperloom.jax._generate.numbers import assemble, raw_numbers, slot_features
+from hyperloom.jax._generate.build import (
+    Planned,
+    build,
+    check_rngs,
+    grow,
+    kept_tensors,
+    planned,
+    planned_again,
+)
+from hyperloom.jax._generate.generator import Generator
 from hyperloom.jax._generate.supplied import with_parameters
-from hyperloom.jax._run.call import Call, Dims
-from hyperloom.jax._run.checks import check_params, check_state
-from hyperloom.jax._run.run import Extras, apply_weights, as_rngs, note, run_encoded, split_keys
-from hyperloom.jax._target.adaptor import Adaptor, Box, Notes
+from hyperloom.jax._run.call import Dims
+from hyperloom.jax._run.checks import as_rngs, check_state
+from hyperloom.jax._run.explain import explain
+from hyperloom.jax._run.run import Asked, forward, run_given
+from hyperloom.jax._run.runner import Runner
+from hyperloom.jax._target.adaptor import Adaptor, Box
 from hyperloom.jax._target.variables import Param
-from hyperloom.jax._tools.dynamic import refuse_without_carry
+
+# Methods whose code stands above this class, by name. Each tool puts its own here where it is
+# written, and the package imports all of them.
+TOOLS: dict[str, Callable[..., Any]] = {}
 
 
+@final
 class HyperNetwork(nnx.Module):
     """Generates the parameters of a target network from a condition, and runs it with them.
 
@@ -112,25 +123,39 @@ class HyperNetwork(nnx.Module):
         return cls(given, condition=None, rngs=rngs)
 
     def _take(self, given: Planned, rngs: nnx.Rngs) -> None:
-        plan, built = given.plan, build(given, rngs)
-        self._plan = Box(plan.settled())
+        made = build(given, rngs)
+        self._plan = Box(made.plan)
         self._notices = Box(set[str]())
-        self.condition = built.condition
-        self.trunks = built.trunks
-        self.heads = built.heads
-        self.scales = nnx.data(built.scales)
-        self.bases = built.bases
-        self.banks = built.banks
-        self.kept = built.kept
-        self.native = built.native
+        self.condition = made.condition
+        self.trunks = made.trunks
+        self.heads = made.heads
+        self.scales = nnx.data(made.scales)
+        self.bases = made.bases
+        self.banks = made.banks
+        self.kept = kept_tensors(given)
+        self.native = made.native
         self.target: Adaptor = given.read.adaptor
-        drops = isinstance(plan.trunk, MLP) and plan.trunk.dropout > 0
-        self.dropout = rngs.dropout.fork() if drops else nnx.data(None)
+        self.dropout = nnx.data(made.dropout)
 
     @property
     def plan(self) -> Plan:
         """The compiled plan."""
         return self._plan.held
+
+    @property
+    def notices(self) -> set[str]:
+        """What was said once already."""
+        return self._notices.held
+
+    @property
+    def generator(self) -> Generator:
+        """What generates: the plan with the modules that execute it."""
+        return Generator.of(self)
+
+    @property
+    def runner(self) -> Runner:
+        """What runs: the target with the tensors that it keeps."""
+        return Runner.of(self)
 
     def __call__(
         self,
@@ -176,12 +201,12 @@ class HyperNetwork(nnx.Module):
                 it.
             IndexError: A condition id out of range.
         """
-        streams, carries = as_rngs(rngs), self.plan.condition.has_carry
-        encoded = self._encode(condition, streams, kwargs.pop("carry", None) if carries else None)
+        carries = self.plan.condition.has_carry
+        carry = kwargs.pop("carry", None) if carries else None
         inputs, kwargs = unpacked(inputs, kwargs)
-        call = Call(encoded.batch, inputs, in_axes, kwargs)
-        made = run_encoded(self, encoded, call, streams, state, mutable)
-        return (made, encoded.carry) if carries else made
+        asked = Asked(inputs, in_axes, kwargs, as_rngs(rngs), state, mutable)
+        made = forward(self.generator, self.runner, condition, carry, asked)
+        return made if carries else made[0]
 
     def explain(
         self,
@@ -209,16 +234,11 @@ class HyperNetwork(nnx.Module):
             An `Explanation`: the strategy, and for each use of a generated tensor the way that
             is taken with the estimated operations and bytes of the alternatives. Print it.
         """
-        from hyperloom.jax._run.explain import explain
-
-        streams = as_rngs(rngs)
+        streams, generator = as_rngs(rngs), self.generator
         carry = kwargs.pop("carry", None) if self.plan.condition.has_carry else None
-        encoded = self._encode(condition, streams, carry)
         inputs, kwargs = unpacked(inputs, kwargs)
-        call = Call(encoded.batch, inputs, in_axes, kwargs)
-        own = check_state(self, state or {}, encoded.batch)
-        extras = Extras(self.target.keys(streams), self._trunk_key(streams), own, False)
-        return explain(self, encoded, call, extras)
+        asked = Asked(inputs, in_axes, kwargs, streams, state)
+        return explain(generator, self.runner, generator.encode(condition, streams, carry), asked)
 
     def generate(
         self,
@@ -248,9 +268,9 @@ class HyperNetwork(nnx.Module):
         if parameters is not None:
             own = with_parameters(self, parameters)
             return own.generate(condition, rngs=rngs, carry=carry)
-        streams = as_rngs(rngs)
-        encoded = self._encode(condition, streams, carry)
-        made = self._generate(encoded, self._trunk_key(streams))
+        streams, generator = as_rngs(rngs), self.generator
+        encoded = generator.encode(condition, streams, carry)
+        made = generator.tensors(encoded, generator.trunk_key(streams))
         return (made, encoded.carry) if self.plan.condition.has_carry else made
 
     def run(
@@ -282,18 +302,9 @@ class HyperNetwork(nnx.Module):
             TypeError: A value that is not an array, or of another dtype than the target's.
             ValueError: A missing or unknown name, or a wrong shape.
         """
-        batch = check_params(self.plan, params)
         inputs, kwargs = unpacked(inputs, kwargs)
-        call = Call(batch, inputs, in_axes, kwargs)
-        made = {name: value for name, value in params.items() if name not in self.plan.kept}
-        kept = {name: value for name, value in params.items() if name in self.plan.kept}
-        keys = split_keys(self.target.keys(as_rngs(rngs)), batch)
-        extras = Extras(keys, None, check_state(self, state or {}, batch), mutable)
-        notes = Notes()
-        shared = {**self._kept(), **kept}
-        out, left = apply_weights(self, made, shared, call, extras, notes)
-        note(self, notes, extras)
-        return (out, left) if mutable else out
+        asked = Asked(inputs, in_axes, kwargs, as_rngs(rngs), state, mutable)
+        return run_given(self.plan, self.runner, params, asked)
 
     def instantiate(
         self, condition: Any, *, state: Mapping[str, Array] | None = None, carry: Any = None
@@ -312,13 +323,15 @@ class HyperNetwork(nnx.Module):
         Raises:
             ValueError: A batch of conditions. Otherwise as a call.
         """
-        encoded = self._encode(condition, None, carry)
+        generator, runner = self.generator, self.runner
+        encoded = generator.encode(condition, None, carry)
         if encoded.batch:
             got, way_out = f"a batch of conditions {encoded.batch}", "Instantiate them one by one."
             raise ValueError(message("condition", got, "one condition", way_out))
-        tensors = {**self._kept(), **self._generate(encoded, self._trunk_key(None))}
-        own = check_state(self, state or {}, ())
-        return self.target.build(tensors, {**self.target.state(), **own})
+        made = generator.tensors(encoded, generator.trunk_key(None))
+        own = self.target.state()
+        own.update(check_state(own, state or {}, ()))
+        return self.target.build({**runner.kept_tensors(), **made}, own)
 
     def add_conditions(self, num: int, *, rngs: nnx.Rngs) -> list[Param]:
         """Add ids at the end; the outputs of the old ids stay bitwise the same.
@@ -335,8 +348,8 @@ class HyperNetwork(nnx.Module):
         Raises:
             ValueError: `num` below 1, or a condition without ids of its own to grow.
         """
-        plan, added = grow(self, num, check_rngs(rngs))
-        self._plan = Box(plan.settled())
+        plan, added = grow(self.generator, num, check_rngs(rngs))
+        self._plan = Box(plan)
         return added
 
     def load(self, path: Any) -> None:
@@ -346,44 +359,7 @@ class HyperNetwork(nnx.Module):
             CheckpointError: The file is cut, altered, too new, or of another plan or target;
                 the hypernetwork is as it was.
         """
-        from hyperloom.jax._tools.checkpoint import load_into
-
-        load_into(self, path)
-
-    # ---- one call, step by step -------------------------------------------------------------
-
-    def _encode(self, condition: Any, rngs: nnx.Rngs | None, carry: Any = None) -> Encoded:
-        encode: Any = self.condition
-        if carry is None:
-            return encode(condition, rngs)
-        refuse_without_carry(self)
-        return encode(condition, rngs, carry)
-
-    def _generate(
-        self,
-        encoded: Encoded,
-        key: Array | None = None,
-        features: Mapping[int, Array] | None = None,
-    ) -> dict[str, Array]:
-        if features is None:
-            features = slot_features(self.plan, self.trunks, self.heads, encoded, key)
-        raw = raw_numbers(self.plan, self.heads, encoded, features)
-        bases = {name: self.bases[name][...] for name in self.bases}
-        banks = [bank[...] for bank in self.banks]
-        scales = None if self.scales is None else self.scales[...]
-        return assemble(self.plan, raw, scales, bases, banks, self._dtypes())
-
-    def _dtypes(self) -> dict[str, Any]:
-        return {t.name: jnp.dtype(t.dtype) for t in self.plan.spec}
-
-    def _kept(self) -> dict[str, Array]:
-        return {name: self.kept[name][...] for name in self.kept}
-
-    def _trunk_key(self, rngs: nnx.Rngs | None) -> Array | None:
-        """Return a key for dropout in the trunk, where there is any and it is on."""
-        if self.dropout is None or all(la.deterministic for t in self.trunks for la in t.layers):
-            return None
-        return self.dropout() if rngs is None else rngs.dropout()
+        TOOLS["load"](self, path)
 
     def __repr__(self) -> str:
         return f"HyperNetwork of {self.plan}"

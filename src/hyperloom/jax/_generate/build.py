@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from flax import nnx
 
 from hyperloom._core.choices.conditions import Concat, Condition, Embedding, Ids
 from hyperloom._core.choices.layouts import Source
-from hyperloom._core.choices.trunks import CustomTrunk
+from hyperloom._core.choices.trunks import MLP, CustomTrunk
 from hyperloom._core.errors import message, positive_int
 from hyperloom._core.plan.compile import compile_plan
 from hyperloom._core.plan.plan import Plan
@@ -26,6 +26,7 @@ from hyperloom.jax._generate.conditions import (
     build_condition,
 )
 from hyperloom.jax._generate.draws import Start
+from hyperloom.jax._generate.generator import Generator
 from hyperloom.jax._generate.heads import GivenHead, LinearHead, SlotHead, TableHead, build_head
 from hyperloom.jax._generate.norms import IdNorm
 from hyperloom.jax._generate.numbers import feature_moments
@@ -36,28 +37,10 @@ from hyperloom.jax._target.adaptor import Read
 from hyperloom.jax._target.read import read_target
 from hyperloom.jax._target.variables import Fixed, Param, walk
 
-if TYPE_CHECKING:
-    from hyperloom.jax._hypernetwork import HyperNetwork
-
 _MOST_SAMPLES = 256
 
 
-@dataclass
-class Built:
-    """The parts of a hypernetwork, made and filled."""
-
-    plan: Plan
-    condition: nnx.Module
-    trunks: nnx.List[Any]
-    heads: nnx.Dict[Any]
-    scales: Fixed | None
-    banks: nnx.List[Any]
-    bases: nnx.Dict[Any]
-    kept: nnx.Dict[Any]
-    native: nnx.Dict[Any]
-
-
-def build(given: Planned, rngs: nnx.Rngs) -> Built:
+def build(given: Planned, rngs: nnx.Rngs) -> Generator:
     """Make the modules that execute a plan, and fill them with their start."""
     plan, native = given.plan, given.read.values
     start = Start(rngs, generator_dtype(plan.spec), native)
@@ -78,10 +61,18 @@ def build(given: Planned, rngs: nnx.Rngs) -> Built:
     banks = nnx.List(
         [nnx.Param(start.array(start.uniform(bank.shape, bank.std))) for bank in plan.banks]
     )
-    bases, kept, later = _trees(plan, native)
-    built = Built(plan, given.condition, given.trunks, heads, scales, banks, bases, kept, later)
-    _fill(built, start)
-    return built
+    bases, later = _bases(plan, native), _starts_of_later_ids(plan, native)
+    parts = (given.condition, given.trunks, heads, scales, bases, banks, later)
+    made = Generator(plan.settled(), *parts, dropout=None)
+    _fill(made, start)
+    drops = isinstance(plan.trunk, MLP) and plan.trunk.dropout > 0
+    return replace(made, dropout=rngs.dropout.fork()) if drops else made
+
+
+def kept_tensors(given: Planned) -> nnx.Dict[Any]:
+    """Take the target's tensors that nothing generates."""
+    values = given.read.values
+    return nnx.Dict({name: Fixed(jnp.asarray(values[name])) for name in given.plan.kept})
 
 
 def _refuse_lost_values(plan: Plan, native: Mapping[str, Any]) -> None:
@@ -95,38 +86,40 @@ def _refuse_lost_values(plan: Plan, native: Mapping[str, Any]) -> None:
             raise ValueError(message("target", got, "values to keep or to start from", way_out))
 
 
-def _trees(
-    plan: Plan, native: Mapping[str, Any]
-) -> tuple[nnx.Dict[Any], nnx.Dict[Any], nnx.Dict[Any]]:
-    """Take what is used of the target's values: bases, kept tensors, starts of later ids."""
-    bases = {
-        e.tensor: (nnx.Param if e.form.trains_base else Fixed)(jnp.asarray(native[e.tensor]))
-        for e in plan.entries
-        if e.form.has_base
-    }
-    kept = {name: Fixed(jnp.asarray(native[name])) for name in plan.kept}
+def _bases(plan: Plan, native: Mapping[str, Any]) -> nnx.Dict[Any]:
+    """Take the target's tensors that forms change."""
+    return nnx.Dict(
+        {
+            e.tensor: (nnx.Param if e.form.trains_base else Fixed)(jnp.asarray(native[e.tensor]))
+            for e in plan.entries
+            if e.form.has_base
+        }
+    )
+
+
+def _starts_of_later_ids(plan: Plan, native: Mapping[str, Any]) -> nnx.Dict[Any]:
+    """Take the target's tensors that rows of ids added later start from."""
     tables = [head for head in plan.heads if head.source is Source.TABLE]
     names = [s.native for head in tables for s in head.segments if s.native]
-    later = {name: Fixed(jnp.asarray(native[name])) for name in names}
-    return nnx.Dict(bases), nnx.Dict(kept), nnx.Dict(later)
+    return nnx.Dict({name: Fixed(jnp.asarray(native[name])) for name in names})
 
 
-def _fill(built: Built, start: Start) -> None:
+def _fill(made: Generator, start: Start) -> None:
     """Give every linear head its start; measure the trunk's features first."""
-    moments = _moments(built)
-    for i, head in enumerate(built.plan.heads):
-        module = built.heads[head.name]
+    moments = _moments(made)
+    for i, head in enumerate(made.plan.heads):
+        module = made.heads[head.name]
         if isinstance(module, LinearHead):
             module.fill(head, moments[i], start)
-        elif isinstance(module, GivenHead) and head.scaled and built.scales is not None:
+        elif isinstance(module, GivenHead) and head.scaled and made.scales is not None:
             # No weights to hold the scale of the features: the pieces' own take it over.
-            rows = [row for row, piece in enumerate(built.plan.pieces) if piece.head == i]
-            own = np.array(built.scales.get_value())
+            rows = [row for row, piece in enumerate(made.plan.pieces) if piece.head == i]
+            own = np.array(made.scales.get_value())
             own[rows, 0] /= math.sqrt(moments[i])
-            built.scales.set_value(start.array(own))
+            made.scales.set_value(start.array(own))
 
 
-def _moments(built: Built) -> dict[int, float]:
+def _moments(built: Generator) -> dict[int, float]:
     """Measure the features that heads see, where a start depends on it."""
     trunk = built.plan.trunk
     if not isinstance(trunk, CustomTrunk) and not any(
@@ -171,30 +164,30 @@ def _sample(choice: Condition, module: Any, num: int, draws: np.random.RandomSta
     return Encoded(jnp.asarray(draw.astype(dtype)))
 
 
-def grow(hnet: HyperNetwork, num: int, rngs: nnx.Rngs) -> tuple[Plan, list[Param]]:
+def grow(generator: Generator, num: int, rngs: nnx.Rngs) -> tuple[Plan, list[Param]]:
     """Add `num` ids to everything that is looked up by id; return the new plan and parameters."""
     positive_int("num", num)
-    plan = hnet.plan
-    modules = [m for _, m in nnx.iter_modules(hnet.condition)]
+    plan = generator.plan
+    modules = [m for _, m in nnx.iter_modules(generator.condition)]
     embeddings = [m for m in modules if isinstance(m, EmbeddingCondition)]
     if plan.num_ids is None or len(embeddings) != 1:
         wanted = "a condition with one Embedding to grow"
         raise ValueError(message("add_conditions", plan.condition, wanted))
     dtype = generator_dtype(plan.spec)
-    start = Start(rngs, dtype, {name: hnet.native[name][...] for name in hnet.native})
+    start = Start(rngs, dtype, {name: generator.native[name][...] for name in generator.native})
     table = embeddings[0].table
     added = [table.grow(embeddings[0].new_rows(num, start))]
     for head in plan.heads:
-        module = hnet.heads[head.name]
+        module = generator.heads[head.name]
         if isinstance(module, SlotHead) and isinstance(module.slots, Table):
             shape = (num, *module.slots.blocks[0].shape[1:])
             added.append(module.slots.grow(start.unit_rows(shape)))
         elif isinstance(module, TableHead):
             added.append(module.table.grow(module.new_rows(head, num, start)))
-    for _, part in nnx.iter_modules(hnet.trunks):
+    for _, part in nnx.iter_modules(generator.trunks):
         if isinstance(part, IdNorm):
             part.grow(num)
-    return replace(plan, condition=_with_more_ids(plan.condition, num)), added
+    return replace(plan, condition=_with_more_ids(plan.condition, num)).settled(), added
 
 
 def _with_more_ids(choice: Condition, num: int) -> Condition:

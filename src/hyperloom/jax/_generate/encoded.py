@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import numpy as np
 from jax import Array
 
 
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Encoded:
-    """A condition, encoded.
+    """A condition, encoded: a pytree of arrays.
 
     Attributes:
         vector: `(*batch, E)`.

@@ -13,7 +13,7 @@ from jax import Array
 
 from hyperloom._core.choices.forms import Whole
 from hyperloom._core.plan.plan import Entry, Plan
-from hyperloom.jax._generate.conditions import Encoded
+from hyperloom.jax._generate.encoded import Encoded
 from hyperloom.jax._generate.heads import GivenHead, LinearHead, TableHead
 
 

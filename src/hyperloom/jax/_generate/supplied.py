@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 from flax import nnx
 
 from hyperloom._core.errors import did_you_mean, message
 from hyperloom.jax._arrays import is_array
+from hyperloom.jax._generate.generator import Generator
 from hyperloom.jax._generate.norms import IdNorm
 from hyperloom.jax._generate.table import Table
 from hyperloom.jax._target.variables import Hole, Variable, is_random
 
-if TYPE_CHECKING:
-    from hyperloom.jax._hypernetwork import HyperNetwork
+Owner = TypeVar("Owner", bound=nnx.Module)
 
 
-def with_parameters(hnet: HyperNetwork, parameters: Mapping[str, Any]) -> HyperNetwork:
+def with_parameters(hnet: Owner, parameters: Mapping[str, Any]) -> Owner:
     """Return a hypernetwork with given arrays in the place of its own.
 
     All else is shared with the one it comes from: random streams go on and statistics are kept.
@@ -32,8 +32,8 @@ def with_parameters(hnet: HyperNetwork, parameters: Mapping[str, Any]) -> HyperN
     _check({name: leaves[path] for name, path in named.items()}, parameters)
     for name, value in parameters.items():
         leaves[named[name]] = type(leaves[named[name]])(value)
-    made: HyperNetwork = nnx.merge(graphdef, nnx.from_flat_state(list(leaves.items())))
-    refuse_other_numbers(made, "parameters")
+    made: Owner = nnx.merge(graphdef, nnx.from_flat_state(list(leaves.items())))
+    refuse_other_numbers(Generator.of(made), "parameters")
     return made
 
 
@@ -65,13 +65,13 @@ def check_shape(argument: str, name: str, shape: tuple[int, ...], value: Any) ->
         raise ValueError(message(argument, f"shape {tuple(value.shape)}", f"shape {right}"))
 
 
-def refuse_other_numbers(hnet: HyperNetwork, argument: str) -> None:
+def refuse_other_numbers(generator: Generator, argument: str) -> None:
     """Raise if tables that are looked up by one id have rows for different numbers of ids."""
-    if hnet.plan.num_ids is None:
+    if generator.plan.num_ids is None:
         return
     found: dict[int, str] = {}
     for part in ("condition", "trunks", "heads"):
-        for path, module in nnx.iter_modules(getattr(hnet, part)):
+        for path, module in nnx.iter_modules(getattr(generator, part)):
             if isinstance(module, (Table, IdNorm)):
                 num = module.num if isinstance(module, Table) else module.norm_mean.shape[0]
                 found.setdefault(num, ".".join(map(str, (part, *path))))

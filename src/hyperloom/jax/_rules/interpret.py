@@ -30,20 +30,19 @@ def axes(weights: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def with_kernels(weights: Mapping[str, Any], lead: int, num: int) -> dict[str, Any]:
+def with_kernels(weights: Mapping[str, Any], num: int) -> dict[str, Any]:
     """Return the weights with dense kernels as objects, where convolution has a better way.
 
     Args:
-        weights: Arrays `(*batch, *shape)` and objects by name.
-        lead: Dimensions of the batch.
-        num: Conditions in it.
+        weights: Arrays `(B, *shape)` and objects by name.
+        num: Conditions `B`.
     """
     if num <= 1 or device_class() != "cpu":
         return dict(weights)
     return {
         name: weight
-        if isinstance(weight, StructuredWeight) or weight.ndim < lead + 3
-        else formed(name, weight, lead)
+        if isinstance(weight, StructuredWeight) or weight.ndim < 4
+        else formed(name, weight, 1)
         for name, weight in weights.items()
     }
 

@@ -1,12 +1,14 @@
-"""Pairing inputs with a batch of conditions."""
+"""One call: its inputs paired with the conditions, and what else each condition brings."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 from jax import Array
 
 from hyperloom._core.errors import message
@@ -15,28 +17,36 @@ from hyperloom.jax._arrays import is_array
 Dims = int | tuple[Any, ...] | None
 
 
-class Call:
-    """The inputs of one call, checked against the batch of conditions.
+@dataclass(frozen=True, eq=False)
+class PairedInputs:
+    """The inputs of the target in one call, checked against the batch of conditions.
 
     Attributes:
-        batch: Dimensions of the batch; `()` for one condition.
-        arrays: All arrays among the inputs, in order.
-        dims: For each the dimension that pairs with the conditions, or `None`.
-
-    Args:
-        batch: Dimensions of the batch.
-        inputs: Positional inputs of the target.
-        in_axes: As in `HyperNetwork.__call__`.
-        kwargs: Keyword inputs of the target.
-
-    Raises:
-        ValueError: Inputs that do not pair with the conditions.
+        paired: The arrays that pair with conditions, `(B, ...)` each; `()` has nothing in front.
+        shared: The arrays that all conditions share.
     """
 
-    def __init__(
-        self, batch: tuple[int, ...], inputs: tuple[Any, ...], in_axes: Dims, kwargs: dict[str, Any]
-    ) -> None:
-        self.batch = batch
+    paired: list[Array]
+    shared: list[Array]
+    _places: tuple[list[int], list[int]]
+    _others: list[Any]
+    _tree: Any
+
+    @classmethod
+    def of(
+        cls, batch: tuple[int, ...], inputs: tuple[Any, ...], in_axes: Dims, kwargs: dict[str, Any]
+    ) -> PairedInputs:
+        """Pair inputs with a batch of conditions.
+
+        Args:
+            batch: Dimensions of the batch; `()` for one condition.
+            inputs: Positional inputs of the target.
+            in_axes: As in `HyperNetwork.__call__`.
+            kwargs: Keyword inputs of the target.
+
+        Raises:
+            ValueError: Inputs that do not pair with the conditions.
+        """
         each = isinstance(in_axes, (tuple, list))
         if isinstance(in_axes, (tuple, list)) and len(in_axes) != len(inputs):
             got = f"{len(in_axes)} entries for {len(inputs)} inputs"
@@ -49,34 +59,66 @@ class Call:
         ]
         for key, value in sorted(kwargs.items()):  # the order of the leaves
             found += _leaves(value, 0 if each else in_axes, key)
-        self.arrays = [array for _, array, _ in found]
-        self.dims = [dim for *_, dim in found]
-        if batch:
-            _check(found, batch)
-        leaves, self._tree = jax.tree.flatten((inputs, kwargs))
-        self._places = [i for i, leaf in enumerate(leaves) if is_array(leaf)]
-        self._others = [None if is_array(leaf) else leaf for leaf in leaves]
+        leaves, tree = jax.tree.flatten((inputs, kwargs))
+        places = [i for i, leaf in enumerate(leaves) if is_array(leaf)]
+        others = [None if is_array(leaf) else leaf for leaf in leaves]
+        paired, shared, where = [], [], ([], [])
+        for place, (name, array, dim) in zip(places, found, strict=True):
+            pairs = bool(batch) and dim is not None
+            (paired if pairs else shared).append(
+                _in_front(name, array, dim, batch) if pairs else array
+            )
+            where[0 if pairs else 1].append(place)
+        return cls(paired, shared, where, others, tree)
 
-    @classmethod
-    def of_arrays(cls, call: Call, arrays: list[Array], batch: tuple[int, ...]) -> Call:
-        """Return `call` with other arrays and another batch."""
-        made = object.__new__(cls)
-        made.__dict__.update(call.__dict__)
-        made.arrays, made.batch = arrays, batch
-        return made
-
-    def rebuild(self, arrays: list[Array]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Return positional and keyword inputs with `arrays` in place of the arrays."""
+    def rebuild(
+        self, paired: list[Array], shared: list[Array]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return positional and keyword inputs with these arrays in their places."""
         leaves = list(self._others)
-        for place, array in zip(self._places, arrays, strict=True):
-            leaves[place] = array
+        for places, arrays in zip(self._places, (paired, shared), strict=True):
+            for place, array in zip(places, arrays, strict=True):
+                leaves[place] = array
         return jax.tree.unflatten(self._tree, leaves)
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One call of the target.
+
+    Attributes:
+        batch: Dimensions of the batch of conditions; `()` for one condition.
+        inputs: Its inputs.
+        keys: For each random stream of the target a key, `(B,)`; for one condition, `()`.
+        state: The target's state, `{name: (B, *shape)}`; what it does not name is its own.
+        mutable: Whether the state after the call is wanted.
+    """
+
+    batch: tuple[int, ...]
+    inputs: PairedInputs
+    keys: Mapping[str, Array] = field(default_factory=dict[str, Array])
+    state: Mapping[str, Array] = field(default_factory=dict[str, Array])
+    mutable: bool = False
+
+    @property
+    def num(self) -> int:
+        """Number of conditions."""
+        return math.prod(self.batch)
+
+    def slices(self) -> tuple[list[Array], dict[str, Array], dict[str, Array]]:
+        """Return all that has a slice for each condition, as a tree of arrays `(B, ...)`."""
+        return self.inputs.paired, dict(self.keys), dict(self.state)
+
+    def with_slices(self, slices: Any, batch: tuple[int, ...]) -> Call:
+        """Return the call for other conditions, with what `slices` returned for those."""
+        paired, keys, state = slices
+        inputs = replace(self.inputs, paired=paired)
+        return replace(self, batch=batch, inputs=inputs, keys=keys, state=state)
 
     def rows(self) -> int:
         """Guess how many rows each condition has, from the first paired input `(B, *n, I)`."""
-        for array, dim in zip(self.arrays, self.dims, strict=True):
-            if dim is not None:
-                return max(1, int(np.prod(array.shape[len(self.batch) : -1])))
+        for array in self.inputs.paired:
+            return max(1, math.prod(array.shape[1:-1]))
         return 1
 
 
@@ -100,15 +142,33 @@ def _leaves(tree: Any, dims: Any, name: str) -> Iterator[tuple[str, Any, int | N
         raise TypeError(message("in_axes", repr(dims), wanted))
 
 
-def _check(found: list[tuple[str, Any, int | None]], batch: tuple[int, ...]) -> None:
-    """Raise unless every paired array has the batch's dimensions where its `dim` says."""
-    for name, array, dim in found:
-        shape = list(array.shape)
-        for size in batch if dim is not None else ():
-            assert dim is not None
-            if not -len(shape) <= dim < len(shape) or shape[dim] != size:
-                way_out = "For one input that all conditions share, pass in_axes=None."
-                wanted = f"{size} at dimension {dim}, one slice for each condition of the batch"
-                got = f"shape {tuple(array.shape)} beside conditions {batch}"
-                raise ValueError(message(name, got, wanted, way_out))
-            del shape[dim]
+def _in_front(name: str, array: Any, dim: Any, batch: tuple[int, ...]) -> Array:
+    """Return an array `(B, ...)` of one whose dimensions of the batch stand at `dim`.
+
+    Raises:
+        ValueError: It does not have them there.
+    """
+    shape = list(array.shape)
+    for size in batch:
+        if not -len(shape) <= dim < len(shape) or shape[dim] != size:
+            way_out = "For one input that all conditions share, pass in_axes=None."
+            wanted = f"{size} at dimension {dim}, one slice for each condition of the batch"
+            got = f"shape {tuple(array.shape)} beside conditions {batch}"
+            raise ValueError(message(name, got, wanted, way_out))
+        del shape[dim]
+    for done in range(len(batch)):
+        axis = dim + done if dim >= 0 else dim
+        array = array if axis == done else jnp.moveaxis(array, axis, done)
+    return flat_batch(array, batch)
+
+
+def flat_batch(array: Array, batch: tuple[int, ...]) -> Array:
+    """Return `(*batch, ...)` as `(B, ...)`; one condition has no `B`."""
+    if len(batch) <= 1:
+        return jnp.asarray(array)
+    return jnp.reshape(array, (math.prod(batch), *array.shape[len(batch) :]))
+
+
+def unflat_batch(array: Array, batch: tuple[int, ...]) -> Array:
+    """Return `(B, ...)` as `(*batch, ...)`."""
+    return array if len(batch) <= 1 else jnp.reshape(array, (*batch, *array.shape[1:]))

@@ -2,24 +2,45 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from flax import nnx
 from jax import Array
 
 from hyperloom._core.errors import did_you_mean, message
 from hyperloom._core.plan.plan import Plan
 from hyperloom.jax._arrays import is_array
 
-if TYPE_CHECKING:
-    from hyperloom.jax._hypernetwork import HyperNetwork
+
+def as_rngs(rngs: Any) -> nnx.Rngs | None:
+    """Return random streams for a call, from streams, a key, or a dict of keys."""
+    if rngs is None or isinstance(rngs, nnx.Rngs):
+        return rngs
+    if isinstance(rngs, Mapping):
+        return nnx.Rngs(**rngs)
+    if isinstance(rngs, Array):
+        return nnx.Rngs(rngs)
+    way_out = "Make one from a seed: jax.random.key(0)."
+    raise TypeError(message("rngs", repr(rngs), "an nnx.Rngs, a key or a dict of keys", way_out))
+
+
+def outside() -> int:
+    """Return the stack level of the code that called the hypernetwork."""
+    level, frame = 1, sys._getframe(1)
+    while frame is not None:
+        name = frame.f_globals.get("__name__", "")
+        if not name.startswith(("hyperloom.", "jax.", "flax.")):
+            return level
+        level, frame = level + 1, frame.f_back
+    return 2
 
 
 def check_state(
-    hnet: HyperNetwork, state: Mapping[str, Array], batch: tuple[int, ...]
+    own: Mapping[str, Any], state: Mapping[str, Array], batch: tuple[int, ...]
 ) -> dict[str, Array]:
-    """Check given state against the target's, and return it."""
-    own = hnet.target.state()
+    """Check given state against the target's `own`, and return it."""
     for name, value in state.items():
         if name not in own:
             way_out = did_you_mean(name, own) if own else "The target has no state."

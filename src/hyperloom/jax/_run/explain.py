@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 import jax
 from flax import nnx
@@ -11,47 +11,43 @@ from flax import nnx
 from hyperloom._core.plan.contraction import layer_of
 from hyperloom._core.plan.cost import Layer
 from hyperloom._core.reports.explanation import Explanation, used
-from hyperloom.jax._generate.conditions import Encoded
-from hyperloom.jax._run.call import Call
-from hyperloom.jax._run.run import Extras, run_part, split_keys
-from hyperloom.jax._target.adaptor import Notes
+from hyperloom.jax._generate.encoded import Encoded
+from hyperloom.jax._generate.generator import Generator
+from hyperloom.jax._run.route import route
+from hyperloom.jax._run.run import Asked, flat_encoded, maker, travel
+from hyperloom.jax._run.runner import Runner
 from hyperloom.jax._weights.choose import device_class
 
-if TYPE_CHECKING:
-    from hyperloom.jax._hypernetwork import HyperNetwork
 
-
-def explain(hnet: HyperNetwork, encoded: Encoded, call: Call, extras: Extras) -> Explanation:
+def explain(generator: Generator, runner: Runner, encoded: Encoded, asked: Asked) -> Explanation:
     """Trace a call, and note what was chosen for every use of a generated tensor."""
+    plan, call = generator.plan, asked.of(runner, encoded.batch)
+    size, single = encoded.vector.dtype.itemsize, not call.batch
+    way = route(plan, runner.execution, call, size)
+    key = generator.trunk_key(asked.streams)
     notes: list[tuple[str, str, str, Layer | None]] = []
 
     def record(name: str, operation: str, way: str, layer: Layer | None) -> None:
         notes.append((name, operation, way, layer))
 
-    graphdef, state = nnx.split(hnet)
+    graphdef, state = nnx.split((generator.modules(), runner.modules()))
 
-    def run(state: Any, vector: Any, ids: Any, keys: Any, arrays: Any) -> Any:
+    def run(state: Any, encoded: Encoded, slices: Any) -> Any:
         # A copy that is traced too: a batch norm in the trunk keeps statistics of what it sees.
-        traced = nnx.merge(graphdef, state, copy=True)
-        own = Extras(keys, extras.trunk_key, extras.state, extras.mutable)
-        part = Call.of_arrays(call, arrays, call.batch)
-        return run_part(traced, Encoded(vector, ids), part, own, Notes(), record)
+        mine, its = nnx.merge(graphdef, state, copy=True)
+        copy, own = replace(generator, **mine), replace(runner, **its)
+        here = call.with_slices(slices, call.batch)
+        make = maker(copy, own, way, here, key)
+        return travel(own, way, make, encoded, here, record)[0]
 
-    keys = split_keys(extras.keys, call.batch)
-    jax.eval_shape(run, state, encoded.vector, encoded.ids, keys, call.arrays)
-    num, single = math.prod(call.batch), not call.batch
-    size, device = encoded.vector.dtype.itemsize, device_class()
-    entries = {entry.tensor: entry for entry in hnet.plan.entries}
+    jax.eval_shape(run, state, flat_encoded(encoded), call.slices())
+    entries = {entry.tensor: entry for entry in plan.entries}
     seen = {name for name, *_ in notes}
     notes += [(name, "other", "dense", None) for name in entries if name not in seen]
-    uses = []
+    uses, device = [], device_class()
     # A loop's body may be traced more than once.
-    for name, operation, way, layer in dict.fromkeys(notes):
-        if layer is None and way == "dense" and not single:
-            layer = layer_of(hnet.plan, entries[name], num, call.rows())
-        spec = hnet.plan.spec[name]
-        uses.append(used(spec, operation, way, layer, size, device, single))
-    if single:
-        return Explanation("single", "one condition: the target is run as it is", 1, tuple(uses))
-    reason = "the target is traced, and its equations run for all conditions at once"
-    return Explanation("vmap", reason, num, tuple(uses))
+    for name, operation, choice, layer in dict.fromkeys(notes):
+        if layer is None and choice == "dense" and not single:
+            layer = layer_of(plan, entries[name], way.at_once, call.rows())
+        uses.append(used(plan.spec[name], operation, choice, layer, size, device, single))
+    return Explanation(way.strategy, way.reason, call.num, tuple(uses))

@@ -1,12 +1,12 @@
-"""Running a target on a batch of conditions."""
+"""The road of a call: encode, route, make, run, store."""
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,204 +14,183 @@ from flax import nnx
 from jax import Array
 
 from hyperloom._core.errors import message
-from hyperloom.jax._generate.conditions import Encoded
+from hyperloom._core.plan.plan import Plan
+from hyperloom.jax._generate.encoded import Encoded
+from hyperloom.jax._generate.generator import Generator
 from hyperloom.jax._generate.norms import training
-from hyperloom.jax._rules import interpret
-from hyperloom.jax._run.call import Call
-from hyperloom.jax._run.checks import check_state
+from hyperloom.jax._run.call import Call, Dims, PairedInputs, flat_batch, unflat_batch
+from hyperloom.jax._run.checks import check_params, check_state, outside
+from hyperloom.jax._run.route import Route, route
+from hyperloom.jax._run.runner import Runner
+from hyperloom.jax._run.strategies import STRATEGIES, Result, Target
 from hyperloom.jax._target.adaptor import Notes
 from hyperloom.jax._weights.choose import Record
 from hyperloom.jax._weights.make import make_weights
 
-if TYPE_CHECKING:
-    from hyperloom.jax._hypernetwork import HyperNetwork
+# `make(source, part)`: weights with a slice for each condition, and tensors that all share.
+# `source` has a slice for each condition; `part` counts the parts that a batch is run in.
+Make = Callable[[Any, Array], tuple[Mapping[str, Any], Mapping[str, Array]]]
 
 
 @dataclass(frozen=True)
-class Extras:
-    """What goes with a call beside its inputs.
+class Asked:
+    """What a call is given beside the condition.
 
     Attributes:
-        keys: A key for each random stream of the target, one for all conditions.
-        trunk_key: A key for dropout in the trunk, or `None`.
-        state: The target's state for each condition, `{name: (*batch, *shape)}`; what it does
-            not name is the target's own.
+        inputs: The target's positional inputs.
+        in_axes: As in `HyperNetwork.__call__`.
+        kwargs: Its keyword inputs.
+        streams: Random streams of this call, if it is given any.
+        state: The target's state, `{name: (*batch, *shape)}`, as far as it is given.
         mutable: Whether the state after the call is wanted.
     """
 
-    keys: Mapping[str, Array]
-    trunk_key: Array | None
-    state: Mapping[str, Array]
-    mutable: bool
+    inputs: tuple[Any, ...]
+    in_axes: Dims
+    kwargs: dict[str, Any]
+    streams: nnx.Rngs | None
+    state: Mapping[str, Array] | None = None
+    mutable: bool = False
+
+    def of(self, runner: Runner, batch: tuple[int, ...]) -> Call:
+        """Return the call for a batch of conditions.
+
+        Raises:
+            ValueError: Inputs or state that do not pair with the conditions.
+        """
+        inputs = PairedInputs.of(batch, self.inputs, self.in_axes, self.kwargs)
+        state = check_state(runner.target.state(), self.state or {}, batch)
+        call = Call(batch, inputs, mutable=self.mutable)
+        keys = split_keys(runner.target.keys(self.streams), call)
+        flat = {name: flat_batch(value, batch) for name, value in state.items()}
+        return call.with_slices((inputs.paired, keys, flat), batch)
 
 
-Result = tuple[Any, dict[str, Any]]
+def forward(
+    generator: Generator, runner: Runner, condition: Any, carry: Any, asked: Asked
+) -> tuple[Any, Any]:
+    """Generate and run; return what the call asked for, and the condition's next state."""
+    encoded = generator.encode(condition, asked.streams, carry)
+    return run_encoded(generator, runner, encoded, asked), encoded.carry
 
 
-def run_encoded(
-    hnet: HyperNetwork,
-    encoded: Encoded,
-    call: Call,
-    rngs: nnx.Rngs | None,
-    state: Mapping[str, Array] | None = None,
-    mutable: bool = False,
-) -> Any:
-    """Generate and run; return what a call of the hypernetwork returns, without a carry."""
-    own = check_state(hnet, state or {}, encoded.batch)
-    extras = Extras(hnet.target.keys(rngs), hnet._trunk_key(rngs), own, mutable)
-    out, left = execute(hnet, encoded, call, extras)
-    return (out, left) if mutable else out
+def run_encoded(generator: Generator, runner: Runner, encoded: Encoded, asked: Asked) -> Any:
+    """Generate and run for conditions that are encoded already."""
+    call = asked.of(runner, encoded.batch)
+    way = route(generator.plan, runner.execution, call, encoded.vector.dtype.itemsize)
+    make = maker(generator, runner, way, call, generator.trunk_key(asked.streams))
+    result, notes = travel(runner, way, make, flat_encoded(encoded), call)
+    return store(runner, call, result, notes)
 
 
-def note(hnet: HyperNetwork, notes: Notes, extras: Extras) -> None:
-    """Let streams that were used go on; say once that state of the target is not kept."""
-    hnet.target.advance(notes.used)
-    if notes.written and not extras.mutable and "lost" not in hnet._notices.held:
-        hnet._notices.held.add("lost")
-        warnings.warn(
-            f"target: it updates its state, {sorted(notes.written)[0]!r} first, which is not "
-            "kept. Call with mutable=True to get the state of each condition, or use eval().",
-            stacklevel=4,
-        )
+def run_given(plan: Plan, runner: Runner, params: Mapping[str, Array], asked: Asked) -> Any:
+    """Run with tensors that are given."""
+    batch = check_params(plan, params)
+    call = asked.of(runner, batch)
+    way = route(plan, runner.execution, call, None)
+    kept = {name: value for name, value in params.items() if name in plan.kept}
+    source = {n: flat_batch(v, batch) for n, v in params.items() if n not in kept}
+    result, notes = travel(runner, way, lambda source, _: (source, kept), source, call)
+    return store(runner, call, result, notes)
 
 
-def execute(hnet: HyperNetwork, encoded: Encoded, call: Call, extras: Extras) -> Result:
-    """Generate and run, in as many parts as `hnet.execution` asks for.
+def maker(generator: Generator, runner: Runner, way: Route, call: Call, key: Array | None) -> Make:
+    """Return the function that makes what the target is run with.
+
+    Args:
+        generator: The generator.
+        runner: The runner.
+        way: The way of the call.
+        call: The call.
+        key: For dropout in the trunk.
+
+    Raises:
+        ValueError: A batch in parts whose trunk's batch norm takes statistics of the whole.
+    """
+    if (way.at_once < call.num or way.recompute) and training(generator.trunks):
+        # In parts it would see each part by itself; run again it would count the batch twice.
+        way_out = "Use norm='rms' or 'layer', or call hnet.eval()."
+        got = f"{runner.execution} with a trunk whose batch norm is training"
+        raise ValueError(message("execution", got, "all conditions of a batch at once", way_out))
+
+    def make(encoded: Encoded, part: Array) -> tuple[Mapping[str, Any], Mapping[str, Array]]:
+        own = None if key is None else jax.random.fold_in(key, part)
+        return make_weights(generator, encoded, own, way.as_objects)
+
+    return make
+
+
+def travel(
+    runner: Runner, way: Route, make: Make, source: Any, call: Call, record: Record | None = None
+) -> tuple[Result, Notes]:
+    """Make the weights and run the target, in as many parts as the way says.
 
     Returns:
-        What the target returns, and its state after the call, `{}` unless wanted.
+        What the target returns and its state after the call, `(*batch, ...)` each; and what was
+        seen of its state and streams.
     """
     notes = Notes()
-    keys = split_keys(extras.keys, call.batch)
-    choice = hnet.execution
-    at_once = choice.conditions_at_once(hnet.plan.output_bytes(1, encoded.vector.dtype.itemsize))
-    num = call.batch[0] if len(call.batch) == 1 else 1
-    size = num if at_once is None else min(at_once, num)
 
-    def run(x: tuple[Any, ...]) -> Result:
-        vector, ids, index, arrays, keys, state = x
-        part = Call.of_arrays(call, arrays, vector.shape[:-1])
-        key = None if extras.trunk_key is None else jax.random.fold_in(extras.trunk_key, index)
-        own = Extras(keys, key, state, extras.mutable)
-        return run_part(hnet, Encoded(vector, ids), part, own, notes)
+    def part(num: int, source: Any, slices: Any, index: Array) -> Result:
+        batch = (num,) if call.batch else ()
+        weights, shared = make(source, index)
+        target = Target(runner, {**runner.kept_tensors(), **shared}, notes, record)
+        return STRATEGIES[way.strategy](target, weights, call.with_slices(slices, batch))
 
-    whole = size >= num
-    if not whole or choice.recompute:
-        _refuse_batch_statistics(hnet)
-        run = jax.checkpoint(run) if choice.recompute else run
-    paired = [d is not None for d in call.dims]
-    if whole:
-        arrays, given = call.arrays, run
-        xs = (encoded.vector, encoded.ids, jnp.zeros((), int), arrays, keys, dict(extras.state))
-        made = given(xs)
+    def run(num: int) -> Callable[..., Result]:
+        function = partial(part, num)
+        return jax.checkpoint(function) if way.recompute else function
+
+    slices = (source, call.slices())
+    if way.at_once >= call.num:
+        result = run(call.num)(*slices, jnp.zeros((), int))
     else:
-        made = _in_parts(run, call, paired, (encoded, keys, dict(extras.state)), size)
-    note(hnet, notes, extras)
-    return made
+        result = _in_parts(run, slices, call.num, way.at_once)
+    return jax.tree.map(lambda a: unflat_batch(a, call.batch), result), notes
 
 
-def _in_parts(
-    run: Callable[..., Result], call: Call, paired: list[bool], rest: Any, size: int
-) -> Result:
+def _in_parts(run: Callable[[int], Callable[..., Result]], slices: Any, num: int, size: int) -> Any:
     """Run `size` conditions at a time, one part after the other, and join what they return."""
-    encoded, keys, state = rest
-    num = call.batch[0]
-    moved = [
-        jnp.moveaxis(a, d, 0) if d is not None else a
-        for a, d in zip(call.arrays, call.dims, strict=True)
-    ]
-    own = [a for a, p in zip(moved, paired, strict=True) if p]
-
-    def part(x: tuple[Any, ...]) -> Result:
-        vector, ids, index, mine, keys, state = x
-        given = iter(mine)
-        arrays = [
-            jnp.moveaxis(next(given), 0, d) if d is not None else a
-            for a, d in zip(call.arrays, call.dims, strict=True)
-        ]
-        return run((vector, ids, index[0], arrays, keys, state))
-
-    xs = (encoded.vector, encoded.ids, jnp.arange(num) // size, own, keys, state)
-    full = num // size * size
-    front = jax.tree.map(lambda a: a[:full].reshape(-1, size, *a.shape[1:]), xs)
-    made = jax.tree.map(lambda a: a.reshape(full, *a.shape[2:]), jax.lax.map(part, front))
-    if full == num:
+    full = num // size
+    front = jax.tree.map(lambda a: a[: full * size].reshape(full, size, *a.shape[1:]), slices)
+    made = jax.lax.map(lambda x: run(size)(*x[0], x[1]), (front, jnp.arange(full)))
+    made = jax.tree.map(lambda a: a.reshape(full * size, *a.shape[2:]), made)
+    if full * size == num:
         return made
-    last = part(jax.tree.map(lambda a: a[full:], xs))
+    rest = jax.tree.map(lambda a: a[full * size :], slices)
+    last = run(num - full * size)(*rest, jnp.asarray(full))
     return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), made, last)
 
 
-def _refuse_batch_statistics(hnet: HyperNetwork) -> None:
-    """Raise if the trunk's batch norm would see a part of the batch only."""
-    if training(hnet.trunks):
-        way_out = "Use norm='rms' or 'layer', or call hnet.eval()."
-        got = f"{hnet.execution} with a trunk whose batch norm is training"
-        raise ValueError(message("execution", got, "all conditions of a batch at once", way_out))
+def store(runner: Runner, call: Call, result: Result, notes: Notes) -> Any:
+    """Let streams that were used go on; return what the call asked for.
+
+    It is said once that state of the target is not kept.
+    """
+    out, left = result
+    runner.target.advance(notes.used)
+    if call.mutable:
+        return out, left
+    if notes.written and "lost" not in runner.notices:
+        runner.notices.add("lost")
+        warnings.warn(
+            f"target: it updates its state, {sorted(notes.written)[0]!r} first, which is not "
+            "kept. Call with mutable=True to get the state of each condition, or use eval().",
+            stacklevel=outside(),
+        )
+    return out
 
 
-def run_part(
-    hnet: HyperNetwork,
-    encoded: Encoded,
-    call: Call,
-    extras: Extras,
-    notes: Notes,
-    record: Record | None = None,
-) -> Result:
-    """Generate and run at once; `record` is told how generated tensors are used."""
-    if len(call.batch) == 1:
-        weights, shared = make_weights(hnet, encoded, call.rows(), extras.trunk_key)
-    else:
-        weights, shared = hnet._generate(encoded, extras.trunk_key), hnet._kept()
-    return apply_weights(hnet, weights, shared, call, extras, notes, record)
+def flat_encoded(encoded: Encoded) -> Encoded:
+    """Return conditions `(*batch,)` as `(B,)`, without their next state."""
+    batch, ids = encoded.batch, encoded.ids
+    return Encoded(
+        flat_batch(encoded.vector, batch), None if ids is None else flat_batch(ids, batch)
+    )
 
 
-def apply_weights(
-    hnet: HyperNetwork,
-    weights: Mapping[str, Any],
-    shared: Mapping[str, Array],
-    call: Call,
-    extras: Extras,
-    notes: Notes,
-    record: Record | None = None,
-) -> Result:
-    """Run the target with weights of a batch of conditions, and `shared` for all of them."""
-    pure = hnet.target.pure(notes)
-    base = {n: v for n, v in hnet.target.state().items() if n not in extras.state}
-    names = frozenset({*base, *extras.state})
-
-    def target(tensors: Any, shared: Any, state: Any, keys: Any, arrays: Any) -> Result:
-        args, kwargs = call.rebuild(arrays)
-        out, left = pure({**shared, **tensors}, state, keys, args, kwargs)
-        # Only what the target has from the start: it is what can be given back to it.
-        return out, {n: v for n, v in left.items() if n in names} if extras.mutable else {}
-
-    def one(weights: Any, own: Any, keys: Any, arrays: Any) -> Result:
-        rest = (shared, {**base, **own}, keys, arrays)
-        return interpret.call(target, weights, *rest, num_conditions=num, record=record)
-
-    num = math.prod(call.batch)
-    weights = interpret.with_kernels(weights, len(call.batch), num)
-    function: Callable[..., Result] = one
-    for size in reversed(call.batch):
-        axes = (interpret.axes(weights), 0, 0, list(call.dims))
-        function = jax.vmap(function, in_axes=axes, axis_size=size)
-    return function(dict(weights), dict(extras.state), dict(extras.keys), call.arrays)
-
-
-def split_keys(keys: Mapping[str, Array], batch: tuple[int, ...]) -> dict[str, Array]:
+def split_keys(keys: Mapping[str, Array], call: Call) -> dict[str, Array]:
     """Return keys of its own for each condition."""
-    if not batch:
+    if not call.batch:
         return dict(keys)
-    return {name: jax.random.split(key, batch) for name, key in keys.items()}
-
-
-def as_rngs(rngs: Any) -> nnx.Rngs | None:
-    """Return random streams for a call, from streams, a key, or a dict of keys."""
-    if rngs is None or isinstance(rngs, nnx.Rngs):
-        return rngs
-    if isinstance(rngs, Mapping):
-        return nnx.Rngs(**rngs)
-    if isinstance(rngs, Array):
-        return nnx.Rngs(rngs)
-    way_out = "Make one from a seed: jax.random.key(0)."
-    raise TypeError(message("rngs", repr(rngs), "an nnx.Rngs, a key or a dict of keys", way_out))
+    return {name: jax.random.split(key, call.num) for name, key in keys.items()}

@@ -17,7 +17,7 @@ from hyperloom._core.errors import message
 from hyperloom._core.plan.plan import Plan
 from hyperloom.jax._hypernetwork import HyperNetwork
 from hyperloom.jax._run.call import Dims
-from hyperloom.jax._run.run import as_rngs
+from hyperloom.jax._run.checks import as_rngs
 from hyperloom.jax._target.read import read_target
 
 Params = dict[str, Array]

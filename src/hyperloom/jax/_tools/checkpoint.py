@@ -32,7 +32,7 @@ from hyperloom._core.checkpoint.tensors import (
     write_whole,
 )
 from hyperloom._core.errors import message
-from hyperloom.jax._hypernetwork import HyperNetwork
+from hyperloom.jax._hypernetwork import TOOLS, HyperNetwork
 from hyperloom.jax._target.read import target_spec
 from hyperloom.jax._target.translated import read_translated
 from hyperloom.jax._target.variables import Hole, Variable, is_random, walk
@@ -134,6 +134,9 @@ def load_into(hnet: HyperNetwork, path: str | os.PathLike[str]) -> None:
     tensors = _without_statistics(_read(path, described))
     check_plan(path, hnet.plan, described, "jax")
     _fill(hnet, tensors, path)
+
+
+TOOLS["load"] = load_into
 
 
 def neutral_variables(hnet: HyperNetwork) -> dict[str, list[Variable]]:

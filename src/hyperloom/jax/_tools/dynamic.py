@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +11,10 @@ from jax import Array
 
 from hyperloom._core.errors import message
 from hyperloom.jax._generate.encoded import Encoded
-from hyperloom.jax._run.call import Call
-from hyperloom.jax._run.run import as_rngs, run_encoded
-
-if TYPE_CHECKING:
-    from hyperloom.jax._hypernetwork import HyperNetwork
+from hyperloom.jax._generate.generator import refuse_without_carry
+from hyperloom.jax._hypernetwork import HyperNetwork
+from hyperloom.jax._run.checks import as_rngs
+from hyperloom.jax._run.run import Asked, run_encoded
 
 
 def unroll(
@@ -45,7 +44,8 @@ def unroll(
         TypeError: A condition without a state.
         ValueError: Arrays that differ in `T`, none at all, or what a call refuses.
     """
-    refuse_without_carry(hnet)
+    generator = hnet.generator
+    refuse_without_carry(generator.plan)
     leaves, tree = jax.tree.flatten(condition)
     steps = _num_steps(leaves)
     moving = [isinstance(v, (Array, np.ndarray)) and v.ndim > 0 for v in leaves]
@@ -53,7 +53,7 @@ def unroll(
     def encode(now: list[Any], carry: Any) -> Encoded:
         given = iter(now)
         values = [next(given) if m else v for v, m in zip(leaves, moving, strict=True)]
-        return hnet._encode(jax.tree.unflatten(tree, values), None, carry)
+        return generator.encode(jax.tree.unflatten(tree, values), None, carry)
 
     def step(carry: Any, now: list[Any]) -> tuple[Any, tuple[Array, Array | None]]:
         made = encode(now, carry)
@@ -75,20 +75,13 @@ def unroll(
             raise ValueError(message("inputs", f"shape {tuple(value.shape)}", wanted))
         return value.reshape(-1, *value.shape[len(front) :])
 
-    rngs = options.pop("rngs", None)
+    streams = as_rngs(options.pop("rngs", None))
     given, named = jax.tree.map(join, inputs), jax.tree.map(join, options)
     flat = None if ids is None else ids.reshape(-1)
     encoded = Encoded(vector.reshape(-1, vector.shape[-1]), flat)
-    out = run_encoded(hnet, encoded, Call(encoded.batch, given, 0, named), as_rngs(rngs))
+    out = run_encoded(generator, hnet.runner, encoded, Asked(given, 0, named, streams))
     split = lambda v: v.reshape(*front, *v.shape[1:])  # noqa: E731
     return jax.tree.map(split, out), last
-
-
-def refuse_without_carry(hnet: HyperNetwork) -> None:
-    """Raise if a hypernetwork's condition carries no state."""
-    if not hnet.plan.condition.has_carry:
-        wanted = "a hypernetwork whose condition carries a state (Recurrent)"
-        raise TypeError(message("carry", f"one with {hnet.plan.condition}", wanted))
 
 
 def _num_steps(leaves: list[Any]) -> int:

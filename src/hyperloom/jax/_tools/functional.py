@@ -98,7 +98,7 @@ class Functional(Generic[Network]):
         if any(params[name].shape != shape for name, shape in own.shapes.items()):
             for _, module in nnx.iter_modules(made):
                 if isinstance(module, HyperNetwork):  # a wrapper has some inside
-                    refuse_other_numbers(module, "params")
+                    refuse_other_numbers(module.generator, "params")
         return made
 
     def update(self, hnet: Network, params: Mapping[str, Array]) -> None:

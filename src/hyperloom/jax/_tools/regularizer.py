@@ -24,11 +24,10 @@ from hyperloom._core.backend.regularizer import (
 from hyperloom._core.choices.conditions import Concat, Condition, Embedding
 from hyperloom._core.choices.layouts import Source
 from hyperloom._core.errors import finite_float, message, positive_int
-from hyperloom.jax._generate.conditions import Encoded
+from hyperloom.jax._generate.encoded import Encoded
 from hyperloom.jax._generate.heads import LinearHead
-from hyperloom.jax._generate.numbers import slot_features
 from hyperloom.jax._hypernetwork import HyperNetwork
-from hyperloom.jax._run.run import as_rngs
+from hyperloom.jax._run.checks import as_rngs
 from hyperloom.jax._target.adaptor import Box
 from hyperloom.jax._target.variables import Fixed, is_traced
 
@@ -100,15 +99,15 @@ class OutputRegularizer(nnx.Module):
         check_weights(self.weights.held, hnet.plan, np.shape, "an array")
         check_fixed(hnet.plan.condition, conditions, (Array, np.ndarray), "an array")
         raw = _as_arrays(hnet.plan.condition, conditions)
-        encoded = hnet._encode(raw, None)
+        generator = hnet.generator
+        encoded = generator.encode(raw, None)
         check_batch(encoded.batch)
-        key, num = hnet._trunk_key(None), encoded.batch[0]
-        features = slot_features(hnet.plan, hnet.trunks, hnet.heads, encoded, key)
+        num, features = encoded.batch[0], generator.features(encoded, generator.trunk_key(None))
         weights = {e.tensor: weight_of(self.weights.held, e.tensor) for e in hnet.plan.entries}
         asked = num if self.subset is None else min(self.subset, num)
         heads = remembered_heads(hnet, features, asked, weights)
         rest = made_elsewhere(hnet, heads)
-        made = hnet._generate(encoded, features=features) if rest else {}
+        made = generator.tensors(encoded, features=features) if rest else {}
         self.conditions, self.heads = nnx.data(Fixed(raw)), nnx.Dict(heads)
         self.targets = nnx.Dict({n: Fixed(jax.lax.stop_gradient(made[n])) for n in rest})
         self.num_conditions = num
@@ -125,14 +124,14 @@ class OutputRegularizer(nnx.Module):
         """
         if not self.num_conditions:
             return jnp.zeros(())
-        encoded, index = self._chosen(hnet._encode(self.conditions.get_value(), None), rngs)
-        key, total = hnet._trunk_key(None), jnp.zeros(())
-        features = slot_features(hnet.plan, hnet.trunks, hnet.heads, encoded, key)
+        generator, total = hnet.generator, jnp.zeros(())
+        encoded, index = self._chosen(generator.encode(self.conditions.get_value(), None), rngs)
+        features = generator.features(encoded, generator.trunk_key(None))
         for i, head in enumerate(hnet.plan.heads):
             if head.name in self.heads:
                 memory: HeadMemory = self.heads[head.name]
                 total += memory.distance(hnet.heads[head.name], features[i], index)
-        made = hnet._generate(encoded, features=features) if self.targets else {}
+        made = generator.tensors(encoded, features=features) if self.targets else {}
         for name in self.targets:
             old = self.targets[name][...]
             change = made[name] - (old if index is None else old[index])

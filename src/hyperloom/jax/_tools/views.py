@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,10 +13,8 @@ from jax import Array
 from hyperloom._core.backend import views
 from hyperloom._core.plan.plan import Plan
 from hyperloom.jax._generate.table import Table
+from hyperloom.jax._hypernetwork import HyperNetwork
 from hyperloom.jax._target.adaptor import dotted
-
-if TYPE_CHECKING:
-    from hyperloom.jax._hypernetwork import HyperNetwork
 
 Params = dict[str, Array]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,39 +21,42 @@ from hyperloom._core.choices.forms import (
 from hyperloom._core.choices.layouts import Piece, Source
 from hyperloom._core.plan.contraction import contracts, in_one_slot, is_shared
 from hyperloom._core.plan.plan import Entry, Plan
-from hyperloom.jax._generate.conditions import Encoded
+from hyperloom.jax._generate.encoded import Encoded
+from hyperloom.jax._generate.generator import Generator
 from hyperloom.jax._generate.heads import GivenHead, LinearHead, TableHead
-from hyperloom.jax._generate.numbers import base_of, scale_and_shift, slot_features
+from hyperloom.jax._generate.numbers import base_of, scale_and_shift
 from hyperloom.jax._weights.choose import device_class
 from hyperloom.jax._weights.weights import StructuredWeight, combined, factored, scaled, shifted
-
-if TYPE_CHECKING:
-    from hyperloom.jax._hypernetwork import HyperNetwork
 
 Weights = tuple[dict[str, Any], dict[str, Any]]
 
 
 def make_weights(
-    hnet: HyperNetwork, encoded: Encoded, rows: int, key: Array | None = None
+    generator: Generator, encoded: Encoded, key: Array | None, as_objects: bool
 ) -> Weights:
     """Return what the target runs with on a batch of conditions.
 
     Args:
-        hnet: The hypernetwork.
-        encoded: The conditions, with one batch dimension `(B,)`.
-        rows: Rows of input that each condition has, about.
+        generator: The generator.
+        encoded: The conditions, `(B,)`, or one, `()`.
         key: For dropout in the trunk.
+        as_objects: Whether to make weight objects, as `worth_objects` says; else dense arrays.
 
     Returns:
         Weights with a slice for each condition, `{name: array (B, *shape) or weight object}`, and
-        tensors that all conditions share, `{name: array (*shape)}`.
+        generated tensors that all conditions share, `{name: array (*shape)}`.
     """
-    plan, num, itemsize = hnet.plan, encoded.batch[0], encoded.vector.dtype.itemsize
-    by_rows = _rows_are_fewer(plan, num) or contracts(plan, num, rows, itemsize, device_class())
-    if num == 1 or not by_rows:
-        return hnet._generate(encoded, key), hnet._kept()
-    loom = Loom(hnet, encoded, key)
-    return loom.weights(), {**hnet._kept(), **loom.shared()}
+    if not as_objects:
+        return generator.tensors(encoded, key), {}
+    maker = WeightMaker(generator, encoded, key)
+    return maker.weights(), maker.shared()
+
+
+def worth_objects(plan: Plan, num: int, rows: int, itemsize: int) -> bool:
+    """Whether `num` conditions with about `rows` rows of input each are to run on objects."""
+    if num == 1:
+        return False
+    return _rows_are_fewer(plan, num) or contracts(plan, num, rows, itemsize, device_class())
 
 
 def _rows_are_fewer(plan: Plan, num: int) -> bool:
@@ -65,22 +68,20 @@ def _rows_are_fewer(plan: Plan, num: int) -> bool:
     return bool(heads) and num > max(map(plan.features, heads))
 
 
-class Loom:
+class WeightMaker:
     """Makes the weight objects of one call.
 
     Args:
-        hnet: The hypernetwork.
+        generator: The generator.
         encoded: The conditions, with one batch dimension.
         key: For dropout in the trunk.
     """
 
-    def __init__(self, hnet: HyperNetwork, encoded: Encoded, key: Array | None) -> None:
-        self.plan, self.heads = hnet.plan, hnet.heads
-        self.scales = None if hnet.scales is None else hnet.scales[...]
-        self.bases = {name: hnet.bases[name][...] for name in hnet.bases}
-        self.banks = [bank[...] for bank in hnet.banks]
+    def __init__(self, generator: Generator, encoded: Encoded, key: Array | None) -> None:
+        self.plan, self.heads = generator.plan, generator.heads
+        self.scales, self.bases, self.banks = generator.numbers()
         self.encoded = encoded
-        self.features = slot_features(self.plan, hnet.trunks, hnet.heads, encoded, key)
+        self.features = generator.features(encoded, key)
         self.parts: dict[int, dict[int, Array]] = {}
         self.cuts: dict[int, tuple[list[Array], list[Array]]] = {}
 

@@ -1,0 +1,103 @@
+"""`Generator`: a plan with the modules that execute it; from a condition to tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from hyperloom._core.errors import message
+from hyperloom._core.plan.plan import Plan
+from hyperloom.jax._generate.encoded import Encoded
+from hyperloom.jax._generate.numbers import assemble, raw_numbers, slot_features
+from hyperloom.jax._target.variables import Fixed
+
+
+@dataclass(frozen=True, eq=False)
+class Generator:
+    """What a hypernetwork generates with.
+
+    The modules belong to the hypernetwork, under these names; a generator only refers to them.
+
+    Attributes:
+        plan: The plan.
+        condition: The condition, built.
+        trunks: A trunk for each width of its input.
+        heads: The heads by name.
+        scales: `(num_pieces, 2)`, scale and shift of each piece; `None` if no head has any.
+        bases: The tensors that forms with a base change, by name.
+        banks: The plan's banks.
+        native: The target's own values that rows of later ids start from, by name.
+        dropout: The stream that dropout in the trunk draws from; `None` without dropout.
+    """
+
+    plan: Plan
+    condition: Any
+    trunks: Any
+    heads: Any
+    scales: Fixed | None
+    bases: Any
+    banks: Any
+    native: Any
+    dropout: Any
+
+    @classmethod
+    def of(cls, owner: Any) -> Self:
+        """Return the generator whose parts are attributes of `owner`."""
+        return cls(**{field.name: getattr(owner, field.name) for field in fields(cls)})
+
+    def modules(self) -> dict[str, Any]:
+        """Return everything but the plan, by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "plan"}
+
+    def encode(self, value: Any, rngs: nnx.Rngs | None, carry: Any = None) -> Encoded:
+        """Return the vector of a raw condition, with ids and the next state where there are any."""
+        if carry is None:
+            return self.condition(value, rngs)
+        refuse_without_carry(self.plan)
+        return self.condition(value, rngs, carry)
+
+    def trunk_key(self, rngs: nnx.Rngs | None) -> Array | None:
+        """Return a key for dropout in the trunk, where there is any and it is on."""
+        if self.dropout is None or all(la.deterministic for t in self.trunks for la in t.layers):
+            return None
+        return self.dropout() if rngs is None else rngs.dropout()
+
+    def features(self, encoded: Encoded, key: Array | None = None) -> dict[int, Array]:
+        """Run every trunk: head index -> `(*batch, C, F)`."""
+        return slot_features(self.plan, self.trunks, self.heads, encoded, key)
+
+    def tensors(
+        self,
+        encoded: Encoded,
+        key: Array | None = None,
+        features: Mapping[int, Array] | None = None,
+    ) -> dict[str, Array]:
+        """Return every generated tensor, `{name: (*batch, *shape)}`.
+
+        Args:
+            encoded: The conditions.
+            key: For dropout in the trunk.
+            features: What `features` returned for them, if that is known already.
+        """
+        features = self.features(encoded, key) if features is None else features
+        raw = raw_numbers(self.plan, self.heads, encoded, features)
+        dtypes = {t.name: jnp.dtype(t.dtype) for t in self.plan.spec}
+        return assemble(self.plan, raw, *self.numbers(), dtypes)
+
+    def numbers(self) -> tuple[Array | None, dict[str, Array], list[Array]]:
+        """Return scales, bases and banks as arrays."""
+        scales = None if self.scales is None else self.scales[...]
+        bases = {name: self.bases[name][...] for name in self.bases}
+        return scales, bases, [bank[...] for bank in self.banks]
+
+
+def refuse_without_carry(plan: Plan) -> None:
+    """Raise if a hypernetwork's condition carries no state."""
+    if not plan.condition.has_carry:
+        wanted = "a hypernetwork whose condition carries a state (Recurrent)"
+        raise TypeError(message("carry", f"one with {plan.condition}", wanted))
