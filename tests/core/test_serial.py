@@ -89,7 +89,17 @@ EXAMPLES = [
     PLAN,
 ]
 # Nobody makes one of these.
-BASES = {"Statistics", "Condition", "Form", "Init", "Layout", "Trunk", "OnBase", "_Hyperfan"}
+BASES = {
+    "Statistics",
+    "Condition",
+    "Form",
+    "Init",
+    "Layout",
+    "Trunk",
+    "OnBase",
+    "_Hyperfan",
+    "Structure",
+}
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,10 @@ START, END = "<!-- map -->\n", "<!-- /map -->\n"
 # The order of the rooms is that of the data: the core from the ground up, a backend along a call.
 ROOMS = [
     "",
-    *(f"_core{part}" for part in ("", "/target", "/choices", "/choices/layouts", "/plan")),
+    *(
+        f"_core{part}"
+        for part in ("", "/target", "/choices", "/choices/layouts", "/choices/forms", "/plan")
+    ),
     *(f"_core/{part}" for part in ("reference", "checkpoint", "reports", "backend")),
     *(
         f"{backend}{part}"

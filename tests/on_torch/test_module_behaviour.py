@@ -98,6 +98,18 @@ def test_to_the_meta_device_shapes_only() -> None:
     assert made["0.weight"].shape == (2, 4, 3)
 
 
+@pytest.mark.parametrize("layout", ["chunked", "grouped"])
+@pytest.mark.parametrize("assign", [False, True])
+def test_from_the_meta_device_a_state_dict_is_all_there_is(layout: str, assign: bool) -> None:
+    # The slots' signs are not among the state: they follow from the plan.
+    hnet = shaken(make(layout=LAYOUTS[layout]))
+    other = make(layout=LAYOUTS[layout]).to("meta")
+    if not assign:
+        other = other.to_empty(device="cpu")
+    other.load_state_dict(hnet.state_dict(), assign=assign)
+    identical(other.generate([0, 1]), hnet.generate([0, 1]))
+
+
 def test_the_template_is_not_moved() -> None:
     target = mlp()
     hnet = make(target, layout={"0.*": hl.Full()})

@@ -168,3 +168,33 @@ def test_forms_equal_dense(target: str, form: str, way: str, take: Callable[[str
     theirs = with_gradients(hnet, dense_run(hnet, x, condition))
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("layout", [hl.Full(), hl.Chunked(3)], ids=repr)
+@pytest.mark.parametrize("form", [hl.Shift(), hl.Scale(), hl.RankOne()], ids=repr)
+@pytest.mark.parametrize(
+    ("target", "shape"),
+    [
+        (nn.Conv2d(3, 4, 1), (3, 5, 5)),
+        (nn.Conv1d(3, 1, 2), (3, 5)),
+        (nn.Linear(3, 1), (3,)),
+        (nn.Linear(1, 3), (1,)),
+        (nn.Linear(1, 1), (1,)),
+        (nn.Bilinear(2, 3, 4), None),
+    ],
+    ids=str,
+)
+def test_factors_of_axes_of_length_one(
+    target: nn.Module, shape: tuple[int, ...] | None, form: hl.Form, layout: hl.Layout
+) -> None:
+    hnet = hl.HyperNetwork(
+        target.double(), condition=hl.Vector(3), layout=layout, form={"weight": form}
+    )
+    jiggle(hnet)
+    condition = torch.randn(5, 3).double()
+    inputs = [torch.randn(5, 2, *s).double() for s in ((2,), (3,)) if shape is None]
+    inputs = inputs or [torch.randn(5, 2, *(shape or ())).double()]
+    made = hnet(*inputs, condition=condition)
+    for i, row in enumerate(condition):
+        alone = hnet(*(x[i] for x in inputs), condition=row)
+        torch.testing.assert_close(made[i], alone, rtol=1e-10, atol=1e-10)

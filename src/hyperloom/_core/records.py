@@ -72,6 +72,11 @@ class Head:
     segments: tuple[Segment, ...]
 
     @property
+    def linear(self) -> bool:
+        """Whether its numbers are a linear map of features: rows times features, and a bias."""
+        return self.source is Source.FEATURES
+
+    @property
     def needs_features(self) -> bool:
         """Whether the head sees the trunk's features."""
         return self.source in (Source.FEATURES, Source.GIVEN)
@@ -79,7 +84,7 @@ class Head:
     @property
     def needs_moment(self) -> bool:
         """Whether its start depends on how large the trunk's features are."""
-        return self.source is Source.FEATURES or (self.source is Source.GIVEN and self.scaled)
+        return self.linear or (self.needs_features and self.scaled)
 
     @property
     def needs_ids(self) -> bool:
@@ -88,14 +93,30 @@ class Head:
 
     def num_parameters(self, features: int, num_ids: int) -> int:
         """Learned numbers, for `features` trunk features and `num_ids` condition ids."""
-        if self.source is Source.SHARED:
-            return self.slot_size
-        if self.source is Source.TABLE:
-            return self.slot_size * num_ids
+        for_each_row = {
+            Source.FEATURES: features + 1,
+            Source.TABLE: num_ids,
+            Source.SHARED: 1,
+            Source.GIVEN: 0,
+        }
         slots = self.num_slots * self.embedding * (num_ids if self.per_condition else 1)
-        if self.source is Source.GIVEN:
-            return slots
-        return self.slot_size * (features + 1) + slots
+        return self.slot_size * for_each_row[self.source] + slots
+
+    def drawn(self, features: int, num_ids: int | None) -> str:
+        """Return it as a line of the plan's drawing; arguments as of `num_parameters`."""
+        size = self.slot_size
+        run = {
+            Source.FEATURES: f"Linear({features} -> {size})",
+            Source.TABLE: f"{num_ids} ids x {size} learned numbers, no generator",
+            Source.SHARED: f"{size} learned numbers for all conditions",
+            Source.GIVEN: "the features are the numbers",
+        }[self.source]
+        if self.num_slots == 1 and not self.embedding:
+            return f"{self.name}: {run}"
+        cut = self.num_slots * size - self.num_used
+        last = f", last cut by {cut}" if cut else ""
+        own = ", embeddings for each id" if self.per_condition else ""
+        return f"{self.name}: {self.num_slots} x {run}{last}{own}"
 
 
 @dataclass(frozen=True, slots=True)

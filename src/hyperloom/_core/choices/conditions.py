@@ -6,7 +6,7 @@ a module of theirs; a module of the user's own takes its place as `Custom`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hyperloom._core.choice import Choice
@@ -44,6 +44,10 @@ class Condition(Choice):
     def num_parameters(self) -> int:
         """Learned numbers."""
         return 0
+
+    def with_more_ids(self, num: int) -> Condition:
+        """Return the condition with `num` ids more, if it has any."""
+        return self
 
 
 @dataclass(frozen=True, repr=False)
@@ -84,6 +88,9 @@ class Embedding(Condition):
     def num_parameters(self) -> int:
         return self.num * self.dim
 
+    def with_more_ids(self, num: int) -> Condition:
+        return replace(self, num=self.num + num)
+
 
 @dataclass(frozen=True, init=False, repr=False)
 class Ids(Embedding):
@@ -107,6 +114,9 @@ class Ids(Embedding):
 
     def __repr__(self) -> str:
         return f"Ids({self.num})"
+
+    def with_more_ids(self, num: int) -> Condition:
+        return Ids(self.num + num)
 
 
 @dataclass(frozen=True, repr=False)
@@ -253,6 +263,9 @@ class Concat(Condition):
     @property
     def num_parameters(self) -> int:
         return sum(part.num_parameters for part in self.parts)
+
+    def with_more_ids(self, num: int) -> Condition:
+        return Concat(*(part.with_more_ids(num) for part in self.parts))
 
 
 NUM_GATES = {"rnn": 1, "gru": 3, "lstm": 4}

@@ -5,16 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from hyperloom._core.choices.forms import Delta, Whole
-from hyperloom._core.choices.layouts import Piece, Source
+from hyperloom._core.choices.structure import Plain
 from hyperloom._core.plan.cost import Layer, choose
 from hyperloom._core.plan.plan import Entry, Plan
+from hyperloom._core.records import Piece, Source
 
 
-def in_one_slot(plan: Plan, piece: Piece) -> bool:
-    """Whether a part's numbers come, in order, from one run of its head."""
-    size = plan.heads[piece.head].slot_size
-    return piece.count == 1 and piece.start % size + piece.numel <= size
+def from_rows(plan: Plan, piece: Piece) -> bool:
+    """Whether a part is, in order, what one run of a linear head gives: a sum of its rows."""
+    head = plan.heads[piece.head]
+    in_one_slot = piece.start % head.slot_size + piece.numel <= head.slot_size
+    return head.linear and piece.count == 1 and in_one_slot
+
+
+def sum_of_rows(plan: Plan, entry: Entry) -> bool:
+    """Whether a tensor is a sum of a linear head's rows, with its base added at most."""
+    piece = entry.pieces[0]
+    one_part = plan.structures[entry.tensor].one_part
+    return one_part and piece.shape == plan.spec[entry.tensor].shape and from_rows(plan, piece)
 
 
 def is_constant(plan: Plan, entry: Entry) -> bool:
@@ -24,20 +32,19 @@ def is_constant(plan: Plan, entry: Entry) -> bool:
 
 def is_shared(plan: Plan, entry: Entry) -> bool:
     """Whether a tensor is learned as it is, the same for all conditions."""
-    return is_constant(plan, entry) and isinstance(entry.form, Whole)
+    return is_constant(plan, entry) and plan.structures[entry.tensor] == Plain()
 
 
 def layer_of(plan: Plan, entry: Entry, num: int, rows: int, backward: bool = True) -> Layer | None:
     """Return the sizes of a matrix or kernel that a linear head gives, if it is one."""
     tensor = plan.spec[entry.tensor]
-    head = plan.heads[entry.pieces[0].head]
-    whole = isinstance(entry.form, (Whole, Delta)) and in_one_slot(plan, entry.pieces[0])
-    if len(tensor.shape) < 2 or head.source is not Source.FEATURES or not whole:
+    if len(tensor.shape) < 2 or not sum_of_rows(plan, entry):
         return None
     # A list: a compiler that traces this knows no generators.
     fan_out = math.prod([tensor.shape[axis] for axis in tensor.out_axes or (0,)])
     fan_in = math.prod(tensor.shape) // max(1, fan_out)
-    return Layer(num, rows, plan.features(head), fan_in, fan_out, fan_in, backward)
+    terms = plan.features(plan.heads[entry.pieces[0].head])
+    return Layer(num, rows, terms, fan_in, fan_out, fan_in, backward)
 
 
 def contracts(
@@ -55,6 +62,8 @@ def contracts(
         layer = layer_of(plan, entry, num, rows, backward)
         if layer is not None and choose(layer, itemsize, device) != "dense":
             return True
-        if len(plan.spec[entry.tensor].shape) >= 2 and not isinstance(entry.form, (Whole, Delta)):
+        shape, structure = plan.spec[entry.tensor].shape, plan.structures[entry.tensor]
+        one_part = structure.one_part and entry.pieces[0].shape == shape
+        if len(shape) >= 2 and structure.factored and not one_part:
             return True
     return False

@@ -8,10 +8,10 @@ from functools import cached_property
 
 from hyperloom._core.choices.conditions import Condition
 from hyperloom._core.choices.forms import Form, Whole
-from hyperloom._core.choices.layouts import Head, Piece, Source
+from hyperloom._core.choices.structure import Structure
 from hyperloom._core.choices.trunks import Trunk
 from hyperloom._core.errors import positive_int
-from hyperloom._core.records import Bank
+from hyperloom._core.records import Bank, Head, Piece
 from hyperloom._core.tables import human
 from hyperloom._core.target.spec import TargetSpec
 
@@ -66,6 +66,11 @@ class Plan:
     def pieces(self) -> tuple[Piece, ...]:
         """All pieces, entry by entry; the rows of the tensor `scales` are in this order."""
         return tuple(piece for entry in self.entries for piece in entry.pieces)
+
+    @cached_property
+    def structures(self) -> dict[str, Structure]:
+        """How each generated tensor follows from its parts."""
+        return {e.tensor: e.form.structure(self.spec[e.tensor]) for e in self.entries}
 
     @cached_property
     def sections(self) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]:
@@ -216,7 +221,7 @@ def draw_plan(plan: Plan) -> str:
         seen = f"({width} + {w} slot embedding,)" if w else f"({width},)"
         lines.append(f"├─ trunk      {plan.trunk}: {seen} -> ({plan.trunk.out_width(width + w)},)")
     for i, head in enumerate(plan.heads):
-        lines.append(f"├─ head       {_draw_head(plan, head)}")
+        lines.append(f"├─ head       {head.drawn(plan.features(head), plan.num_ids)}")
         members = [(e, p) for e in plan.entries for p in e.pieces if p.head == i]
         shown = [f"│    {_draw_piece(plan, e, p)}" for e, p in members]
         lines += _cut(shown, "│    ")
@@ -231,22 +236,6 @@ def draw_plan(plan: Plan) -> str:
     )
     lines.append(f"└─ learned    {size}, {plan.compression:.3g} x the target")
     return "\n".join(lines)
-
-
-def _draw_head(plan: Plan, head: Head) -> str:
-    if head.source is Source.TABLE:
-        return f"{head.name}: {plan.num_ids} ids x {head.slot_size} learned numbers, no generator"
-    if head.source is Source.SHARED:
-        return f"{head.name}: {head.slot_size} learned numbers for all conditions"
-    if head.source is Source.GIVEN:
-        run = "the features are the numbers"
-    else:
-        run = f"Linear({plan.features(head)} -> {head.slot_size})"
-    if head.num_slots == 1 and not head.embedding:
-        return f"{head.name}: {run}"
-    cut = head.num_slots * head.slot_size - head.num_used
-    own = ", embeddings for each id" if head.per_condition else ""
-    return f"{head.name}: {head.num_slots} x {run}{f', last cut by {cut}' if cut else ''}{own}"
 
 
 def _draw_piece(plan: Plan, entry: Entry, piece: Piece) -> str:

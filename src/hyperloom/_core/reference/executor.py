@@ -43,19 +43,18 @@ def generate(plan: Plan, tensors: Tensors, condition: Any) -> dict[str, np.ndarr
     flat = [_run_head(plan, head, tensors, vector, index) for head in plan.heads]
     made, row = {}, 0
     for entry in plan.entries:
-        parts = []
+        parts, tensor = [], plan.spec[entry.tensor]
+        structure = entry.form.structure(tensor)
         for piece in entry.pieces:
             part = flat[piece.head][piece.indices()]
             if plan.heads[piece.head].scaled:
                 scale, shift = tensors["scales"][row]
                 part = part * scale + shift
-            parts.append(part)
+            parts.append(part + structure.plus)
             row += 1
         base = tensors[f"bases.{entry.tensor}"] if entry.form.has_base else None
-        if entry.bank is not None:
-            base = tensors[f"banks.{entry.bank}"]
-        shape = plan.spec[entry.tensor].shape
-        made[entry.tensor] = entry.form.assemble(tuple(parts), base, shape)
+        bank = None if entry.bank is None else tensors[f"banks.{entry.bank}"]
+        made[entry.tensor] = structure.dense(tuple(parts), base, bank, tensor.shape)
     return made
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from hyperloom._core.choices.conditions import Concat, Condition, Embedding, Ids
-from hyperloom._core.choices.layouts import Source
+from hyperloom._core.backend.walk import starts_of_later_ids, values_used
+from hyperloom._core.choices.conditions import Concat, Condition
 from hyperloom._core.choices.trunks import MLP, CustomTrunk
 from hyperloom._core.errors import message, positive_int
 from hyperloom._core.plan.compile import compile_plan
@@ -27,11 +26,10 @@ from hyperloom.jax._generate.conditions import (
 )
 from hyperloom.jax._generate.draws import Start
 from hyperloom.jax._generate.generator import Generator
-from hyperloom.jax._generate.heads import GivenHead, LinearHead, SlotHead, TableHead, build_head
+from hyperloom.jax._generate.heads import build_head
 from hyperloom.jax._generate.norms import IdNorm
 from hyperloom.jax._generate.numbers import feature_moments
 from hyperloom.jax._generate.recurrent import RecurrentCondition
-from hyperloom.jax._generate.table import Table
 from hyperloom.jax._generate.trunks import build_trunk, neutral_trunk
 from hyperloom.jax._target.adaptor import Read
 from hyperloom.jax._target.read import read_target
@@ -45,23 +43,14 @@ def build(given: Planned, rngs: nnx.Rngs) -> Generator:
     plan, native = given.plan, given.read.values
     start = Start(rngs, generator_dtype(plan.spec), native)
     _refuse_lost_values(plan, native)
-    heads = nnx.Dict(
-        {
-            head.name: build_head(
-                head,
-                plan.features(head) if head.source is Source.FEATURES else 0,
-                plan.num_ids,
-                start,
-            )
-            for head in plan.heads
-        }
-    )
+    heads = nnx.Dict({h.name: build_head(plan, i, start) for i, h in enumerate(plan.heads)})
     pairs = [[p.scale, p.shift] for p in plan.pieces]
     scales = Fixed(start.array(pairs)) if plan.has_scales else None
     banks = nnx.List(
         [nnx.Param(start.array(start.uniform(bank.shape, bank.std))) for bank in plan.banks]
     )
-    bases, later = _bases(plan, native), _starts_of_later_ids(plan, native)
+    bases = _bases(plan, native)
+    later = nnx.Dict({name: Fixed(jnp.asarray(native[name])) for name in starts_of_later_ids(plan)})
     parts = (given.condition, given.trunks, heads, scales, bases, banks, later)
     made = Generator(plan.settled(), *parts, dropout=None)
     _fill(made, start)
@@ -77,9 +66,7 @@ def kept_tensors(given: Planned) -> nnx.Dict[Any]:
 
 def _refuse_lost_values(plan: Plan, native: Mapping[str, Any]) -> None:
     """Raise if values are used of a target that has only shapes."""
-    used = [e.tensor for e in plan.entries if e.form.has_base] + list(plan.kept)
-    used += [s.native for h in plan.heads for s in h.segments if s.native]
-    for name in used:
+    for name in values_used(plan):
         if isinstance(native[name], jax.ShapeDtypeStruct):
             got = f"{name!r} of a target that has only shapes"
             way_out = "Give the target its values, or generate this tensor."
@@ -97,25 +84,15 @@ def _bases(plan: Plan, native: Mapping[str, Any]) -> nnx.Dict[Any]:
     )
 
 
-def _starts_of_later_ids(plan: Plan, native: Mapping[str, Any]) -> nnx.Dict[Any]:
-    """Take the target's tensors that rows of ids added later start from."""
-    tables = [head for head in plan.heads if head.source is Source.TABLE]
-    names = [s.native for head in tables for s in head.segments if s.native]
-    return nnx.Dict({name: Fixed(jnp.asarray(native[name])) for name in names})
-
-
 def _fill(made: Generator, start: Start) -> None:
     """Give every linear head its start; measure the trunk's features first."""
     moments = _moments(made)
     for i, head in enumerate(made.plan.heads):
-        module = made.heads[head.name]
-        if isinstance(module, LinearHead):
-            module.fill(head, moments[i], start)
-        elif isinstance(module, GivenHead) and head.scaled and made.scales is not None:
-            # No weights to hold the scale of the features: the pieces' own take it over.
-            rows = [row for row, piece in enumerate(made.plan.pieces) if piece.head == i]
+        divisor = made.heads[head.name].start(moments.get(i, 1.0), start)
+        if made.scales is not None and divisor != 1.0:
+            rows, _ = made.plan.sections[i]
             own = np.array(made.scales.get_value())
-            own[rows, 0] /= math.sqrt(moments[i])
+            own[list(rows), 0] /= divisor
             made.scales.set_value(start.array(own))
 
 
@@ -178,25 +155,11 @@ def grow(generator: Generator, num: int, rngs: nnx.Rngs) -> tuple[Plan, list[Par
     table = embeddings[0].table
     added = [table.grow(embeddings[0].new_rows(num, start))]
     for head in plan.heads:
-        module = generator.heads[head.name]
-        if isinstance(module, SlotHead) and isinstance(module.slots, Table):
-            shape = (num, *module.slots.blocks[0].shape[1:])
-            added.append(module.slots.grow(start.unit_rows(shape)))
-        elif isinstance(module, TableHead):
-            added.append(module.table.grow(module.new_rows(head, num, start)))
+        added += generator.heads[head.name].grow(num, start)
     for _, part in nnx.iter_modules(generator.trunks):
         if isinstance(part, IdNorm):
             part.grow(num)
-    return replace(plan, condition=_with_more_ids(plan.condition, num)).settled(), added
-
-
-def _with_more_ids(choice: Condition, num: int) -> Condition:
-    if isinstance(choice, Ids):
-        return Ids(choice.num + num)
-    if isinstance(choice, Embedding):
-        return replace(choice, num=choice.num + num)
-    assert isinstance(choice, Concat)
-    return Concat(*(_with_more_ids(p, num) if p.num_ids is not None else p for p in choice.parts))
+    return replace(plan, condition=plan.condition.with_more_ids(num)).settled(), added
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
-"""Heads built as modules, filled as the plan says."""
+"""Heads as modules: what a head of the plan holds, how it starts, runs and grows."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
@@ -10,21 +11,43 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from hyperloom._core.choices.layouts import Head, Source, slot_signs
+from hyperloom._core.plan.plan import Plan
+from hyperloom._core.records import Head, Source, slot_signs
 from hyperloom.jax._generate.draws import Start
 from hyperloom.jax._generate.table import Table
+from hyperloom.jax._target.variables import Param
 
 
-class SlotHead(nnx.Module):
-    """What the heads that read a trunk share: they own the slot embeddings."""
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a head is run on.
 
-    def make_slots(self, head: Head, num_ids: int | None, start: Start) -> None:
-        """Make the slot embeddings, if the head has any."""
+    Attributes:
+        features: `(*batch, C, F)`; `None` for a head that needs none.
+        ids: The conditions' ids `(*batch,)`, if they have any.
+        batch: Leading dimensions.
+    """
+
+    features: Array | None
+    ids: Array | None
+    batch: tuple[int, ...]
+
+
+class HeadModule(nnx.Module):
+    """A head of a plan, filled with its start (but for what `moment` is needed for).
+
+    Attributes:
+        head: Its record in the plan.
+        slots: Slot embeddings, if it has any.
+    """
+
+    def __init__(self, plan: Plan, index: int, start: Start) -> None:
+        head = self.head = plan.heads[index]
         slots: Any = None
         shape = (head.num_slots, head.embedding)
         if head.per_condition:
-            assert num_ids is not None
-            slots = Table(start.unit_rows((num_ids, *shape)))
+            assert plan.num_ids is not None
+            slots = Table(start.unit_rows((plan.num_ids, *shape)))
         elif head.embedding:
             slots = nnx.Param(start.unit_rows(shape))
         self.slots = nnx.data(slots)
@@ -36,24 +59,37 @@ class SlotHead(nnx.Module):
             return self.slots.look_up(ids)
         return self.slots[...]
 
+    def numbers(self, seen: Seen) -> Array:
+        """Run the head: `(*batch, num_slots * slot_size)`, before scales and shifts."""
+        raise NotImplementedError
 
-class GivenHead(SlotHead):
-    """No weights: the features `(*batch, C, S)` are the numbers."""
+    def start(self, moment: float, start: Start) -> float:
+        """Fill what depends on the mean square of its features.
 
-    def __init__(self, head: Head, num_ids: int | None, start: Start) -> None:
-        self.make_slots(head, num_ids, start)
+        Returns:
+            What the scales of its pieces are to be divided by.
+        """
+        return 1.0
+
+    def grow(self, num: int, start: Start) -> list[Param]:
+        """Add `num` ids to what is looked up by id; return the new parameters."""
+        if not isinstance(self.slots, Table):
+            return []
+        shape = (num, *self.slots.blocks[0].shape[1:])
+        return [self.slots.grow(start.unit_rows(shape))]
 
 
-class LinearHead(SlotHead):
-    """Maps features `(*batch, C, F)` to numbers `(*batch, C, S)`."""
+class LinearHead(HeadModule):
+    """Maps features to numbers."""
 
-    def __init__(self, head: Head, features: int, num_ids: int | None, start: Start) -> None:
-        self.weight = nnx.Param(start.zeros((head.slot_size, features)))
-        self.bias = nnx.Param(start.zeros((head.slot_size,)))
-        self.sign_shape = (head.num_slots, features) if head.signs else None
-        self.make_slots(head, num_ids, start)
+    def __init__(self, plan: Plan, index: int, start: Start) -> None:
+        size, features = plan.heads[index].slot_size, plan.features(plan.heads[index])
+        self.weight = nnx.Param(start.zeros((size, features)))
+        self.bias = nnx.Param(start.zeros((size,)))
+        super().__init__(plan, index, start)
 
     def __call__(self, features: Array) -> Array:
+        """Map features `(*batch, C, F)` to numbers `(*batch, C, S)`."""
         return self.signed(features) @ self.weight[...].T + self.bias[...]
 
     def signed(self, features: Array) -> Array:
@@ -64,50 +100,88 @@ class LinearHead(SlotHead):
     @property
     def signs(self) -> Array | None:
         """Each slot's signs `(C, F)`, or `None`."""
-        return None if self.sign_shape is None else jnp.asarray(slot_signs(*self.sign_shape))
+        if not self.head.signs:
+            return None
+        return jnp.asarray(slot_signs(self.head.num_slots, self.weight.shape[1]))
 
-    def fill(self, head: Head, moment: float, start: Start) -> None:
+    def numbers(self, seen: Seen) -> Array:
+        assert seen.features is not None
+        return _flat(self(seen.features))
+
+    def start(self, moment: float, start: Start) -> float:
         """Give every row its start, for features of mean square `moment`."""
         width = self.weight.shape[1]
         rows, biases = [], []
-        for part in head.segments:
+        for part in self.head.segments:
             num = part.stop - part.start
             rows.append(start.uniform((num, width), part.std / math.sqrt(width * moment)))
             biases.append(np.broadcast_to(start.mean(part), (num,)))
         self.weight.set_value(start.array(np.concatenate(rows)))
         self.bias.set_value(start.array(np.concatenate(biases)))
+        return 1.0
 
 
-class TableHead(nnx.Module):
+class GivenHead(HeadModule):
+    """No weights: the features are the numbers."""
+
+    def numbers(self, seen: Seen) -> Array:
+        assert seen.features is not None
+        return _flat(seen.features)
+
+    def start(self, moment: float, start: Start) -> float:
+        # No weights to hold the scale of the features: the pieces' own take it over.
+        return math.sqrt(moment) if self.head.scaled else 1.0
+
+
+class TableHead(HeadModule):
     """A learned row of numbers for each condition id."""
 
-    def __init__(self, head: Head, num_ids: int | None, start: Start) -> None:
-        assert num_ids is not None
-        self.table = Table(self.new_rows(head, num_ids, start))
+    def __init__(self, plan: Plan, index: int, start: Start) -> None:
+        super().__init__(plan, index, start)
+        assert plan.num_ids is not None
+        self.table = Table(_new_rows(self.head, plan.num_ids, start))
 
-    @staticmethod
-    def new_rows(head: Head, num: int, start: Start) -> Array:
-        """Return rows of the table, each condition with draws of its own."""
-        made = []
-        for part in head.segments:
-            shape = (num, part.stop - part.start)
-            made.append(start.uniform(shape, 0.0 if part.native else part.std) + start.mean(part))
-        return start.array(np.concatenate(made, axis=-1))
+    def numbers(self, seen: Seen) -> Array:
+        assert seen.ids is not None
+        return self.table.look_up(seen.ids)
+
+    def grow(self, num: int, start: Start) -> list[Param]:
+        return [self.table.grow(_new_rows(self.head, num, start))]
 
 
-class SharedHead(nnx.Module):
+class SharedHead(HeadModule):
     """One learned row of numbers for all conditions."""
 
-    def __init__(self, head: Head, start: Start) -> None:
-        self.row = nnx.Param(TableHead.new_rows(head, 1, start).reshape(-1))
+    def __init__(self, plan: Plan, index: int, start: Start) -> None:
+        super().__init__(plan, index, start)
+        self.row = nnx.Param(_new_rows(self.head, 1, start).reshape(-1))
+
+    def numbers(self, seen: Seen) -> Array:
+        row = self.row[...]
+        return jnp.broadcast_to(row, (*seen.batch, *row.shape))
 
 
-def build_head(head: Head, features: int, num_ids: int | None, start: Start) -> nnx.Module:
-    """Return the head as a module; the numbers of a linear one are still to be filled."""
-    if head.source is Source.TABLE:
-        return TableHead(head, num_ids, start)
-    if head.source is Source.SHARED:
-        return SharedHead(head, start)
-    if head.source is Source.GIVEN:
-        return GivenHead(head, num_ids, start)
-    return LinearHead(head, features, num_ids, start)
+_HEADS: dict[Source, type[HeadModule]] = {
+    Source.FEATURES: LinearHead,
+    Source.TABLE: TableHead,
+    Source.SHARED: SharedHead,
+    Source.GIVEN: GivenHead,
+}
+
+
+def build_head(plan: Plan, index: int, start: Start) -> HeadModule:
+    """Return a head of the plan as a module; the numbers of a linear one are still to be filled."""
+    return _HEADS[plan.heads[index].source](plan, index, start)
+
+
+def _flat(numbers: Array) -> Array:
+    return numbers.reshape(*numbers.shape[:-2], -1)
+
+
+def _new_rows(head: Head, num: int, start: Start) -> Array:
+    """Return rows `(num, S)` of learned numbers, each with draws of its own."""
+    made = []
+    for part in head.segments:
+        shape = (num, part.stop - part.start)
+        made.append(start.uniform(shape, 0.0 if part.native else part.std) + start.mean(part))
+    return start.array(np.concatenate(made, axis=-1))

@@ -11,10 +11,10 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from hyperloom._core.choices.forms import Whole
-from hyperloom._core.plan.plan import Entry, Plan
+from hyperloom._core.backend.walk import join
+from hyperloom._core.plan.plan import Plan
 from hyperloom.jax._generate.encoded import Encoded
-from hyperloom.jax._generate.heads import GivenHead, LinearHead, TableHead
+from hyperloom.jax._generate.heads import Seen
 
 
 def raw_numbers(
@@ -32,18 +32,8 @@ def raw_numbers(
     """
     made = []
     for i, head in enumerate(plan.heads):
-        module = heads[head.name]
-        if isinstance(module, LinearHead):
-            numbers = module(features[i])
-            made.append(numbers.reshape(*numbers.shape[:-2], -1))
-        elif isinstance(module, GivenHead):
-            made.append(features[i].reshape(*features[i].shape[:-2], -1))
-        elif isinstance(module, TableHead):
-            assert encoded.ids is not None
-            made.append(module.table.look_up(encoded.ids))
-        else:
-            row = module.row[...]
-            made.append(jnp.broadcast_to(row, (*encoded.batch, *row.shape)))
+        seen = Seen(features.get(i), encoded.ids, encoded.batch)
+        made.append(heads[head.name].numbers(seen))
     return made
 
 
@@ -87,17 +77,8 @@ def assemble(
         banks: The plan's banks.
         dtypes: Wanted dtype of each tensor.
     """
-    parts = cut(plan, raw, scales)
-    row, made = 0, {}
-    for entry in plan.entries:
-        own = tuple(parts[row : row + len(entry.pieces)])
-        row += len(entry.pieces)
-        value = own[0]
-        if type(entry.form) is not Whole:
-            base, shape = base_of(entry, bases, banks), plan.spec[entry.tensor].shape
-            value = entry.form.assemble(own, base, shape)
-        made[entry.tensor] = value.astype(dtypes[entry.tensor])
-    return made
+    made = join(plan, cut(plan, raw, scales), bases, banks)
+    return {name: value.astype(dtypes[name]) for name, value in made.items()}
 
 
 def cut(plan: Plan, raw: list[Array], scales: Array | None) -> list[Array]:
@@ -121,13 +102,6 @@ def scale_and_shift(
     own = np.minimum(np.repeat(np.arange(len(sizes)), sizes), len(rows) - 1)
     each = scales[np.asarray(rows)[own]]
     return flat * each[:, 0] + each[:, 1]
-
-
-def base_of(entry: Entry, bases: Mapping[str, Array], banks: Sequence[Array]) -> Array | None:
-    """Return the tensor that the entry's form changes, or the bank that it combines."""
-    if entry.bank is not None:
-        return banks[entry.bank]
-    return bases[entry.tensor] if entry.form.has_base else None
 
 
 def feature_moments(plan: Plan, trunks: Any, heads: Any, encoded: Encoded) -> dict[int, float]:

@@ -22,7 +22,6 @@ from hyperloom._core.backend.regularizer import (
     weight_of,
 )
 from hyperloom._core.choices.conditions import Concat, Condition, Embedding
-from hyperloom._core.choices.layouts import Source
 from hyperloom._core.errors import finite_float, message, positive_int
 from hyperloom.jax._generate.encoded import Encoded
 from hyperloom.jax._generate.heads import LinearHead
@@ -233,7 +232,7 @@ def remembered_heads(
     numbers = {n: float(w) if isinstance(w, (int, float)) else None for n, w in weights.items()}
     for i, head in enumerate(plan.heads):
         pieces = linear_pieces(plan, i, numbers, scales)
-        if head.source is not Source.FEATURES or pieces is None:
+        if not head.linear or pieces is None:
             continue
         rows = rows_that_count(head, pieces)
         if gram_is_cheaper(head, plan.features(head), num, len(rows), _SLOWER):

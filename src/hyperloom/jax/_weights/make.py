@@ -8,23 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hyperloom._core.choices.forms import (
-    Delta,
-    LoRA,
-    LowRank,
-    RankOne,
-    Scale,
-    Shift,
-    Templates,
-    Whole,
-)
-from hyperloom._core.choices.layouts import Piece, Source
-from hyperloom._core.plan.contraction import contracts, in_one_slot, is_shared
+from hyperloom._core.backend.walk import bank_of, base_of
+from hyperloom._core.choices.structure import Product, Scaled, Shifted, Structure, Sum
+from hyperloom._core.plan.contraction import contracts, from_rows, is_shared, sum_of_rows
 from hyperloom._core.plan.plan import Entry, Plan
+from hyperloom._core.records import Piece
+from hyperloom._core.target.spec import TensorSpec
 from hyperloom.jax._generate.encoded import Encoded
 from hyperloom.jax._generate.generator import Generator
-from hyperloom.jax._generate.heads import GivenHead, LinearHead, TableHead
-from hyperloom.jax._generate.numbers import base_of, scale_and_shift
+from hyperloom.jax._generate.heads import Seen
+from hyperloom.jax._generate.numbers import scale_and_shift
 from hyperloom.jax._weights.choose import device_class
 from hyperloom.jax._weights.weights import StructuredWeight, combined, factored, scaled, shifted
 
@@ -64,7 +57,7 @@ def _rows_are_fewer(plan: Plan, num: int) -> bool:
 
     One of the two is cut into tensors; backward, the gradients of the cuts are put together again.
     """
-    heads = [h for h in plan.heads if h.source is Source.FEATURES and not h.embedding]
+    heads = [h for h in plan.heads if h.linear and not h.embedding]
     return bool(heads) and num > max(map(plan.features, heads))
 
 
@@ -107,24 +100,21 @@ class WeightMaker:
         return made
 
     def _weight(self, entry: Entry, rows: range) -> Any:
-        tensor, form = self.plan.spec[entry.tensor], entry.form
-        base = base_of(entry, self.bases, self.banks)
-        whole = isinstance(form, (Whole, Delta))
-        if whole and len(tensor.shape) >= 2 and self._in_one_slot(entry.pieces[0]):
+        tensor, structure = self.plan.spec[entry.tensor], self.plan.structures[entry.tensor]
+        base, bank = base_of(entry, self.bases), bank_of(entry, self.banks)
+        if len(tensor.shape) >= 2 and sum_of_rows(self.plan, entry):
             features, weight, bias = self._scaled(entry.pieces[0], rows[0])
             shared = bias.reshape(tensor.shape)
             shared = shared if base is None else shared + base
             templates = weight.reshape(*tensor.shape, -1)
             return combined(tensor.name, tensor.shape, tensor.dtype, features, templates, shared)
-        parts = [self._part(piece, i) for piece, i in zip(entry.pieces, rows, strict=True)]
-        made = None if len(tensor.shape) < 2 else _structured(entry, tensor, parts, base)
-        if made is not None:
-            return made
-        return form.assemble(tuple(parts), base, tensor.shape).astype(tensor.dtype)
-
-    def _in_one_slot(self, piece: Piece) -> bool:
-        made_by_rows = isinstance(self.heads[self.plan.heads[piece.head].name], LinearHead)
-        return made_by_rows and in_one_slot(self.plan, piece)
+        parts = tuple(self._part(piece, i) for piece, i in zip(entry.pieces, rows, strict=True))
+        if structure.plus:
+            parts = tuple(part + structure.plus for part in parts)
+        made = structured(structure, tensor, parts, base, bank)
+        if made is None:
+            made = structure.dense(parts, base, bank, tensor.shape).astype(tensor.dtype)
+        return made
 
     def _linear(self, piece: Piece) -> tuple[Array, Array, Array]:
         """Return features `(B, F)`, rows `(numel, F)` and bias `(numel,)` that give a part."""
@@ -167,7 +157,7 @@ class WeightMaker:
 
     def _part(self, piece: Piece, row: int) -> Array:
         """Return a part `(B, *shape)`, dense."""
-        if self._in_one_slot(piece):
+        if from_rows(self.plan, piece):
             features, weight, bias = self._scaled(piece, row)
             return (features @ weight.T + bias).reshape(-1, *piece.shape)
         if piece.head not in self.parts:
@@ -177,7 +167,8 @@ class WeightMaker:
     def _cut(self, index: int) -> None:
         """Run a head as a whole and cut its output."""
         head = self.plan.heads[index]
-        flat = self._raw(index, self.heads[head.name])
+        seen = Seen(self.features.get(index), self.encoded.ids, self.encoded.batch)
+        flat = self.heads[head.name].numbers(seen)
         rows, sizes = self.plan.sections[index]
         if head.scaled:
             assert self.scales is not None
@@ -188,38 +179,31 @@ class WeightMaker:
             r: pieces[r].arrange(part, jnp.transpose) for r, part in zip(rows, cuts, strict=False)
         }
 
-    def _raw(self, index: int, module: Any) -> Array:
-        """Return a head's numbers `(B, num_slots * slot_size)`."""
-        if isinstance(module, LinearHead):
-            numbers = module(self.features[index])
-            return numbers.reshape(*numbers.shape[:-2], -1)
-        if isinstance(module, GivenHead):
-            features = self.features[index]
-            return features.reshape(*features.shape[:-2], -1)
-        if isinstance(module, TableHead):
-            assert self.encoded.ids is not None
-            return module.table.look_up(self.encoded.ids)
-        row: Any = module.row[...]
-        return jnp.broadcast_to(row, (*self.encoded.batch, *row.shape))
 
-
-def _structured(
-    entry: Entry, tensor: Any, parts: list[Array], base: Array | None
+def structured(
+    structure: Structure,
+    tensor: TensorSpec,
+    parts: tuple[Array, ...],
+    base: Array | None,
+    bank: Array | None,
 ) -> StructuredWeight | None:
-    """Return the weight object for a form that has one, for matrices and kernels."""
-    form, name, shape, dtype = entry.form, tensor.name, tensor.shape, tensor.dtype
-    if isinstance(form, LoRA):
-        split = tensor.matrix_split
-        return factored(name, shape, dtype, form.factor * parts[0], parts[1], split, base)
-    if isinstance(form, LowRank):
-        return factored(name, shape, dtype, parts[0], parts[1], tensor.matrix_split)
-    assert base is not None or not form.has_base
-    if isinstance(form, Templates):
-        assert base is not None
-        coefficients = parts[0].reshape(len(parts[0]), -1)
-        return combined(name, shape, dtype, coefficients, jnp.moveaxis(base, 0, -1))
-    if isinstance(form, Shift):
-        return shifted(name, base, dtype, parts[0])
-    if isinstance(form, (Scale, RankOne)):
-        return scaled(name, base, dtype, [1 + part for part in parts])
-    return None
+    """Return the weight that a structure has, `None` where the tensor is to be formed.
+
+    Matrices and kernels have one; a vector is as cheap formed.
+    """
+    name, shape, dtype = tensor.name, tensor.shape, tensor.dtype
+    if len(shape) < 2:
+        return None
+    match structure:
+        case Product(factor=factor, split=split):
+            u = parts[0] if factor == 1.0 else factor * parts[0]
+            return factored(name, shape, dtype, u, parts[1], split, base)
+        case Sum() if bank is not None:
+            coefficients = parts[0].reshape(len(parts[0]), -1)
+            return combined(name, shape, dtype, coefficients, jnp.moveaxis(bank, 0, -1), base)
+        case Shifted() if base is not None:
+            return shifted(name, base, dtype, parts[0])
+        case Scaled() if base is not None:
+            return scaled(name, base, dtype, parts)
+        case _:
+            return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hyperloom._core.backend.walk import starts_of_later_ids, values_used
 from hyperloom._core.choices.conditions import Concat, Condition
 from hyperloom._core.choices.forms import Form
 from hyperloom._core.choices.inits import Init
-from hyperloom._core.choices.layouts import Layout, Source
+from hyperloom._core.choices.layouts import Layout
 from hyperloom._core.choices.trunks import CustomTrunk
 from hyperloom._core.errors import message
 from hyperloom._core.plan.compile import compile_plan
@@ -25,13 +25,7 @@ from hyperloom.torch._generate.conditions import (
     Encoded,
     build_condition,
 )
-from hyperloom.torch._generate.heads import (
-    LinearHead,
-    SharedHead,
-    TableHead,
-    build_head,
-    uniform,
-)
+from hyperloom.torch._generate.heads import build_head, uniform
 from hyperloom.torch._generate.numbers import feature_moments
 from hyperloom.torch._generate.recurrent import RecurrentCondition
 from hyperloom.torch._generate.trunks import build_trunk, neutral_trunk
@@ -91,9 +85,7 @@ def build(
     target: nn.Module, plan: Plan, condition_module: nn.Module, trunks: nn.ModuleList
 ) -> Built:
     """Make the modules that execute a plan, and fill them with their start."""
-    heads = nn.ModuleDict(
-        {head.name: build_head(head, plan.features, plan.num_ids) for head in plan.heads}
-    )
+    heads = nn.ModuleDict({head.name: build_head(plan, i) for i, head in enumerate(plan.heads)})
     native = {name: p.detach() for name, p in target.named_parameters(remove_duplicate=False)}
     scales = torch.tensor([[p.scale, p.shift] for p in plan.pieces]) if plan.has_scales else None
     banks = nn.ParameterList(torch.empty(bank.shape) for bank in plan.banks)
@@ -114,9 +106,7 @@ def _trees(
     Bases, kept tensors, buffers, and the values that ids added later will start from.
     """
     bases, kept, buffers, later = TensorTree(), TensorTree(), TensorTree(), TensorTree()
-    used = [e.tensor for e in plan.entries if e.form.has_base] + list(plan.kept)
-    used += [s.native for h in plan.heads for s in h.segments if s.native]
-    for name in used:
+    for name in values_used(plan):
         if native[name].device.type == "meta":
             got = f"{name!r} on the meta device, which has no values"
             way_out = "Give the target its values, or generate this tensor."
@@ -133,8 +123,7 @@ def _trees(
                 name = f"{path}.{key}" if path else key
                 persistent = key not in module._non_persistent_buffers_set
                 buffers.add_buffer(name, value.detach().clone(), persistent)
-    tables = [head for head in plan.heads if head.source is Source.TABLE]
-    for name in (s.native for head in tables for s in head.segments if s.native):
+    for name in starts_of_later_ids(plan):
         later.add_buffer(name, native[name].clone())
     return bases, kept, buffers, later
 
@@ -143,17 +132,10 @@ def _fill(built: Built, native: Mapping[str, Tensor]) -> None:
     """Give every head its start; measure the trunk's features first."""
     moments = _moments(built)
     for i, head in enumerate(built.plan.heads):
-        module = built.heads[head.name]
-        if isinstance(module, LinearHead):
-            module.fill(head, moments[i], native)
-        elif isinstance(module, TableHead):
-            module.fill(head, module.table[0], native)
-        elif isinstance(module, SharedHead):
-            module.fill(head, native)
-        elif head.scaled and built.scales is not None:
-            # No weights to hold the scale of the features: the pieces' own take it over.
-            rows = [row for row, piece in enumerate(built.plan.pieces) if piece.head == i]
-            built.scales[rows, 0] /= math.sqrt(moments[i])
+        module: Any = built.heads[head.name]
+        divisor = module.start(moments.get(i, 1.0), native)
+        if built.scales is not None and divisor != 1.0:
+            built.scales[list(module.rows), 0] /= divisor
     with torch.no_grad():
         for bank, values in zip(built.plan.banks, built.banks, strict=True):
             uniform(values, bank.std)

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hyperloom._core.choices.conditions import Concat, Condition, Embedding, Ids
 from hyperloom._core.errors import message, positive_int
 from hyperloom._core.plan.plan import Plan
 from hyperloom.torch._generate.build import Built
 from hyperloom.torch._generate.conditions import EmbeddingCondition, Encoded
-from hyperloom.torch._generate.heads import SlotHead, TableHead
 from hyperloom.torch._generate.norms import IdNorm
 from hyperloom.torch._generate.numbers import assemble, raw_numbers
 from hyperloom.torch._generate.supplied import generate_with
-from hyperloom.torch._generate.table import Table
+from hyperloom.torch._generate.table import grow_rows
 from hyperloom.torch._target.tensors import TensorTree
 
 
@@ -148,31 +145,12 @@ def grow(generator: Generator, num: int) -> list[nn.Parameter]:
         wanted = "a condition with one Embedding to grow"
         raise ValueError(message("add_conditions", plan.condition, wanted))
     native = dict(generator.native.tensors())
-    added = [_grow_rows(embeddings[0].table, num, embeddings[0].reset)]
+    added = [grow_rows(embeddings[0].table, num, embeddings[0].reset)]
     for head in plan.heads:
         module: Any = generator.heads[head.name]
-        if isinstance(module, SlotHead) and isinstance(module.slots, Table):
-            added.append(_grow_rows(module.slots, num, module.new_ids))
-        elif isinstance(module, TableHead):
-            fill = partial(module.fill, head, native=native)
-            added.append(_grow_rows(module.table, num, fill))
+        added += module.grow(num, native)
     for part in generator.trunks.modules():
         if isinstance(part, IdNorm):
             part.grow(num)
-    generator.plan = replace(plan, condition=_with_more_ids(plan.condition, num)).settled()
+    generator.plan = replace(plan, condition=plan.condition.with_more_ids(num)).settled()
     return added
-
-
-def _grow_rows(table: Table, num: int, fill: Any) -> nn.Parameter:
-    rows = table[0].detach().new_empty(num, *table[0].shape[1:])
-    fill(rows)
-    return table.grow(rows)
-
-
-def _with_more_ids(choice: Condition, num: int) -> Condition:
-    if isinstance(choice, Ids):
-        return Ids(choice.num + num)
-    if isinstance(choice, Embedding):
-        return replace(choice, num=choice.num + num)
-    assert isinstance(choice, Concat)
-    return Concat(*(_with_more_ids(p, num) if p.num_ids is not None else p for p in choice.parts))

@@ -1,38 +1,73 @@
-"""Heads built as modules, filled as the plan says."""
+"""Heads as modules: what a head of the plan holds, how it starts, runs and grows."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hyperloom._core.choices.layouts import Head, Segment, Source, slot_signs
-from hyperloom.torch._generate.table import Table, unit_rows
+from hyperloom._core.plan.plan import Plan
+from hyperloom._core.records import Head, Segment, Source, slot_signs
+from hyperloom.torch._generate.table import Table, grow_rows, unit_rows
+
+Native = Mapping[str, Tensor]
 
 
-class SlotHead(nn.Module):
-    """What the heads that read a trunk share: they own the slot embeddings.
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a head is run on.
 
-    A head without slot embeddings has one slot, and no axis for it.
+    Attributes:
+        features: `(*batch, C, F)`, or `(*batch, F)` without slot embeddings; `None` for a head
+            that needs none.
+        ids: The conditions' ids `(*batch,)`, if they have any.
+        batch: Leading dimensions.
+        scales: `(num_pieces, 2)`, scale and shift of each of the plan's pieces; `None` if no head
+            has any.
+    """
+
+    features: Tensor | None
+    ids: Tensor | None
+    batch: tuple[int, ...]
+    scales: Tensor | None
+
+
+class HeadModule(nn.Module, ABC):
+    """A head of a plan.
+
+    Attributes:
+        head: Its record in the plan.
+        rows: The pieces of its output, as rows of `plan.pieces`, in order.
+        sizes: Numbers of each; a last one without a piece is cut off.
+        slots: Slot embeddings, if it has any. A head without them has one slot, and no axis for it.
     """
 
     slots: Table | nn.Parameter | None
 
-    def make_slots(self, head: Head, num_ids: int | None) -> None:
+    def __init__(self, plan: Plan, index: int) -> None:
+        super().__init__()
+        self.head: Head = plan.heads[index]
+        self.rows, self.sizes = plan.sections[index]
+
+    def make_slots(self, num_ids: int | None) -> None:
         """Make the slot embeddings, if the head has any."""
+        head = self.head
         self.slots = None
         if head.per_condition:
             assert num_ids is not None
             self.slots = Table(num_ids, head.num_slots, head.embedding)
-            self.new_ids(self.slots[0])
+            self.new_slots(self.slots[0])
         elif head.embedding:
             self.slots = nn.Parameter(torch.empty(head.num_slots, head.embedding))
-            self.new_ids(self.slots)
+            self.new_slots(self.slots)
 
-    def new_ids(self, rows: Tensor) -> None:
+    def new_slots(self, rows: Tensor) -> None:
         """Fill slot embeddings with draws of root mean square 1."""
         with torch.no_grad():
             rows.copy_(unit_rows(rows))
@@ -45,87 +80,185 @@ class SlotHead(nn.Module):
         assert self.slots is not None
         return self.slots
 
+    @abstractmethod
+    def numbers(self, seen: Seen) -> Tensor:
+        """Run the head: `(*batch, num_slots * slot_size)`, scales and shifts in."""
 
-class GivenHead(SlotHead):
-    """No weights: the features `(*batch, C, S)` are the numbers."""
+    @abstractmethod
+    def start(self, moment: float, native: Native) -> float:
+        """Fill the head's numbers.
 
-    def __init__(self, head: Head, num_ids: int | None) -> None:
-        super().__init__()
-        self.make_slots(head, num_ids)
+        Args:
+            moment: Mean square of its features.
+            native: The target's own values by name.
+
+        Returns:
+            What the scales of its pieces are to be divided by.
+        """
+
+    def grow(self, num: int, native: Native) -> list[nn.Parameter]:
+        """Add `num` ids to what is looked up by id; return the new parameters."""
+        if isinstance(self.slots, Table):
+            return [grow_rows(self.slots, num, self.new_slots)]
+        return []
 
 
-class LinearHead(SlotHead):
-    """Maps features `(*batch, C, F)` to numbers `(*batch, C, S)`."""
+class LinearHead(HeadModule):
+    """Maps features to numbers."""
 
-    signs: Tensor | None
+    def __init__(self, plan: Plan, index: int) -> None:
+        super().__init__(plan, index)
+        features = plan.features(self.head)
+        self.weight = nn.Parameter(torch.empty(self.head.slot_size, features))
+        self.bias = nn.Parameter(torch.empty(self.head.slot_size))
+        # Not a buffer: it follows from the plan, and is not to be left as garbage by to_empty().
+        self.known_signs: Tensor | None = None
+        if self.head.signs:
+            signs = slot_signs(self.head.num_slots, features)
+            self.known_signs = torch.from_numpy(signs).to(self.weight.dtype)
+        self.make_slots(plan.num_ids)
 
-    def __init__(self, head: Head, features: int, num_ids: int | None) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(head.slot_size, features))
-        self.bias = nn.Parameter(torch.empty(head.slot_size))
-        signs = torch.from_numpy(slot_signs(head.num_slots, features)) if head.signs else None
-        self.register_buffer("signs", None if signs is None else signs.float(), persistent=False)
-        self.make_slots(head, num_ids)
+    @property
+    def signs(self) -> Tensor | None:
+        """Each slot's signs `(C, F)`, as the weight's numbers are, or `None`."""
+        signs, weight = self.known_signs, self.weight
+        if signs is None or (signs.device == weight.device and signs.dtype == weight.dtype):
+            return signs
+        return signs.to(weight)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)
+        if not self.weight.is_meta:
+            self.known_signs = self.signs
+        return self
 
     def forward(self, features: Tensor) -> Tensor:
+        """Map features `(*batch, C, F)` to numbers `(*batch, C, S)`."""
         return F.linear(self.signed(features), self.weight, self.bias)
 
     def signed(self, features: Tensor) -> Tensor:
         """Return the features `(*batch, C, F)` under each slot's signs."""
-        signs = self._buffers["signs"]
+        signs = self.signs
         return features if signs is None else features * signs
 
-    def fill(self, head: Head, moment: float, native: Mapping[str, Tensor]) -> None:
+    def numbers(self, seen: Seen) -> Tensor:
+        if not self.head.scaled:
+            made = self(seen.features)
+        else:
+            assert seen.scales is not None
+            made = self._scaled(seen.features, seen.scales)
+        return made.flatten(-2) if self.head.embedding else made
+
+    def _scaled(self, features: Any, scales: Tensor) -> Tensor:
+        """Run and give each range of the output its scale and shift.
+
+        In the output's own memory, so that a large target takes that of one copy, not of two:
+        range by range where no gradient is taken, else in one pass (written in parts, autograd
+        would copy the whole gradient for every part). Such heads have slot embeddings.
+        """
+        shifted = _any_shift(scales)
+        if not torch.is_grad_enabled():
+            numbers: Tensor = self(features)
+            parts = numbers.flatten(-2).split(self.sizes, -1)
+            for row, part in zip(self.rows, parts, strict=False):
+                part.mul_(scales[row, 0])
+                if shifted:
+                    part.add_(scales[row, 1])
+            return numbers
+        # Before the head runs: on the way these take more memory than in the end.
+        each = [_spread(scales[:, i], self.rows, self.sizes) for i in range(1 + shifted)]
+        numbers = self(features)
+        scale, *shift = (values.view(numbers.shape[-2:]) for values in each)
+        numbers = numbers.mul_(scale)
+        return numbers.add_(shift[0]) if shifted else numbers
+
+    def start(self, moment: float, native: Native) -> float:
         """Give every row its start, for features of mean square `moment`."""
         with torch.no_grad():
-            for part in head.segments:
+            for part in self.head.segments:
                 std = part.std / math.sqrt(self.weight.shape[1] * moment)
                 uniform(self.weight[part.start : part.stop], std)
                 self.bias[part.start : part.stop] = _mean(part, native)
+        return 1.0
 
 
-class TableHead(nn.Module):
+class GivenHead(HeadModule):
+    """No weights: the features are the numbers."""
+
+    def __init__(self, plan: Plan, index: int) -> None:
+        super().__init__(plan, index)
+        self.make_slots(plan.num_ids)
+
+    def numbers(self, seen: Seen) -> Tensor:
+        assert seen.features is not None
+        flat = seen.features.flatten(-2) if self.head.embedding else seen.features
+        if not self.head.scaled:
+            return flat
+        assert seen.scales is not None
+        each = _spread(seen.scales, self.rows, self.sizes)
+        # Not in place, as scales are elsewhere: other heads may see the same features.
+        return torch.addcmul(each[:, 1], flat, each[:, 0])
+
+    def start(self, moment: float, native: Native) -> float:
+        # No weights to hold the scale of the features: the pieces' own take it over.
+        return math.sqrt(moment) if self.head.scaled else 1.0
+
+
+class TableHead(HeadModule):
     """A learned row of numbers for each condition id."""
 
-    def __init__(self, head: Head, num_ids: int | None) -> None:
-        super().__init__()
-        assert num_ids is not None
-        self.table = Table(num_ids, head.slot_size)
+    slots = None
 
-    def fill(self, head: Head, rows: Tensor, native: Mapping[str, Tensor]) -> None:
+    def __init__(self, plan: Plan, index: int) -> None:
+        super().__init__(plan, index)
+        assert plan.num_ids is not None
+        self.table = Table(plan.num_ids, self.head.slot_size)
+
+    def numbers(self, seen: Seen) -> Tensor:
+        assert seen.ids is not None
+        return self.table.look_up(seen.ids)
+
+    def start(self, moment: float, native: Native) -> float:
+        self._fill(self.table[0], native)
+        return 1.0
+
+    def grow(self, num: int, native: Native) -> list[nn.Parameter]:
+        return [grow_rows(self.table, num, lambda rows: self._fill(rows, native))]
+
+    def _fill(self, rows: Tensor, native: Native) -> None:
         """Fill rows of the table, each condition with draws of its own."""
-        with torch.no_grad():
-            for part in head.segments:
-                view = rows[:, part.start : part.stop]
-                uniform(view, 0.0 if part.native else part.std)
-                view += _mean(part, native)
+        _fill_rows(self.head, rows, native)
 
 
-class SharedHead(nn.Module):
+class SharedHead(HeadModule):
     """One learned row of numbers for all conditions."""
 
-    def __init__(self, head: Head) -> None:
-        super().__init__()
-        self.row = nn.Parameter(torch.empty(head.slot_size))
+    slots = None
 
-    def fill(self, head: Head, native: Mapping[str, Tensor]) -> None:
-        """Fill the row, mostly with the target's own values."""
-        with torch.no_grad():
-            for part in head.segments:
-                view = self.row[part.start : part.stop]
-                uniform(view, 0.0 if part.native else part.std)
-                view += _mean(part, native)
+    def __init__(self, plan: Plan, index: int) -> None:
+        super().__init__(plan, index)
+        self.row = nn.Parameter(torch.empty(self.head.slot_size))
+
+    def numbers(self, seen: Seen) -> Tensor:
+        # A clone: a view would let what was generated change when the row is trained.
+        return self.row.clone().expand(*seen.batch, -1)
+
+    def start(self, moment: float, native: Native) -> float:
+        _fill_rows(self.head, self.row, native)
+        return 1.0
 
 
-def build_head(head: Head, features: Callable[[Head], int], num_ids: int | None) -> nn.Module:
-    """Return the head as a module; its numbers are still to be filled."""
-    if head.source is Source.TABLE:
-        return TableHead(head, num_ids)
-    if head.source is Source.SHARED:
-        return SharedHead(head)
-    if head.source is Source.GIVEN:
-        return GivenHead(head, num_ids)
-    return LinearHead(head, features(head), num_ids)
+_HEADS: dict[Source, type[HeadModule]] = {
+    Source.FEATURES: LinearHead,
+    Source.TABLE: TableHead,
+    Source.SHARED: SharedHead,
+    Source.GIVEN: GivenHead,
+}
+
+
+def build_head(plan: Plan, index: int) -> HeadModule:
+    """Return a head of the plan as a module; its numbers are still to be filled."""
+    return _HEADS[plan.heads[index].source](plan, index)
 
 
 def uniform(values: Tensor, std: float) -> None:
@@ -134,5 +267,33 @@ def uniform(values: Tensor, std: float) -> None:
     values.uniform_(-bound, bound) if bound else values.zero_()
 
 
-def _mean(part: Segment, native: Mapping[str, Tensor]) -> Tensor | float:
+def _fill_rows(head: Head, rows: Tensor, native: Native) -> None:
+    """Fill rows `(*, S)` of learned numbers, mostly with the target's own values."""
+    with torch.no_grad():
+        for part in head.segments:
+            view = rows[..., part.start : part.stop]
+            uniform(view, 0.0 if part.native else part.std)
+            view += _mean(part, native)
+
+
+def _mean(part: Segment, native: Native) -> Tensor | float:
     return part.mean if part.native is None else native[part.native].flatten()
+
+
+def _spread(values: Tensor, rows: tuple[int, ...], sizes: tuple[int, ...]) -> Tensor:
+    """Return each piece's value (or values) for each of its numbers, `(size, ...)`."""
+    own = values[list(rows)]
+    if len(sizes) > len(rows):  # what is cut off
+        own = torch.cat([own, own[:1]])
+    repeats = torch.tensor(sizes, device=own.device)
+    return own.repeat_interleave(repeats, 0, output_size=sum(sizes))
+
+
+def _any_shift(scales: Tensor) -> bool:
+    """Whether any piece has a shift; where that cannot be read without waiting, yes."""
+    if scales.device.type != "cpu" or torch.compiler.is_compiling():
+        return True
+    try:
+        return bool(scales[:, 1].any())
+    except RuntimeError:  # a traced value cannot be read
+        return True

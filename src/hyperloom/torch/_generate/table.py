@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -47,3 +50,10 @@ def unit_rows(like: Tensor) -> Tensor:
         return like
     draw = torch.randn_like(like)
     return draw * draw.square().mean(-1, keepdim=True).rsqrt()
+
+
+def grow_rows(table: Table, num: int, fill: Callable[[Tensor], Any]) -> nn.Parameter:
+    """Append `num` rows that `fill` fills; return the new parameter."""
+    rows = table[0].detach().new_empty(num, *table[0].shape[1:])
+    fill(rows)
+    return table.grow(rows)

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hyperloom._core.choices.execution import Execution
-from hyperloom._core.choices.forms import Whole
-from hyperloom._core.choices.layouts import Source
+from hyperloom._core.choices.structure import Plain
 from hyperloom._core.choices.trunks import Linear
 from hyperloom._core.plan.cost import Layer
 from hyperloom._core.plan.plan import Plan
@@ -312,10 +311,8 @@ def _write(
 def _sizes(plan: Plan) -> tuple[int, ...] | None:
     """Return each tensor's numbers, if one head gives all, one after the other, as they are."""
     head, at, sizes = plan.heads[0], 0, []
-    if head.source is not Source.FEATURES:
-        return None
     if (
-        head.source is not Source.FEATURES
+        not head.linear
         or head.embedding
         or head.scaled
         or plan.kept
@@ -326,7 +323,7 @@ def _sizes(plan: Plan) -> tuple[int, ...] | None:
         return None
     for entry in plan.entries:
         piece = entry.pieces[0]
-        if entry.form != Whole() or piece.count != 1 or piece.start != at:
+        if plan.structures[entry.tensor] != Plain() or piece.count != 1 or piece.start != at:
             return None
         sizes.append(piece.numel)
         at += piece.numel

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from hyperloom._core.choices.execution import SlowWarning
-from hyperloom._core.choices.forms import Whole
 from hyperloom._core.choices.layouts import Head
+from hyperloom._core.choices.structure import Plain
 from hyperloom._core.plan.contraction import is_constant
 from hyperloom._core.plan.plan import Entry, Plan
 from hyperloom._core.reports.doctor import Report
@@ -30,7 +30,7 @@ from hyperloom._core.reports.readings import PartReading, Readings, TensorReadin
 from hyperloom.torch._generate.conditions import EmbeddingCondition
 from hyperloom.torch._generate.encoded import Encoded
 from hyperloom.torch._generate.generator import tensors_of
-from hyperloom.torch._generate.heads import LinearHead
+from hyperloom.torch._generate.heads import HeadModule
 from hyperloom.torch._generate.numbers import slot_features
 from hyperloom.torch._generate.table import Table
 from hyperloom.torch._hypernetwork import TOOLS, HyperNetwork
@@ -256,10 +256,10 @@ def _alike(hnet: HyperNetwork) -> set[str]:
     for name, module in hnet.named_modules():
         if isinstance(module, EmbeddingCondition) and _collapsed(module.table.rows(), 0):
             found |= {f"{name}.table.{i}" for i in range(len(module.table))}
-        elif isinstance(module, LinearHead) and isinstance(module.slots, nn.Parameter):
+        elif isinstance(module, HeadModule) and isinstance(module.slots, nn.Parameter):
             if _collapsed(module.slots, 0):
                 found.add(f"{name}.slots")
-        elif isinstance(module, LinearHead) and isinstance(module.slots, Table):
+        elif isinstance(module, HeadModule) and isinstance(module.slots, Table):
             found |= {f"{name}.slots.{i}" for i, b in enumerate(module.slots) if _collapsed(b, 1)}
     return found
 
@@ -380,7 +380,7 @@ def _tensor(
 def _starts_constant(plan: Plan, entry: Entry) -> bool:
     """Whether the plan starts the tensor alike for all conditions."""
     zero = [_std_is_zero(plan.heads[p.head], p.start, p.numel) for p in entry.pieces]
-    return all(zero) if isinstance(entry.form, Whole) else any(zero)
+    return all(zero) if plan.structures[entry.tensor] == Plain() else any(zero)
 
 
 def _std_is_zero(head: Head, start: int, numel: int) -> bool:

@@ -21,7 +21,7 @@ from hyperloom._core.backend.regularizer import (
     rows_that_count,
     weight_of,
 )
-from hyperloom._core.choices.layouts import Piece, Source
+from hyperloom._core.choices.layouts import Piece
 from hyperloom._core.errors import finite_float, positive_int
 from hyperloom._core.plan.plan import Plan
 from hyperloom.torch._generate.conditions import Encoded
@@ -134,7 +134,7 @@ class OutputRegularizer:
         features = slot_features(plan, hnet.trunks, hnet.heads, encoded)
         for i, head in enumerate(plan.heads):
             pieces = self._linear_pieces(hnet, i)
-            if head.source is not Source.FEATURES or pieces is None:
+            if not head.linear or pieces is None:
                 continue
             rows = rows_that_count(head, pieces)
             if gram_is_cheaper(head, plan.features(head), num, len(rows)):

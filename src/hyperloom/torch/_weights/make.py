@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,28 +9,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hyperloom._core.choices.forms import (
-    Delta,
-    LoRA,
-    LowRank,
-    RankOne,
-    Scale,
-    Shift,
-    Templates,
-    Whole,
-)
-from hyperloom._core.choices.layouts import Piece
-from hyperloom._core.plan.contraction import in_one_slot, is_shared
+from hyperloom._core.backend.walk import bank_of, base_of
+from hyperloom._core.choices.structure import Product, Scaled, Shifted, Structure, Sum
+from hyperloom._core.plan.contraction import from_rows, is_shared, sum_of_rows
 from hyperloom._core.plan.plan import Entry, Plan
+from hyperloom._core.records import Piece
 from hyperloom.torch._generate.conditions import Encoded
-from hyperloom.torch._generate.heads import GivenHead, LinearHead, TableHead
-from hyperloom.torch._generate.numbers import base_of, given_numbers, linear_numbers, slot_features
+from hyperloom.torch._generate.heads import Seen
+from hyperloom.torch._generate.numbers import slot_features
 from hyperloom.torch._weights.weights import (
     Dense,
     LowRankWeight,
     ScaledWeight,
     ShiftedWeight,
-    Sum,
+    SumWeight,
     Weight,
 )
 
@@ -69,6 +60,7 @@ class Loom:
         self.bases, self.banks, self.dtypes = bases, banks, dtypes
         self.encoded, self.index, self.record = encoded, index, record
         self.num = len(encoded.vector if index is None else index)
+        self.ids = None if encoded.ids is None else self._rows(encoded.ids)
         self.features = {
             i: self._rows(f) for i, f in slot_features(plan, trunks, heads, encoded).items()
         }
@@ -99,30 +91,26 @@ class Loom:
         return made
 
     def _weight(self, entry: Entry, rows: range) -> Weight:
-        shape = torch.Size(self.plan.spec[entry.tensor].shape)
-        name, num, form = entry.tensor, self.num, entry.form
-        base = base_of(entry, self.bases, self.banks)
-        if isinstance(form, (Whole, Delta)) and self._in_one_slot(entry.pieces[0]):
+        name, num = entry.tensor, self.num
+        shape = torch.Size(self.plan.spec[name].shape)
+        base, bank = base_of(entry, self.bases), bank_of(entry, self.banks)
+        if sum_of_rows(self.plan, entry):
             made = self._sum(name, shape, num, entry.pieces[0], rows[0], base)
             return (
                 made if len(shape) >= 2 else Dense(name, shape, num, self._cast(made.dense(), name))
             )
-        out_axis = self.plan.spec[name].out_axis
-        scaled = isinstance(form, (Scale, RankOne)) and len(shape) >= 2 and out_axis in (0, 1)
-        plus = 1.0 if scaled else 0.0
-        parts = [self._part(p, i, plus) for p, i in zip(entry.pieces, rows, strict=True)]
-        made = _structured(form, name, shape, num, parts, base, out_axis)
+        structure = self.plan.structures[name]
+        parts = tuple(
+            self._part(p, i, structure.plus) for p, i in zip(entry.pieces, rows, strict=True)
+        )
+        made = structured(structure, name, shape, num, parts, base, bank)
         if made is None:
-            value = form.assemble(tuple(parts), base, tuple(shape))
+            value = structure.dense(parts, base, bank, tuple(shape))
             made = Dense(name, shape, num, self._cast(value, name))
         return made
 
     def _cast(self, value: Tensor, name: str) -> Tensor:
         return value if value.dtype == self.dtypes[name] else value.to(self.dtypes[name])
-
-    def _in_one_slot(self, piece: Piece) -> bool:
-        made_by_rows = isinstance(self.heads[self.plan.heads[piece.head].name], LinearHead)
-        return made_by_rows and in_one_slot(self.plan, piece)
 
     def _rows(self, tensor: Tensor) -> Tensor:
         """Give each row the slice of its condition."""
@@ -159,10 +147,12 @@ class Loom:
 
     def _sum(
         self, name: str, shape: torch.Size, num: int, piece: Piece, row: int, base: Tensor | None
-    ) -> Sum:
+    ) -> SumWeight:
         features, templates, bias = self._scaled(piece, row)
         shared = bias.view(shape)
-        return Sum(name, shape, num, features, templates, shared if base is None else shared + base)
+        return SumWeight(
+            name, shape, num, features, templates, shared if base is None else shared + base
+        )
 
     def _scaled(self, piece: Piece, row: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return features, rows and bias that give a part with its scale and shift in."""
@@ -175,7 +165,7 @@ class Loom:
 
     def _part(self, piece: Piece, row: int, plus: float) -> Tensor:
         """Return a part `(B, *shape)` with a constant added, dense."""
-        if self._in_one_slot(piece):
+        if from_rows(self.plan, piece):
             features, weight, bias = self._scaled(piece, row)
             made = F.linear(features, weight, bias + plus if plus else bias)
             return made.reshape(-1, *piece.shape)
@@ -186,56 +176,54 @@ class Loom:
 
     def _cut(self, index: int) -> None:
         """Run a head as a whole and cut its output."""
-        head = self.plan.heads[index]
-        flat = self._raw(index, self.heads[head.name])
+        module: Any = self.heads[self.plan.heads[index].name]
+        flat = module.numbers(Seen(self.features.get(index), self.ids, (self.num,), self.scales))
         rows, sizes = self.plan.sections[index]
         cuts = zip(rows, flat.split(sizes, -1), strict=False)
         pieces = self.plan.pieces
         self.parts[index] = {r: pieces[r].arrange(part, torch.permute) for r, part in cuts}
 
-    def _raw(self, index: int, module: nn.Module) -> Tensor:
-        """Return a head's numbers `(B, num_slots * slot_size)`, scales and shifts in."""
-        if isinstance(module, LinearHead):
-            return linear_numbers(self.plan, index, module, self.features[index], self.scales)
-        if isinstance(module, GivenHead):
-            return given_numbers(self.plan, index, self.features[index], self.scales)
-        if isinstance(module, TableHead):
-            assert self.encoded.ids is not None
-            return self._rows(module.table.look_up(self.encoded.ids))
-        row: Any = module.row
-        return row.expand(self.num, -1)
 
-
-def _structured(
-    form: Any,
+def structured(
+    structure: Structure,
     name: str,
     shape: torch.Size,
     num: int,
-    parts: list[Tensor],
+    parts: tuple[Tensor, ...],
     base: Tensor | None,
-    out_axis: int | tuple[int, ...] | None,
+    bank: Tensor | None,
 ) -> Weight | None:
-    """Return the weight object for a form that has one, for matrices and kernels."""
+    """Return the weight that a structure has; `None` where the tensor is to be formed.
+
+    Matrices and kernels have one, whose parts lie along the axes that layers have: factors along
+    the first two, a product whose rows are the first.
+    """
     if len(shape) < 2:
         return None
-    if isinstance(form, LoRA):
-        return LowRankWeight(name, shape, num, parts[0], parts[1], form.factor, base)
-    if isinstance(form, LowRank):
-        return LowRankWeight(name, shape, num, parts[0], parts[1])
-    if isinstance(form, Templates):
-        assert base is not None
-        coefficients = parts[0].flatten(1)
-        return Sum(name, shape, num, coefficients, base.flatten(1).mT)
-    if out_axis not in (0, 1) or base is None:
-        return None
-    flat = [part.flatten(1) for part in parts]
-    if isinstance(form, Shift):
-        whole = math.prod(shape[1:]) == shape[1] and out_axis == 0
-        return ShiftedWeight(name, shape, num, base, flat[0]) if whole else None
-    if isinstance(form, RankOne):
-        first, second = flat if out_axis == 0 else reversed(flat)
-        return ScaledWeight(name, shape, num, base, first, second)
-    if isinstance(form, Scale):
-        rows = (out_axis == 0) != form.inputs
-        return ScaledWeight(name, shape, num, base, *((flat[0], None) if rows else (None, flat[0])))
-    return None
+    match structure:
+        case Product(factor=factor) if parts[0].shape[-2] == shape[0]:
+            return LowRankWeight(name, shape, num, parts[0], parts[1], factor, base)
+        case Sum() if bank is not None:
+            return SumWeight(name, shape, num, parts[0].flatten(1), bank.flatten(1).mT, base)
+        case Shifted() if base is not None and parts[0].shape[1:] == (shape[0], 1):
+            return ShiftedWeight(name, shape, num, base, parts[0].flatten(1))
+        case Scaled() if base is not None:
+            found = _by_axis(parts, shape)
+            return None if found is None else ScaledWeight(name, shape, num, base, *found)
+        case _:
+            return None
+
+
+def _by_axis(
+    parts: tuple[Tensor, ...], shape: torch.Size
+) -> tuple[Tensor | None, Tensor | None] | None:
+    """Return the factors `(B, n)` along the first and the second axis; `None` for any others."""
+    found: list[Tensor | None] = [None, None]
+    for part in parts:
+        long = [axis for axis, size in enumerate(part.shape[1:]) if size != 1]
+        # One number for all of the tensor goes with its first axis.
+        axis = long[0] if long else 0
+        if len(long) > 1 or axis > 1 or found[axis] is not None:
+            return None
+        found[axis] = part.flatten(1).expand(-1, shape[axis])
+    return found[0], found[1]

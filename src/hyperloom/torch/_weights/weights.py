@@ -166,7 +166,7 @@ class Dense(Weight):
 
 
 @dataclass
-class Sum(Weight):
+class SumWeight(Weight):
     """`base + sum_r c_r T_r`: what a linear head, or a bank of templates, gives.
 
     Attributes:

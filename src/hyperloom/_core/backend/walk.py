@@ -1,0 +1,56 @@
+"""Walks over a plan that both backends take: what is used of the target, and when."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from hyperloom._core.plan.plan import Entry, Plan
+from hyperloom._core.records import Source
+
+Array = TypeVar("Array")
+
+
+def values_used(plan: Plan) -> list[str]:
+    """Return the names of the target's tensors whose values are used, not only their shapes."""
+    used = [entry.tensor for entry in plan.entries if entry.form.has_base] + list(plan.kept)
+    return used + [s.native for head in plan.heads for s in head.segments if s.native]
+
+
+def starts_of_later_ids(plan: Plan) -> list[str]:
+    """Return the names of the tensors from whose values the rows of later ids start."""
+    tables = [head for head in plan.heads if head.source is Source.TABLE]
+    return [s.native for head in tables for s in head.segments if s.native]
+
+
+def base_of(entry: Entry, bases: Mapping[str, Array]) -> Array | None:
+    """Return the tensor that the entry's form changes, if it changes one."""
+    return bases[entry.tensor] if entry.form.has_base else None
+
+
+def bank_of(entry: Entry, banks: Sequence[Array]) -> Array | None:
+    """Return the bank that the entry's form combines, if it combines one."""
+    return None if entry.bank is None else banks[entry.bank]
+
+
+def join(
+    plan: Plan, parts: Sequence[Any], bases: Mapping[str, Any], banks: Sequence[Any]
+) -> dict[str, Any]:
+    """Form every tensor from its parts: `{name: (*batch, *shape)}`, in the dtype of the parts.
+
+    Args:
+        plan: The plan.
+        parts: `(*batch, *part shape)`, in the order of `plan.pieces`.
+        bases: The tensors that forms with a base change.
+        banks: The plan's banks.
+    """
+    row, made = 0, {}
+    for entry in plan.entries:
+        structure, stop = plan.structures[entry.tensor], row + len(entry.pieces)
+        own = tuple(parts[row:stop])
+        if structure.plus:
+            own = tuple([part + structure.plus for part in own])
+        base, bank = base_of(entry, bases), bank_of(entry, banks)
+        made[entry.tensor] = structure.dense(own, base, bank, plan.spec[entry.tensor].shape)
+        row = stop
+    return made

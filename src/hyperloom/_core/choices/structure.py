@@ -1,0 +1,123 @@
+"""How a tensor follows from its parts: structures, which both backends know how to apply.
+
+A form says which structure a tensor has; a structure holds no arrays. `dense` is its definition,
+with operators that arrays of every framework share. A backend turns it, with the arrays of a
+call, into a weight that layers apply without forming it; what it has no such weight for is
+formed by `dense`. So a form is written once and runs on every road.
+
+Legend: `parts` are the generated arrays `(*batch, *part shape)`, in the form's order; `base` is
+the tensor that is changed, and `bank` the learned arrays `(num, *shape)` that are combined, as
+far as the form has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """Base class.
+
+    Attributes:
+        plus: A number that is added to every part before anything sees it: around what they
+            start at zero.
+        one_part: Whether the tensor is its first part, with the base added at most. Where that
+            part is a sum of a head's rows, so is then the tensor.
+        factored: Whether it can be applied for less than it is formed.
+    """
+
+    plus: ClassVar[float] = 0.0
+    one_part: ClassVar[bool] = False
+    factored: ClassVar[bool] = False
+
+    def dense(self, parts: tuple[Any, ...], base: Any, bank: Any, shape: Shape) -> Any:
+        """Form the tensor, `(*batch, *shape)`."""
+        raise TypeError(f"{type(self).__name__} does not define dense()")
+
+
+@dataclass(frozen=True, slots=True)
+class Plain(Structure):
+    """The part is the tensor."""
+
+    one_part: ClassVar[bool] = True
+
+    def dense(self, parts: tuple[Any, ...], base: Any, bank: Any, shape: Shape) -> Any:
+        return parts[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Shifted(Structure):
+    """`base + part`; along each axis the part has the tensor's size, or 1."""
+
+    one_part: ClassVar[bool] = True
+    factored: ClassVar[bool] = True
+
+    def dense(self, parts: tuple[Any, ...], base: Any, bank: Any, shape: Shape) -> Any:
+        return base + parts[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Scaled(Structure):
+    """`base * (1 + part) * (1 + part) ...`; sizes of the parts as in `Shifted`."""
+
+    plus: ClassVar[float] = 1.0
+    factored: ClassVar[bool] = True
+
+    def dense(self, parts: tuple[Any, ...], base: Any, bank: Any, shape: Shape) -> Any:
+        for part in parts:
+            base = base * part
+        return base
+
+
+@dataclass(frozen=True, slots=True)
+class Product(Structure):
+    """`factor * U V`, added to the base where there is one.
+
+    Attributes:
+        factor: A number.
+        split: How many of the tensor's axes are the rows: `U` is `(prod(shape[:split]), rank)`
+            and `V` `(rank, prod(shape[split:]))`.
+    """
+
+    factor: float = 1.0
+    split: int = 1
+    factored: ClassVar[bool] = True
+
+    def dense(self, parts: tuple[Any, ...], base: Any, bank: Any, shape: Shape) -> Any:
+        product = parts[0] @ parts[1]
+        made = product.reshape((*product.shape[:-2], *shape))
+        made = made if self.factor == 1.0 else self.factor * made
+        return made if base is None else base + made
+
+
+@dataclass(frozen=True, slots=True)
+class Sum(Structure):
+    """`sum_r c_r T_r` over the arrays `T` of the bank, added to the base where there is one.
+
+    The part is `c`, of shape `(num, 1, ..., 1)` with an axis for each of the tensor's.
+    """
+
+    factored: ClassVar[bool] = True
+
+    def dense(self, parts: tuple[Any, ...], base: Any, bank: Any, shape: Shape) -> Any:
+        made = (parts[0] * bank).sum(-len(shape) - 1)
+        return made if base is None else base + made
+
+
+@dataclass(frozen=True, slots=True)
+class Formed(Structure):
+    """A function of the parts, for what is none of the others. It is always formed.
+
+    Attributes:
+        function: `function(parts, base)`, in operators that arrays of every framework have.
+    """
+
+    function: Callable[[tuple[Any, ...], Any], Any]
+
+    def dense(self, parts: tuple[Any, ...], base: Any, bank: Any, shape: Shape) -> Any:
+        return self.function(parts, base)
