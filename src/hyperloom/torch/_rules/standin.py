@@ -116,7 +116,7 @@ def _convolution(plain: Any, graphed: Any, transposed: bool) -> Rule:
             return conv(x, weight, _dense(bias), *args, **kwargs)
         groups = kwargs.get("groups", args[3] if len(args) > 3 else 1)
 
-        def apply(x: Tensor, kernel: Tensor) -> Tensor:
+        def apply(x: Tensor, kernel: Tensor, times: int) -> Tensor:
             return conv(x, as_autocast(kernel), None, *args, **kwargs)
 
         y = weight.weight.convolve(apply, x, transposed, groups)

@@ -2,8 +2,9 @@
 
 Every class here stands for the weights of `B` conditions and knows three things: how to become a
 dense tensor, how to apply itself as the weight of a layer, and which of its tensors belong to
-one condition. The same code runs with the conditions as a leading dimension (`lead` is 1) and
-inside `vmap`, where they are hidden (`lead` is 0).
+one condition. The same code runs with the conditions as a leading dimension (`lead` is 1), with
+rows in front that belong to one condition or another (`by` says which), and inside `vmap`, where
+the conditions are hidden (`lead` is 0).
 
 Legend of suffixes: B conditions, N rows of one condition, I inputs, O outputs, R templates.
 """
@@ -13,8 +14,8 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from hyperloom._core.plan.cost import Layer
 from hyperloom.torch._weights.choose import choose
+from hyperloom.torch._weights.rows import Rows
 
 Conv = Callable[..., Tensor]
 
@@ -35,6 +37,7 @@ class Weight(ABC):
         shape: Shape of one condition's weight.
         num: Conditions `B`.
         lead: 1 while the conditions are the first dimension of the tensors, 0 while hidden.
+        by: Which rows have which condition, where inputs have rows in front; else `None`.
         record: Where to note what was chosen; `None` outside `explain()`.
     """
 
@@ -42,6 +45,7 @@ class Weight(ABC):
     shape: torch.Size
     num: int
     lead: int = field(default=1, kw_only=True)
+    by: Rows | None = field(default=None, kw_only=True)
     record: Any = field(default=None, kw_only=True)
 
     @property
@@ -57,27 +61,73 @@ class Weight(ABC):
     def dense(self) -> Tensor:
         """Return the weight, `(*lead, *shape)`."""
 
+    def turned(self) -> Weight:
+        """Return the transpose of a matrix."""
+        shape = torch.Size(reversed(self.shape))
+        made = Dense(self.name, shape, self.num, self.dense().mT)
+        return replace(made, lead=self.lead, by=self.by, record=self.record)
+
+    def to(self, dtype: torch.dtype) -> Self:
+        """Return the same weight with all its numbers in a dtype."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        other = {n: v.to(dtype) for n, v in values.items() if isinstance(v, Tensor)}
+        return replace(self, **other) if any(other[n] is not values[n] for n in other) else self
+
     def linear(self, x: Tensor) -> Tensor:
         """Return `x W^T`, `(*lead, *n, I)` -> `(*lead, *n, O)`."""
-        return linear_each(x, self.dense(), self.lead)
+        self.note("linear", "dense")
+        return self.product(x, self.dense())
 
     def convolve(self, conv: Conv, x: Tensor, transposed: bool, groups: int) -> Tensor:
-        """Return `conv(x, W)`; `conv` holds stride, padding and the rest. Conditions hidden."""
+        """Return `conv(x, W)`, for hidden conditions or rows.
+
+        Args:
+            conv: `conv(x, kernel, times)` with stride, padding, the rest, and `times` its groups.
+            x: `(N, C, *spatial)`, or without `N`.
+            transposed: Whether it is a transposed convolution.
+            groups: Its groups.
+        """
         self.note("conv", "dense")
-        return conv(x, self.dense())
+        return self.conv_each(conv, x, self.dense())
 
     def embed(self, ids: Tensor, **options: Any) -> Tensor:
-        """Return the rows of the weight at `ids`. Conditions hidden."""
+        """Return the rows of the weight at `ids`, for hidden conditions or rows."""
         self.note("embedding", "dense")
         if torch.compiler.is_compiling() and not options:
             # vmap's rule for F.embedding reads the number of conditions: a graph for each.
-            return self.dense()[ids]
-        return F.embedding(ids, self.dense(), **options)
+            return self.look_up(ids, self.dense()) if self.by else self.dense()[ids]
+        return self.look_up(ids, self.dense(), **options)
+
+    def product(self, x: Tensor, matrix: Tensor) -> Tensor:
+        """Apply each condition's own matrix to its rows: `(*lead, *n, I) (*lead, O, I)`."""
+        if self.by is None:
+            return linear_each(x, matrix, self.lead)
+        return self.by.fit(len(x)).product(x, matrix)
+
+    def conv_each(self, conv: Conv, x: Tensor, kernel: Tensor) -> Tensor:
+        """Apply each condition's own kernel."""
+        if self.by is None:
+            return conv(x, kernel, 1)
+        return self.by.fit(len(x)).convolve(conv, x, kernel)
+
+    def look_up(self, ids: Tensor, table: Tensor, **options: Any) -> Tensor:
+        """Look up ids in each condition's own table `(*lead, V, D)`."""
+        if self.by is None:
+            return F.embedding(ids, table, **options)
+        return self.by.fit(len(ids)).look_up(ids, table, **options)
+
+    def rows_in(self, x: Tensor, last: int) -> int:
+        """Return how many rows one condition has in `x`, but for its `last` axes."""
+        if self.by is None:
+            return math.prod(x.shape[self.lead : x.ndim - last])
+        return max(1, math.prod(x.shape[: x.ndim - last]) // self.num)
 
     def lift(self, tensor: Tensor, x: Tensor, own: int) -> Tensor:
         """Insert axes after the conditions so that `tensor`'s last `own` axes meet `x`'s last."""
         if not self.lead:
             return tensor
+        if self.by is not None:
+            tensor = self.by.fit(len(x)).gather(tensor)
         missing = x.ndim - self.lead - own
         return tensor.reshape(tensor.shape[0], *(1,) * missing, *tensor.shape[1:])
 
@@ -160,9 +210,8 @@ class Dense(Weight):
     def dense(self) -> Tensor:
         return self.value
 
-    def linear(self, x: Tensor) -> Tensor:
-        self.note("linear", "dense")
-        return super().linear(x)
+    def turned(self) -> Weight:
+        return replace(self, shape=torch.Size(reversed(self.shape)), value=self.value.mT)
 
 
 @dataclass
@@ -200,15 +249,23 @@ class SumWeight(Weight):
         self.note(op, best, layer)
         return best
 
+    def turned(self) -> Weight:
+        shape = torch.Size(reversed(self.shape))
+        turned = self.templates.unflatten(0, self.shape).transpose(0, 1).flatten(0, 1)
+        base = None if self.base is None else self.base.mT
+        return replace(self, shape=shape, templates=turned, base=base)
+
     def linear(self, x: Tensor) -> Tensor:
         outputs, inputs = self.shape
-        rows = math.prod(x.shape[self.lead : -1])
-        choice = self._choice("linear", x, rows, inputs, outputs, inputs)
+        choice = self._choice("linear", x, self.rows_in(x, 1), inputs, outputs, inputs)
         if choice == "dense":
-            return super().linear(x)
+            return self.product(x, self.dense())
         base = None if self.base is None else F.linear(x, self.base)
         if choice == "inputs":
-            x_NIR = into_inputs(x, self.coefficients, self.lead)
+            coefficients = self.coefficients
+            if self.by is not None:
+                coefficients = self.by.fit(len(x)).gather(coefficients)
+            x_NIR = into_inputs(x, coefficients, self.lead)
             made = F.linear(x_NIR, self.templates.reshape(outputs, -1))
         else:
             # In the product's dtype: under autocast that is what a plain layer would return.
@@ -220,29 +277,35 @@ class SumWeight(Weight):
         if transposed or x.ndim != len(self.shape):
             return super().convolve(conv, x, transposed, groups)
         outputs, fan_in = self.shape[0], math.prod(self.shape[1:])
-        rows = x.shape[0] * math.prod(x.shape[2:])
+        rows = self.rows_in(x, x.ndim - 1) * math.prod(x.shape[2:])
         # Multiplying the coefficients into the inputs is not on offer: kernels overlap.
         choice = self._choice("conv", x, rows, fan_in, outputs, math.inf)
         if choice == "dense":
-            return conv(x, self.dense())
+            return self.conv_each(conv, x, self.dense())
         terms = self.templates.shape[-1]
         kernels = self.templates.reshape(outputs, fan_in, terms).movedim(-1, 1)
-        y = conv(x, kernels.reshape(outputs * terms, *self.shape[1:]))
+        y = conv(x, kernels.reshape(outputs * terms, *self.shape[1:]), 1)
         y = y.unflatten(1, (outputs, terms))
-        weights = self.coefficients.to(y.dtype).reshape(-1, *(1,) * (x.ndim - 2))
-        made = (y * weights).sum(2)
-        return made if self.base is None else made + conv(x, self.base)
+        weights = self.coefficients.to(y.dtype)
+        weights = weights.reshape(*weights.shape, *(1,) * (x.ndim - 2))
+        made = (y * self.lift(weights, y, x.ndim - 1)).sum(2)
+        return made if self.base is None else made + conv(x, self.base, 1)
 
     def embed(self, ids: Tensor, **options: Any) -> Tensor:
         num, dim = self.shape
-        terms = self.templates.shape[-1]
-        layer = Layer(self.num, ids.numel(), terms, num, dim, dim)
-        if ids.numel() >= num:
+        terms, rows = self.templates.shape[-1], self.rows_in(ids, 0)
+        layer = Layer(self.num, rows, terms, num, dim, dim)
+        if rows >= num:
             self.note("embedding", "dense", layer)
-            return F.embedding(ids, self.dense(), **options)
+            return self.look_up(ids, self.dense(), **options)
         self.note("embedding", "outputs", layer)
-        rows = F.embedding(ids, self.templates.reshape(num, dim * terms), **options)
-        made = rows.unflatten(-1, (dim, terms)) @ self.coefficients.to(rows.dtype)
+        found = F.embedding(ids, self.templates.reshape(num, dim * terms), **options)
+        found = found.unflatten(-1, (dim, terms))
+        coefficients = self.coefficients.to(found.dtype)
+        if self.by is None:
+            made = found @ coefficients
+        else:
+            made = self.product(found, coefficients.unsqueeze(-2)).squeeze(-1)
         base = self.base
         return made if base is None else made + F.embedding(ids, base, **options)
 
@@ -268,31 +331,42 @@ class LowRankWeight(Weight):
         made = product.reshape(*product.shape[:-2], *self.shape)
         return made if self.base is None else self.base + made
 
+    def turned(self) -> Weight:
+        shape, base = torch.Size(reversed(self.shape)), self.base
+        base = None if base is None else base.mT
+        return replace(self, shape=shape, u=self.v.mT, v=self.u.mT, base=base)
+
     def linear(self, x: Tensor) -> Tensor:
         rank, (outputs, inputs) = self.u.shape[-1], self.shape
-        rows = math.prod(x.shape[self.lead : -1])
+        rows = self.rows_in(x, 1)
         # Forming costs rank for each weight, applying costs rows; the factors cost rank each row.
-        if rows * rank * (outputs + inputs) > (rank + rows) * outputs * inputs:
-            self.note("linear", "dense")
+        dearer = rows * rank * (outputs + inputs) > (rank + rows) * outputs * inputs
+        if dearer and self.by is None:
             return super().linear(x)
         self.note("linear", "factors")
-        low = linear_each(x, self.v, self.lead)
-        made = linear_each(low * self.factor if self.factor != 1.0 else low, self.u, self.lead)
-        return made if self.base is None else made + F.linear(x, self.base)
+        low = self.product(x, self.v)
+        made = self.product(low * self.factor if self.factor != 1.0 else low, self.u)
+        return made if self.base is None else F.linear(x, self.base) + made
 
     def convolve(self, conv: Conv, x: Tensor, transposed: bool, groups: int) -> Tensor:
         rank, plain = self.u.shape[-1], x.ndim == len(self.shape)
-        if transposed or groups > 1 or not plain or self.base is None or 2 * rank > self.shape[0]:
+        dearer = self.base is None or 2 * rank > self.shape[0]
+        if transposed or groups > 1 or not plain or (dearer and self.by is None):
             return super().convolve(conv, x, transposed, groups)
         self.note("conv", "factors")
-        low = conv(x, self.v.reshape(rank, *self.shape[1:]))
-        made = (self.u * self.factor) @ low.flatten(2)
-        return made.reshape(made.shape[0], -1, *low.shape[2:]) + conv(x, self.base)
+        low = self.conv_each(conv, x, self.v.unflatten(-1, self.shape[1:]))
+        if self.by is None:
+            made = (self.u * self.factor) @ low.flatten(2)
+        else:
+            made = self.product(low.flatten(2).mT * self.factor, self.u).mT
+        made = made.reshape(made.shape[0], -1, *low.shape[2:])
+        return made if self.base is None else conv(x, self.base, 1) + made
 
     def embed(self, ids: Tensor, **options: Any) -> Tensor:
         self.note("embedding", "factors")
-        made = self.factor * (F.embedding(ids, self.u, **options) @ self.v)
-        return made if self.base is None else made + F.embedding(ids, self.base, **options)
+        low = self.look_up(ids, self.u, **options)
+        made = self.factor * (low @ self.v if self.by is None else self.product(low, self.v.mT))
+        return made if self.base is None else F.embedding(ids, self.base, **options) + made
 
 
 @dataclass
@@ -328,6 +402,11 @@ class ScaledWeight(Weight):
                 made = made * factor.reshape(*front, -1, *ones)
         return made
 
+    def turned(self) -> Weight:
+        shape = torch.Size(reversed(self.shape))
+        rows, columns = self.columns, self.rows
+        return replace(self, shape=shape, base=self.base.mT, rows=rows, columns=columns)
+
     def linear(self, x: Tensor) -> Tensor:
         self.note("linear", "factors")
         return self._around(x, lambda x: F.linear(x, self.base), self.columns, self.rows, 1)
@@ -338,7 +417,7 @@ class ScaledWeight(Weight):
         self.note("conv", "factors")
         inputs, outputs = (self.rows, self.columns) if transposed else (self.columns, self.rows)
         own = len(self.shape) - 1
-        return self._around(x, lambda x: conv(x, self.base), inputs, outputs, own)
+        return self._around(x, lambda x: conv(x, self.base, 1), inputs, outputs, own)
 
     def _around(
         self,
@@ -362,22 +441,26 @@ class ScaledWeight(Weight):
     def embed(self, ids: Tensor, **options: Any) -> Tensor:
         self.note("embedding", "factors")
         made = F.embedding(ids, self.base, **options)
-        if self.rows is not None:
+        if self.rows is not None and self.by is None:
             made = made * self.rows[ids].unsqueeze(-1)
-        return made if self.columns is None else made * self.columns
+        elif self.rows is not None:
+            made = made * self.look_up(ids, self.rows.unsqueeze(-1))
+        return made if self.columns is None else made * self.lift(self.columns, made, 1)
 
 
 @dataclass
 class ShiftedWeight(Weight):
-    """`base + s` with a number for each row of a matrix.
+    """`base + s` with a number for each row of a matrix, or for each column.
 
     Attributes:
         base: `(O, I)`, shared.
-        shift: `(*lead, O)`.
+        shift: `(*lead, O)`, or `(*lead, I)`.
+        columns: Whether there is one for each column.
     """
 
     base: Tensor
     shift: Tensor
+    columns: bool = False
 
     @property
     def owned(self) -> tuple[Tensor, ...]:
@@ -387,10 +470,24 @@ class ShiftedWeight(Weight):
         return replace(self, shift=tensors[0], lead=0)
 
     def dense(self) -> Tensor:
-        return self.base + self.shift.unsqueeze(-1)
+        return self.base + self.shift.unsqueeze(-2 if self.columns else -1)
+
+    def turned(self) -> Weight:
+        shape = torch.Size(reversed(self.shape))
+        return replace(self, shape=shape, base=self.base.mT, columns=not self.columns)
 
     def linear(self, x: Tensor) -> Tensor:
         self.note("linear", "factors")
         y = F.linear(x, self.base)
+        if self.columns:
+            return y + (x * self.lift(self.shift, x, 1)).sum(-1, keepdim=True).to(y.dtype)
         shift = self.lift(self.shift, x, 1).to(y.dtype)
         return y + x.sum(-1, keepdim=True).to(y.dtype) * shift
+
+    def embed(self, ids: Tensor, **options: Any) -> Tensor:
+        if self.by is None or self.columns:
+            return super().embed(ids, **options)
+        self.note("embedding", "factors")
+        return F.embedding(ids, self.base, **options) + self.look_up(
+            ids, self.shift.unsqueeze(-1), **options
+        )

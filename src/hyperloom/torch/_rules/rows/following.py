@@ -1,0 +1,125 @@
+"""Following the rows through a run, and drawing the same random numbers for every row.
+
+Both are for the one run in which a target is examined: which functions meet rows, and whether the
+rows of a batch come out as they do when one condition is run alone on its rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from hyperloom.torch._rules.rows.standin import MARK, Meeting, RowWise, name_of
+
+
+def mark(tensor: Any) -> None:
+    """Say of a tensor that its first axis is the rows of the call."""
+    if isinstance(tensor, Tensor) and not isinstance(tensor, RowWise):
+        setattr(tensor, MARK, True)
+
+
+class _Follow(TorchFunctionMode):
+    """Marks what is computed from marked tensors."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        marked = any(hasattr(leaf, MARK) for leaf in tree_leaves((args, kwargs)))
+        made = func(*args, **kwargs)
+        if marked:
+            for leaf in tree_leaves(made):
+                mark(leaf)
+            if args and (func is Tensor.__setitem__ or name_of(func).endswith("_")):
+                mark(args[0])
+        return made
+
+
+@contextmanager
+def following(meeting: Meeting) -> Generator[None]:
+    """Follow the rows from marked inputs on; uses are noted in `meeting.uses`."""
+    meeting.follows = True
+    try:
+        with _Follow():
+            yield
+    finally:
+        meeting.follows = False
+
+
+class SameDraws(TorchFunctionMode):
+    """Makes random draws that do not depend on how many rows there are.
+
+    Every row gets the same numbers, from a generator that starts anew; so a run of all rows and
+    one of some of them draw alike. Random numbers outside are not used up.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seed = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _DROPOUTS:
+            return args[0] if args else kwargs["input"]
+        if func in (torch.multinomial, Tensor.multinomial):
+            return _likeliest(*args, **kwargs)
+        if func not in _DRAWS:
+            return func(*args, **kwargs)
+        self.seed += 1
+        given = {k: v for k, v in kwargs.items() if k != "generator"}
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(self.seed)
+            made = func(*args, **given)
+            if made.ndim == 0 or not len(made):
+                return made
+            torch.manual_seed(self.seed)
+            first = torch.rand(made.shape[1:], device="cpu").to(made.device)
+        return _as_drawn(name_of(func), made, first)
+
+
+def _likeliest(
+    input: Tensor,  # noqa: A002
+    num_samples: int,
+    replacement: bool = False,
+    **_: Any,
+) -> Tensor:
+    return input.topk(min(num_samples, input.shape[-1]), -1).indices
+
+
+def _as_drawn(name: str, made: Tensor, first: Tensor) -> Tensor:
+    """Fill what was drawn with numbers of one row, of about the kind that was asked for."""
+    if made.is_floating_point():
+        normal = "randn" in name or "normal" in name
+        row = (first * 2 - 1) * 1.7 if normal else first
+    else:
+        row = first * (made.max() - made.min() + 1) + made.min()
+    if name.startswith("bernoulli"):
+        row = (first > 0.5).to(made.dtype)
+    return made.copy_(row.to(made.dtype).expand_as(made))
+
+
+def _found(owners: tuple[Any, ...], names: str) -> set[Any]:
+    """Return the functions of these names that there are."""
+    found = {getattr(owner, name, None) for owner in owners for name in names.split()}
+    return {function for function in found if function is not None}
+
+
+_DROPOUTS = _found(
+    (F, torch),
+    """
+    dropout dropout_ dropout1d dropout2d dropout3d alpha_dropout feature_dropout
+    feature_alpha_dropout
+    """,
+)
+_DRAWS = _found(
+    (torch, Tensor),
+    """
+    rand randn randint rand_like randn_like randint_like bernoulli normal poisson bernoulli_ normal_
+    uniform_ random_ exponential_ cauchy_ log_normal_ geometric_
+    """,
+)
