@@ -135,7 +135,7 @@ class Rows:
             made = torch.cat([F.linear(part, own) for part, own in parts])
         return self.apart(made.reshape(*near.shape[:-1], outputs))
 
-    def look_up(self, ids: Tensor, table: Tensor, padding_idx: int | None = None) -> Tensor:
+    def look_up(self, ids: Tensor, table: Tensor) -> Tensor:
         """Look up each row's ids in the table of its condition: `(L, *n) (B, V, D)`."""
         size = table.shape[1]
         if not torch.compiler.is_compiling() and ids.device.type == "cpu" and ids.numel():
@@ -143,11 +143,7 @@ class Rows:
             if low < 0 or high >= size:  # else it were a row of another condition's table
                 raise IndexError("index out of range in self")
         places = self.each(ids.device).reshape(-1, *(1,) * (ids.ndim - 1)) * size
-        made = F.embedding(ids + places, table.flatten(0, 1))
-        if padding_idx is None:
-            return made
-        padding = (ids == padding_idx % size).unsqueeze(-1)  # it gets no gradient
-        return torch.where(padding, made.detach(), made)
+        return F.embedding(ids + places, table.flatten(0, 1))
 
     def convolve(self, conv: Callable[..., Tensor], x: Tensor, kernel: Tensor) -> Tensor:
         """Apply to each row the kernel of its condition.

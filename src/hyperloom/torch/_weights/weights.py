@@ -114,7 +114,7 @@ class Weight(ABC):
         """Look up ids in each condition's own table `(*lead, V, D)`."""
         if self.by is None:
             return F.embedding(ids, table, **options)
-        return self.by.fit(len(ids)).look_up(ids, table, **options)
+        return self.by.fit(len(ids)).look_up(ids, table)
 
     def rows_in(self, x: Tensor, last: int) -> int:
         """Return how many rows one condition has in `x`, but for its `last` axes."""

@@ -111,11 +111,13 @@ def _einsum(meeting: Meeting, equation: Any, *operands: Any) -> Tensor:
     if not isinstance(equation, str) or "->" not in equation:
         raise NotRowsError("einsum without '->'")
     terms, _, made = equation.replace(" ", "").partition("->")
-    names = terms.split(",")
+    names: list[str] = terms.split(",")
     rows = [i for i, value in enumerate(operands) if not _generated(value)]
-    as_linear = _as_linear(names[0], names[-1], made) if rows == [0] else None
-    if as_linear is not None:
-        return _product(meeting, operands[0], operands[1] if as_linear else operands[1].turned())
+    if rows == [0] and len(operands) == 2:
+        x, weight = operands
+        straight = _as_linear(*names, made)
+        if straight is not None:
+            return _product(meeting, x, weight if straight else weight.turned())
     front = {names[i][:1] for i in rows}
     if len(front) != 1 or made[:1] not in front or made[:1] == ".":
         raise NotRowsError(f"einsum {equation!r} without the rows in front")
@@ -170,8 +172,12 @@ def _embedding(
 ) -> Tensor:
     if max_norm is not None or scale_grad_by_freq or sparse:
         raise NotRowsError("an embedding with max_norm, scale_grad_by_freq or sparse")
-    options = {} if padding_idx is None else {"padding_idx": padding_idx}
-    return meeting.own(weight).embed(meeting.input(input), **options)
+    ids = meeting.input(input)
+    found = meeting.own(weight).embed(ids)
+    if padding_idx is None:
+        return found
+    padding = (ids == padding_idx % weight.shape[0]).unsqueeze(-1)  # it gets no gradient
+    return torch.where(padding, found.detach(), found)
 
 
 # ---- convolutions -------------------------------------------------------------------------------
