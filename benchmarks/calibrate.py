@@ -125,17 +125,17 @@ def array_bytes(cell: Cell, way: str) -> int:
 
 def forced(problem: _mlp.Problem, way: str) -> Callable[[], Any]:
     """Return a step in which the cost model is not asked: every layer goes one way."""
-    step, programs = _mlp.hyperloom(problem).step, {}
+    step, routes = _mlp.hyperloom(problem).step, {}
 
     def run() -> Any:
-        choose, own = chain.choose, problem.hnet._runner.memory.programs
+        choose, own = chain.choose, problem.hnet._runner.memory.routes
         chain.choose = lambda *_: way
-        problem.hnet._runner.memory.programs = programs
+        problem.hnet._runner.memory.routes = routes
         try:
             return step()
         finally:
             chain.choose = choose
-            problem.hnet._runner.memory.programs = own
+            problem.hnet._runner.memory.routes = own
 
     return run
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from hyperloom.torch._run import chain, run
+from hyperloom.torch._run import chain, route
 from hyperloom.torch._weights import weights
 
 
@@ -17,6 +17,6 @@ def take(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     def every_layer_goes(way: str) -> None:
         monkeypatch.setattr(weights, "choose", lambda *_: way)
         monkeypatch.setattr(chain, "choose", lambda *_: way)
-        monkeypatch.setattr(run, "some_contract", lambda *_, **__: True)
+        monkeypatch.setattr(route, "contracts", lambda *_, **__: True)
 
     return every_layer_goes

@@ -159,7 +159,7 @@ def test_an_error_of_the_targets_own_is_raised_as_it_is() -> None:
     for _ in range(2):
         with pytest.raises(LookupError, match=r"inside torch.Size\(\[5, 3\]\)"):
             hnet(X, condition=IDS)
-    assert hnet._runner.memory.strategist.fallbacks == {}
+    assert hnet._runner.memory.fallbacks == {}
 
 
 class Norms(Layer):

@@ -46,10 +46,12 @@ from hyperloom import (
     Whole,
 )
 from hyperloom._core.backend.inputs import Inputs
+from hyperloom.torch._hypernetwork import TOOLS as _TOOLS
 from hyperloom.torch._hypernetwork import HyperNetwork
 from hyperloom.torch._target.shapes import Shapes
 from hyperloom.torch._target.spec import target_spec
-from hyperloom.torch._tools import doctor as _doctor  # noqa: F401  HyperNetwork.doctor calls it
+from hyperloom.torch._tools import checkpoint as _checkpoint
+from hyperloom.torch._tools import doctor as _doctor
 from hyperloom.torch._tools.assembled import Assembled
 from hyperloom.torch._tools.checkpoint import load, save
 from hyperloom.torch._tools.dynamic import unroll
@@ -125,3 +127,6 @@ __all__ = [
     "unroll",
     "unstack",
 ]
+
+# What `hnet.doctor(...)` and `hnet.load(...)` call stands above `HyperNetwork`.
+_TOOLS.update(doctor=_doctor.examine, load=_checkpoint.load_into)

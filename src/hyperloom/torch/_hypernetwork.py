@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hyperloom._core.backend.inputs import Inputs, unpacked
+from hyperloom._core.backend.inputs import unpacked
 from hyperloom._core.choices.execution import Execution
 from hyperloom._core.choices.forms import Form
 from hyperloom._core.choices.inits import Init
@@ -21,17 +21,16 @@ from hyperloom._core.reports.explanation import Explanation
 from hyperloom.torch._generate.build import build, modules_of, prepare
 from hyperloom.torch._generate.generator import Generator, grow, tensors_of
 from hyperloom.torch._run.call import Call
-from hyperloom.torch._run.chain import program_for
 from hyperloom.torch._run.checks import check_params, ids_of
 from hyperloom.torch._run.explain import explain
-from hyperloom.torch._run.run import apply_tensors, keep_written, run_encoded
+from hyperloom.torch._run.route import route
+from hyperloom.torch._run.run import follow, run_given
 from hyperloom.torch._run.runner import Runner
 from hyperloom.torch._target.skeleton import Skeleton
 from hyperloom.torch._target.spec import target_spec, uncompiled
 from hyperloom.torch._target.statistics import checked_statistics, grow_tables, tables
 
-# Methods whose code stands above this class, by name. Each tool puts its own here where it is
-# written, and the package imports all of them.
+# The code of methods that stands above this class, by name. The package fills it in.
 TOOLS: dict[str, Callable[..., Any]] = {}
 
 
@@ -144,7 +143,7 @@ class HyperNetwork(Generator):
 
     @execution.setter
     def execution(self, choice: Execution) -> None:
-        self._runner.execution = choice
+        self._runner.be_run(choice)
 
     @property
     def statistics(self) -> Statistics:
@@ -178,10 +177,10 @@ class HyperNetwork(Generator):
             ValueError: A condition of the wrong width, or inputs that do not pair with it.
             IndexError: A condition id out of range.
         """
-        encoded = self.encode(condition, self._carry_of(kwargs))
-        if len(inputs) == 1 and type(inputs[0]) is Inputs:
-            inputs, kwargs = unpacked(inputs, kwargs)
-        output = run_encoded(self, self._runner, encoded, inputs, in_dims, kwargs)
+        encoded = self.encode(condition, kwargs.pop("carry", None) if self._has_carry else None)
+        call = Call(encoded.vector.shape[:-1], *unpacked(inputs, kwargs), in_dims)
+        way = route(self, self._runner, encoded, call)
+        output = follow(self, self._runner, way, encoded, call)
         return (output, encoded.carry) if self._has_carry else output
 
     def explain(
@@ -202,11 +201,9 @@ class HyperNetwork(Generator):
             An `Explanation`: the strategy, and for each use of a generated tensor the way that
             was taken with the estimated operations and bytes of the alternatives. Print it.
         """
-        encoded = self.encode(condition, self._carry_of(kwargs))
-        inputs, kwargs = unpacked(inputs, kwargs)
-        program = program_for(self, self._runner, encoded, inputs, in_dims, kwargs)
-        call = Call(encoded.batch, inputs, in_dims, kwargs)
-        return explain(self, self._runner, encoded, call, program)
+        encoded = self.encode(condition, kwargs.pop("carry", None) if self._has_carry else None)
+        call = Call(encoded.batch, *unpacked(inputs, kwargs), in_dims)
+        return explain(self, self._runner, encoded, call)
 
     def doctor(
         self, *inputs: Any, condition: Any, in_dims: int | tuple[Any, ...] | None = 0, **kwargs: Any
@@ -259,14 +256,10 @@ class HyperNetwork(Generator):
             ValueError: A missing or unknown name, a wrong shape, or another device.
         """
         batch = check_params(self, params)
-        inputs, kwargs = unpacked(inputs, kwargs)
-        call = Call(batch, inputs, in_dims, kwargs)
-        buffers = self._runner.buffers(ids_of(self, condition, batch), batch)
+        call = Call(batch, *unpacked(inputs, kwargs), in_dims)
         generated = {name: value for name, value in params.items() if name not in self.plan.kept}
         kept = {name: value for name, value in params.items() if name in self.plan.kept}
-        output = apply_tensors(self._runner, generated, kept, call, buffers)
-        keep_written(self._runner, buffers)
-        return output
+        return run_given(self._runner, generated, kept, call, ids_of(self, condition, batch))
 
     def instantiate(self, condition: Any, *, carry: Any = None) -> nn.Module:
         """Return a plain module of the target's class with the parameters of one condition in it.
@@ -318,10 +311,6 @@ class HyperNetwork(Generator):
                 the hypernetwork is as it was.
         """
         TOOLS["load"](self, path)
-
-    def _carry_of(self, kwargs: dict[str, Any]) -> Any:
-        """Take the state that is carried out of the keyword arguments of a call."""
-        return kwargs.pop("carry", None) if self._has_carry else None
 
     # ---- what nn.Module does, reaching the target too ----------------------------------------
 

@@ -48,7 +48,7 @@ def waits_for_gradient(plan: Plan) -> bool:
     With tables and shared rows only, the vector has no part in anything. That is fine, but not
     for DistributedDataParallel, which waits for the gradient of each parameter.
     """
-    if any(head.needs_features for head in plan.heads):
+    if plan.widths:
         return False
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -11,33 +13,40 @@ from hyperloom.torch._generate.conditions import EmbeddingCondition, Encoded
 from hyperloom.torch._generate.generator import Generator
 
 
-def shared_ids(generator: Generator, encoded: Encoded) -> tuple[Encoded, Tensor | None]:
+def may_share(generator: Generator, encoded: Encoded) -> bool:
+    """Whether rows may share a condition, and the vector is a function of the id alone."""
+    known = isinstance(generator.plan.condition, Embedding)
+    return known and encoded.ids is not None and isinstance(generator.condition, EmbeddingCondition)
+
+
+def distinct(generator: Generator, encoded: Encoded) -> tuple[Encoded, Tensor | None]:
     """Return each condition once and which one each row has, if rows share conditions.
 
-    Only where that cannot change a result: the vector is a function of the id alone, and the
-    trunk draws nothing and keeps no statistics. With more rows than twice the ids there are, all
-    ids are generated, which needs no look at the values; else, on the CPU, those that occur.
+    Only where that cannot change a result: the trunk draws nothing and keeps no statistics. With
+    more rows than twice the ids there are, all ids are generated, which needs no look at the
+    values; else, on the CPU, those that occur.
 
     Returns:
         The conditions to generate and the index of each row `(B,)`; or the conditions as they
         were and `None`.
     """
-    if encoded.ids is None or not isinstance(generator.condition, EmbeddingCondition):
+    condition: Any = generator.condition
+    table, ids = condition.table, encoded.ids
+    assert ids is not None
+    if not _deterministic(generator):
         return encoded, None
-    if not isinstance(generator.plan.condition, Embedding) or not _deterministic(generator):
-        return encoded, None
-    table, num = generator.condition.table, len(encoded.ids)
+    num = len(ids)
     if num >= 2 * table.num:
-        ids = torch.arange(table.num, device=encoded.ids.device)
-        return Encoded(table.look_up(ids), ids), encoded.ids
-    if encoded.ids.device.type != "cpu" or torch.compiler.is_compiling():
+        every = torch.arange(table.num, device=ids.device)
+        return Encoded(table.look_up(every), every), ids
+    if ids.device.type != "cpu" or torch.compiler.is_compiling():
         return encoded, None
     try:
-        ids, index = torch.unique(encoded.ids, return_inverse=True)
-        few = 2 * len(ids) <= num
+        found, index = torch.unique(ids, return_inverse=True)
+        few = 2 * len(found) <= num
     except RuntimeError:  # a traced value cannot be read
         return encoded, None
-    return (Encoded(table.look_up(ids), ids), index) if few else (encoded, None)
+    return (Encoded(table.look_up(found), found), index) if few else (encoded, None)
 
 
 def _deterministic(generator: Generator) -> bool:

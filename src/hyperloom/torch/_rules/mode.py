@@ -19,6 +19,7 @@ from hyperloom.torch._rules.standin import (
     bilinear,
     dense_leaf,
     dense_tree,
+    embedding,
     without_override_check,
 )
 from hyperloom.torch._target.checkpointing import CheckpointedError, checkpointed
@@ -185,6 +186,7 @@ _RULES: dict[Any, Rule] = {
     **recurrent.RULES,
     **autocast.RULES,
     F.bilinear: bilinear,
+    F.embedding: embedding,
     F.embedding_bag: _embedding_bag,
     F.batch_norm: _batch_norm,
     **{norm: as_plain(norm) for norm in (F.layer_norm, F.group_norm, F.instance_norm)},

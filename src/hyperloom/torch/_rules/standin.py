@@ -128,7 +128,7 @@ def _convolution(plain: Any, graphed: Any, transposed: bool) -> Rule:
     return rule
 
 
-def _embedding(
+def embedding(
     input: Tensor,  # noqa: A002
     weight: Tensor,
     padding_idx: int | None = None,
@@ -137,16 +137,18 @@ def _embedding(
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
 ) -> Tensor:
-    if not isinstance(weight, Generated) or max_norm is not None or scale_grad_by_freq or sparse:
+    if max_norm is not None or scale_grad_by_freq or sparse:
         options = (padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
         return F.embedding(_dense(input), _dense(weight), *options)
-    if padding_idx is None:
-        return weight.weight.embed(_dense(input))
-    # The padding row gets no gradient; vmap over F.embedding forgets that.
+    ids = _dense(input)
+    if padding_idx is None and isinstance(weight, Generated):
+        return weight.weight.embed(ids)
     dense = _dense(weight)
-    rows = torch.arange(len(dense), device=dense.device).unsqueeze(-1)
-    padding = rows == padding_idx % len(dense)
-    return F.embedding(_dense(input), torch.where(padding, dense.detach(), dense))
+    if padding_idx is not None:  # its row gets no gradient; vmap over F.embedding forgets that
+        rows = torch.arange(len(dense), device=dense.device).unsqueeze(-1)
+        dense = torch.where(rows == padding_idx % len(dense), dense.detach(), dense)
+    # vmap's rule for F.embedding reads the number of conditions: a graph for each.
+    return dense[ids] if torch.compiler.is_compiling() else F.embedding(ids, dense)
 
 
 def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -217,7 +219,7 @@ _RULES: dict[Any, Rule] = {
     Tensor.is_complex: lambda tensor: tensor.kind.is_complex,
     Tensor.__len__: lambda tensor: tensor.weight.shape[0],
     F.linear: _linear,
-    F.embedding: _embedding,
+    F.embedding: embedding,
     F.bilinear: bilinear,
     F.multi_head_attention_forward: without_override_check(F.multi_head_attention_forward),
     **CONVOLUTIONS,

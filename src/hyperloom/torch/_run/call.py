@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,21 +23,31 @@ class Call:
     Args:
         batch: Dimensions of the batch; `()` for one condition.
         inputs: Positional inputs of the target.
-        in_dims: As in `HyperNetwork.forward`.
         kwargs: Keyword inputs of the target.
+        in_dims: As in `HyperNetwork.forward`.
+
+    Attributes:
+        dims: For each tensor in the inputs the dimension that pairs with the conditions, or `None`.
+        kwargs_dims: The same for the keyword inputs.
+        usual: The input `(B, ...)`, where it is the only one and there is one batch dimension.
 
     Raises:
         ValueError: Inputs that do not pair with the conditions.
     """
 
     def __init__(
-        self, batch: torch.Size, inputs: tuple[Any, ...], in_dims: Dims, kwargs: dict[str, Any]
+        self,
+        batch: torch.Size,
+        inputs: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        in_dims: Dims = 0,
     ) -> None:
         self.batch, self.inputs, self.kwargs = batch, inputs, kwargs
+        self.usual: Tensor | None = None
         if len(inputs) == 1 == len(batch) and not kwargs and type(in_dims) is int and in_dims == 0:
             first = inputs[0]  # the usual call, without the walk through trees
             if isinstance(first, Tensor) and first.ndim and first.shape[0] == batch[0]:
-                self.dims, self.kwargs_dims = (0,), {}
+                self.dims, self.kwargs_dims, self.usual = (0,), {}, first
                 return
         self.dims = dims_like(inputs, in_dims)
         each = isinstance(in_dims, (tuple, list))
@@ -48,30 +57,36 @@ class Call:
 
     def narrow(self, start: int, stop: int) -> Call:
         """Return the call for conditions `start .. stop` of a batch with one dimension."""
-        made = object.__new__(Call)
-        made.batch = torch.Size([stop - start])
-        made.dims, made.kwargs_dims = self.dims, self.kwargs_dims
-        made.inputs = narrow_like(self.inputs, self.dims, start, stop)
-        made.kwargs = narrow_like(self.kwargs, self.kwargs_dims, start, stop)
-        return made
+        part = object.__new__(Call)
+        part.batch = torch.Size([stop - start])
+        part.dims, part.kwargs_dims = self.dims, self.kwargs_dims
+        part.inputs = narrow_like(self.inputs, self.dims, start, stop)
+        part.kwargs = narrow_like(self.kwargs, self.kwargs_dims, start, stop)
+        part.usual = None if self.usual is None else part.inputs[0]
+        return part
 
     def rows(self) -> int:
         """Guess how many rows each condition has, from the first paired input `(B, *n, I)`."""
-        usual = len(self.inputs) == 1 and isinstance(self.inputs[0], Tensor) and self.dims == (0,)
-        first = self.inputs[0] if usual else first_paired(self.inputs, self.dims)
+        first = first_paired(self.inputs, self.dims) if self.usual is None else self.usual
         return 1 if first is None else max(1, math.prod(first.shape[len(self.batch) : -1]))
 
     def chain_input(self) -> Tensor | None:
         """Return the one input `(B, *n, I)` of a chain of layers, if this is such a call."""
-        if self.kwargs or len(self.inputs) != 1 or len(self.batch) != 1:
+        x = self.only_input()
+        if x is None or len(self.batch) != 1:
             return None
-        x, dim = self.inputs[0], self.dims[0]
-        if not isinstance(x, Tensor) or not x.is_floating_point():
-            return None
+        dim = self.dims[0]
         if dim is None:
             return x.expand(*self.batch, *x.shape) if x.ndim >= 1 else None
         x = x.movedim(dim, 0) if dim else x
         return x if x.ndim >= 2 else None
+
+    def only_input(self) -> Tensor | None:
+        """Return the input, if there is one only and it is a tensor of floats."""
+        if self.kwargs or len(self.inputs) != 1:
+            return None
+        x = self.inputs[0]
+        return x if isinstance(x, Tensor) and x.is_floating_point() else None
 
 
 def slices(encoded: Encoded, call: Call, size: int) -> Iterator[tuple[Encoded, Call]]:
@@ -85,30 +100,8 @@ def slices(encoded: Encoded, call: Call, size: int) -> Iterator[tuple[Encoded, C
         yield Encoded(encoded.vector[start:stop], ids), call.narrow(start, stop)
 
 
-CHAIN = "the target is a chain of simple layers, run with the conditions in front"
-
-
-@dataclass
-class Chosen:
-    """How a call was run; filled in on the way.
-
-    Attributes:
-        strategy: `single`, `chain`, `vmap` or `loop`.
-        reason: Why.
-        slow: What is run by a slower way, and why.
-    """
-
-    strategy: str = "vmap"
-    reason: str = "the target has a forward of its own"
-    slow: tuple[str, ...] = ()
-
-
-@dataclass
-class Notes:
-    """What `explain()` wants to know of a run."""
-
-    chosen: Chosen = field(default_factory=Chosen)
-    uses: list[tuple[str, str, str, Layer | None]] = field(default_factory=list)
+class Uses(list[tuple[str, str, str, Layer | None]]):
+    """What weight objects tell of their uses, for `explain()`: name, operation, way and sizes."""
 
     def __call__(self, weight: Weight, operation: str, choice: str, layer: Layer | None) -> None:
-        self.uses.append((weight.name, operation, choice, layer))
+        self.append((weight.name, operation, choice, layer))

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hyperloom._core.choices.execution import Execution
 from hyperloom._core.choices.structure import Plain
 from hyperloom._core.choices.trunks import Linear
 from hyperloom._core.plan.cost import Layer
@@ -24,7 +23,9 @@ from hyperloom.torch._weights.weights import into_inputs, out_of_outputs
 if TYPE_CHECKING:
     from hyperloom.torch._generate.conditions import Encoded
     from hyperloom.torch._generate.generator import Generator
+    from hyperloom.torch._run.call import Call
     from hyperloom.torch._run.runner import Runner
+    from hyperloom.torch._target.buffers import Buffers
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -81,6 +82,16 @@ class Chain:
         for step in self.steps:
             x = step(weights, x)
         return x
+
+
+def run_chain(
+    runner: Runner, weights: Weights, shared: Weights, call: Call, buffers: Buffers
+) -> Tensor:
+    """Run a target that is a chain, with the conditions in front."""
+    chain, x = runner.chain, call.chain_input()
+    assert chain is not None
+    assert x is not None
+    return chain.run({**shared, **weights}, x)
 
 
 def lower(module: nn.Module, names: Names) -> Chain | None:
@@ -183,12 +194,6 @@ def beside(vector: Tensor, y: Tensor) -> Tensor:
     return vector.to(y.dtype).reshape(vector.shape[0], *(1,) * (y.ndim - 2), vector.shape[1])
 
 
-_USUAL = Execution()
-
-
-_MOST = 64  # programs that one hypernetwork remembers
-
-
 # What a step reads: features (B, R), and either each tensor's numbers (B, numel) or the rows
 # (numel, R) and biases (numel,) of the head that give them.
 Operands = tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]
@@ -217,66 +222,34 @@ class Program:
     operations: tuple[Operation, ...]
     ways: tuple[tuple[str, str, Layer], ...] = ()
 
-    def run(self, generator: Generator, vector: Tensor, x: Tensor) -> Tensor:
-        """Run the target on `x` `(B, *n, I)` with what conditions `(B, E)` give."""
+    def make(self, generator: Generator, encoded: Encoded) -> Operands:
+        """Return what the operations read, for conditions `(B, E)`."""
         modules: Any = generator._modules
-        head = modules["heads"]._modules[self.head]
+        vector, head = encoded.vector, modules["heads"]._modules[self.head]
         features = modules["trunks"][0](vector, None) if self.trunk else vector
         if self.by_rows:
             rows = head.weight.split_with_sizes(self.sizes)
-            operands = (features, rows, head.bias.split_with_sizes(self.sizes))
-        else:
-            numbers = F.linear(features, head.weight, head.bias)
-            operands = (features, numbers.split_with_sizes(self.sizes, -1), ())
+            return features, rows, head.bias.split_with_sizes(self.sizes)
+        numbers = F.linear(features, head.weight, head.bias)
+        return features, numbers.split_with_sizes(self.sizes, -1), ()
+
+    def run(self, runner: Runner, operands: Operands, shared: Any, call: Call, _: Any) -> Tensor:
+        """Run the target on the input `(B, *n, I)`: a strategy, for what `make` returned."""
+        x: Any = call.usual
         for operation in self.operations:
             x = operation(operands, x)
         return x
 
 
-def program_for(
-    generator: Generator,
-    runner: Runner,
-    encoded: Encoded,
-    inputs: tuple[Any, ...],
-    in_dims: Any,
-    kwargs: Mapping[str, Any],
-) -> Program | None:
-    """Return the program for a call like this, or `None` for the general way."""
-    if len(inputs) != 1 or in_dims != 0 or kwargs or runner.execution != _USUAL:
-        return None
-    if encoded.ids is not None and encoded.batch != (1,):  # rows may share ids
-        return None
-    return find(generator, runner, encoded.vector, inputs[0])
-
-
-def find(generator: Generator, runner: Runner, vector: Tensor, x: Any) -> Program | None:
-    """Return the program for inputs like these, or `None` for the general way."""
-    if type(x) is not Tensor or torch.compiler.is_compiling():
-        return None
-    grad = torch.is_grad_enabled()
-    key = (vector.shape, x.shape, x.dtype, grad, x.requires_grad, x.device, vector.dtype)
-    known = runner.memory.programs
-    try:
-        program = known[key]
-    except KeyError:
-        if len(known) >= _MOST:
-            known.clear()
-        program = known[key] = _write(generator, runner, vector, x, grad)
-    if program is None or torch.is_autocast_enabled(x.device.type):
-        return None
-    head: Any = generator.heads._modules[program.head]
-    return None if head._forward_hooks or head._forward_pre_hooks else program
-
-
-def _write(
-    generator: Generator, runner: Runner, vector: Tensor, x: Tensor, grad: bool
+def write_program(
+    generator: Generator, chain: Chain, vector: Tensor, x: Tensor, grad: bool
 ) -> Program | None:
     """Return the program for a kind of call, if it is one that a program can do."""
-    plan, chain = generator.plan, runner.chain
+    plan = generator.plan
     sizes = _sizes(plan)
     fits = x.ndim >= 2 and vector.ndim == 2 and x.shape[:1] == vector.shape[:1]
     alike = {x.dtype, vector.dtype, *generator.dtypes.values()}
-    if chain is None or sizes is None or not fits or len(alike) > 1:
+    if sizes is None or not fits or len(alike) > 1:
         return None
     if vector.device != x.device or len(plan.heads) != 1:
         return None

@@ -3,47 +3,37 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 
 from hyperloom._core.plan.contraction import layer_of
 from hyperloom._core.reports.explanation import Explanation, used
-from hyperloom.torch._generate.conditions import Encoded
-from hyperloom.torch._run.call import CHAIN, Call, Notes
-from hyperloom.torch._run.chain import Program
-from hyperloom.torch._run.run import run_part
-
-if TYPE_CHECKING:
-    from hyperloom.torch._generate.generator import Generator
-    from hyperloom.torch._run.runner import Runner
+from hyperloom.torch._generate.encoded import Encoded
+from hyperloom.torch._generate.generator import Generator
+from hyperloom.torch._run.call import Call, Uses
+from hyperloom.torch._run.route import route
+from hyperloom.torch._run.run import make, run
+from hyperloom.torch._run.runner import Runner
 
 
-def explain(
-    generator: Generator, runner: Runner, encoded: Encoded, call: Call, program: Program | None
-) -> Explanation:
-    """Run once, and note what was chosen; a program has chosen already."""
-    notes = Notes()
-    found = notes.uses
-    if program is None:
-        run_part(generator, runner, encoded, call, runner.buffers(encoded.ids, call.batch), notes)
+def explain(generator: Generator, runner: Runner, encoded: Encoded, call: Call) -> Explanation:
+    """Run once, and tell the way of the call and of each weight."""
+    way, uses, plan = route(generator, runner, encoded, call, whole=True), Uses(), generator.plan
+    if way.program is None:
+        buffers = runner.buffers(encoded.ids, call.batch)
+        run(runner, way, *make(generator, runner, way, encoded, uses), call, buffers)
+        way = route(generator, runner, encoded, call, whole=True)  # a way that failed is another
     else:
-        notes.chosen.strategy, notes.chosen.reason = "chain", CHAIN
-        found += [(name, "linear", way, layer) for name, way, layer in program.ways]
-    seen = {name for name, *_ in found}
-    found += [
-        (e.tensor, "other", "dense", None) for e in generator.plan.entries if e.tensor not in seen
-    ]
+        uses += [(name, "linear", choice, layer) for name, choice, layer in way.program.ways]
+    seen = {name for name, *_ in uses}
+    uses += [(e.tensor, "other", "dense", None) for e in plan.entries if e.tensor not in seen]
     num, single = math.prod(call.batch), not call.batch
     size, device = encoded.vector.element_size(), encoded.vector.device.type
-    entries = {entry.tensor: entry for entry in generator.plan.entries}
-    uses = []
-    for name, operation, choice, layer in found:
+    entries = {entry.tensor: entry for entry in plan.entries}
+    told = []
+    for name, operation, choice, layer in uses:
         if layer is None and choice == "dense" and not single:
-            layer = layer_of(
-                generator.plan, entries[name], num, call.rows(), torch.is_grad_enabled()
-            )
-        spec = generator.plan.spec[name]
-        uses.append(used(spec, operation, choice, layer, size, device, single))
-    how = notes.chosen
-    return Explanation(how.strategy, how.reason, 1 if single else num, tuple(uses), how.slow)
+            layer = layer_of(plan, entries[name], num, call.rows(), torch.is_grad_enabled())
+        told.append(used(plan.spec[name], operation, choice, layer, size, device, single))
+    slow = tuple(map(str, way.slow))
+    return Explanation(way.strategy, way.reason, 1 if single else num, tuple(told), slow)

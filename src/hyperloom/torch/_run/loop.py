@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 def run_loop(
     runner: Runner,
-    weights: Mapping[str, Weight],
-    kept: Mapping[str, Tensor],
+    weights: Mapping[str, Weight | Tensor],
+    shared: Mapping[str, Tensor],
     call: Call,
     buffers: Buffers,
 ) -> Any:
@@ -33,13 +33,17 @@ def run_loop(
     Args:
         runner: What runs the target.
         weights: The generated weights of all conditions.
-        kept: Tensors that all conditions share.
+        shared: Tensors that all conditions share.
         call: The inputs.
         buffers: The target's buffers; what a condition writes, the next one finds.
     """
     skeleton, dtypes, batch = runner.skeleton, runner.dtypes, call.batch
     last = len(batch) - 1
-    each = {n: w.dense().to(dtypes[n]).flatten(0, last).unbind(0) for n, w in weights.items()}
+    tensors = {
+        name: value if isinstance(value, Tensor) else value.dense().to(dtypes[name])
+        for name, value in weights.items()
+    }
+    slices_of = {name: value.flatten(0, last).unbind(0) for name, value in tensors.items()}
     dims, rows = (call.dims, call.kwargs_dims), iter(range(batch.numel()))
 
     def run(inputs: Any, depth: int) -> Any:
@@ -48,9 +52,9 @@ def run_loop(
             return join([run(own, depth + 1) for own in slices])
         row = next(rows)
         again()
-        own = {name: slices[row] for name, slices in each.items()}
+        own = {name: slices[row] for name, slices in slices_of.items()}
         with buffers.one(row) as written:
-            return skeleton.call({**kept, **own}, written, *inputs)
+            return skeleton.call({**shared, **own}, written, *inputs)
 
     with same_draws(runner) as again:
         return run((call.inputs, call.kwargs), 0)

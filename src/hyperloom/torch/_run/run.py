@@ -1,216 +1,154 @@
-"""Running a target on a batch of conditions."""
+"""A call on its way: what the weights are made of, the run, and what becomes of the buffers."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from hyperloom._core.target.spec import TargetSpec
-from hyperloom.torch._generate.conditions import Encoded
-from hyperloom.torch._generate.generator import Generator, fixed_of, tensors_of
-from hyperloom.torch._generate.numbers import waits_for_gradient
-from hyperloom.torch._generate.sharing import shared_ids
+from hyperloom.torch._generate.encoded import Encoded
+from hyperloom.torch._generate.generator import Generator, tensors_of
+from hyperloom.torch._generate.sharing import distinct
 from hyperloom.torch._private import inside_transform
-from hyperloom.torch._run.call import CHAIN, Call, Chosen, Notes, slices
-from hyperloom.torch._run.chain import Chain, program_for
+from hyperloom.torch._run.attempt import ENDS_THE_CALL, attempt, quietly, reason_of, run_instead
+from hyperloom.torch._run.call import Call, Uses, slices
 from hyperloom.torch._run.loop import concatenated, same_draws
-from hyperloom.torch._run.strategy import outside
+from hyperloom.torch._run.route import Route, in_order, route, strategy_of
+from hyperloom.torch._run.runner import Runner
 from hyperloom.torch._target.buffers import Buffers
-from hyperloom.torch._weights.choose import some_contract
-from hyperloom.torch._weights.make import Loom
-from hyperloom.torch._weights.weights import Dense, Weight
-
-if TYPE_CHECKING:
-    from hyperloom.torch._run.runner import Runner
+from hyperloom.torch._weights.make import weights_of
+from hyperloom.torch._weights.weights import Dense
 
 
-def run_encoded(
-    generator: Generator,
+def follow(generator: Generator, runner: Runner, way: Route, encoded: Encoded, call: Call) -> Any:
+    """Make the weights, run the target with them, and store what it has written."""
+    if way.size is not None:
+        return _follow_in_parts(generator, runner, way, encoded, call)
+    buffers = runner.buffers(encoded.ids, call.batch)
+    output = run(runner, way, *make(generator, runner, way, encoded), call, buffers)
+    store(runner, buffers)
+    return output
+
+
+def make(
+    generator: Generator, runner: Runner, way: Route, encoded: Encoded, uses: Uses | None = None
+) -> tuple[Any, Mapping[str, Tensor]]:
+    """Return what the target is run with: what is generated, and what all conditions share."""
+    if way.program is not None:
+        return way.program.make(generator, encoded), {}
+    kept = runner.kept() if generator.plan.kept else {}
+    few, index = distinct(generator, encoded) if way.shares else (encoded, None)
+    if way.from_parts:
+        weights, shared = weights_of(generator, few, index, uses)
+        return weights, {**kept, **shared}
+    tensors = tensors_of(generator, few)
+    if index is not None:
+        tensors = {name: value.index_select(0, index) for name, value in tensors.items()}
+    if uses is None or not encoded.batch:
+        return tensors, kept
+    return {name: _told(name, value, runner, uses) for name, value in tensors.items()}, kept
+
+
+def _told(name: str, value: Tensor, runner: Runner, uses: Uses) -> Dense:
+    """Return a tensor as a weight object that tells of its uses."""
+    shape = torch.Size(runner.skeleton.spec[name].shape)
+    return Dense(name, shape, len(value), value, record=uses)
+
+
+def run(
     runner: Runner,
-    encoded: Encoded,
-    inputs: tuple[Any, ...],
-    in_dims: Any,
-    kwargs: dict[str, Any],
+    way: Route,
+    weights: Mapping[str, Any],
+    shared: Mapping[str, Tensor],
+    call: Call,
+    buffers: Buffers,
 ) -> Any:
-    """Generate the tensors of encoded conditions, and run the target with them."""
-    program = program_for(generator, runner, encoded, inputs, in_dims, kwargs)
-    if program is not None:
-        return program.run(generator, encoded.vector, inputs[0])
-    return execute(generator, runner, encoded, Call(encoded.batch, inputs, in_dims, kwargs))
+    """Run the target; where a way that may fail does so, by the loop."""
+    if not way.guarded:
+        return way.run(runner, weights, shared, call, buffers)
+    if not way.tried:
+        return attempt(runner, way, weights, shared, call, buffers)
+    try:
+        if not way.slow:
+            return way.run(runner, weights, shared, call, buffers)
+        with quietly():
+            return way.run(runner, weights, shared, call, buffers)
+    except ENDS_THE_CALL:
+        raise
+    except Exception as error:
+        fallback = reason_of(error, runner.skeleton.module)
+    return run_instead(fallback, runner, weights, shared, call, buffers)
 
 
-def execute(generator: Generator, runner: Runner, encoded: Encoded, call: Call) -> Any:
-    """Generate and run, in as many parts as `hnet.execution` asks for."""
-    choice = runner.execution
-    at_once = choice.conditions_at_once(
-        generator.plan.output_bytes(1, encoded.vector.element_size())
-    )
-    num = call.batch[0] if len(call.batch) == 1 else 1
-    recompute = choice.recompute and torch.is_grad_enabled()
-    if (at_once is None or at_once >= num) and not recompute:
-        buffers = runner.buffers(encoded.ids, call.batch)
-        made = run_part(generator, runner, encoded, call, buffers, None)
-        keep_written(runner, buffers)
-        return made
-    outputs = []
-    with same_draws(runner) as again:
-        for part, own in slices(encoded, call, at_once or num):
-            again()
-            buffers = runner.buffers(part.ids, own.batch)
-            outputs.append(
-                _run_again(generator, runner, part, own, buffers)
-                if recompute
-                else run_part(generator, runner, part, own, buffers, None)
-            )
-            keep_written(runner, buffers)
-    return outputs[0] if len(outputs) == 1 else concatenated(outputs)
-
-
-def keep_written(runner: Runner, buffers: Buffers) -> None:
+def store(runner: Runner, buffers: Buffers) -> None:
     """Keep what the target has written into its buffers."""
     if buffers.empty:
         return
     if buffers.lost:
-        _warn_once(
-            runner,
+        runner.memory.warn(
             "run: the target updates running statistics that are kept by id, and no condition "
-            "was given; they are not kept. Pass it: run(params, ..., condition=ids).",
+            "was given; they are not kept. Pass it: run(params, ..., condition=ids)."
         )
     elif inside_transform():
-        _warn_once(
-            runner,
+        runner.memory.warn(
             "target: it updates its buffers (running statistics) inside a torch.func "
-            "transform around the hypernetwork; they are not kept.",
+            "transform around the hypernetwork; they are not kept."
         )
     else:
         buffers.store()
 
 
-def _warn_once(runner: Runner, text: str) -> None:
-    if text not in runner.memory.warned:
-        runner.memory.warned.add(text)
-        warnings.warn(text, stacklevel=outside())
+def run_encoded(generator: Generator, runner: Runner, encoded: Encoded, call: Call) -> Any:
+    """Generate the tensors of encoded conditions, and run the target with them."""
+    return follow(generator, runner, route(generator, runner, encoded, call), encoded, call)
 
 
-def _run_again(
-    generator: Generator, runner: Runner, encoded: Encoded, call: Call, buffers: Buffers
-) -> Any:
-    """Generate and run now, and once more in the backward pass instead of keeping activations."""
-    start, first = buffers.copy(), [buffers]
-
-    def run(_: Tensor) -> Any:
-        # The second run starts from the same buffers; only what the first writes is stored.
-        return run_part(
-            generator, runner, encoded, call, first.pop() if first else start.copy(), None
-        )
-
-    return checkpoint(run, encoded.vector, use_reentrant=False)
-
-
-def run_part(
-    generator: Generator,
+def run_given(
     runner: Runner,
-    encoded: Encoded,
-    call: Call,
-    buffers: Buffers,
-    notes: Notes | None,
-) -> Any:
-    """Generate and run; layers are evaluated from the weights' parts where that is cheaper."""
-    if len(call.batch) != 1:
-        return apply_tensors(runner, tensors_of(generator, encoded), {}, call, buffers, notes)
-    few, index = shared_ids(generator, encoded)
-    backward = torch.is_grad_enabled()
-    sizes = (call.batch[0], call.rows(), few.vector.element_size(), few.vector.device.type)
-    if waits_for_gradient(generator.plan) or not some_contract(
-        generator.plan, runner.memory.contracting, *sizes, backward=backward
-    ):
-        made = tensors_of(generator, few)
-        if index is not None:
-            made = {name: value.index_select(0, index) for name, value in made.items()}
-        return apply_tensors(runner, made, {}, call, buffers, notes)
-    loom = Loom(
-        generator.plan,
-        generator.trunks,
-        generator.heads,
-        *fixed_of(generator),
-        generator.dtypes,
-        few,
-        index,
-        notes,
-    )
-    return _apply_weights(runner, loom.weights(), loom.shared(), call, buffers, notes)
-
-
-def apply_tensors(
-    runner: Runner,
-    made: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor],
     kept: Mapping[str, Tensor],
     call: Call,
-    buffers: Buffers,
-    notes: Notes | None = None,
+    ids: Tensor | None,
 ) -> Any:
-    """Run the target with dense tensors `(*batch, *shape)`, and `kept` in place of its own."""
-    if call.batch:
-        chain, x = _chain(runner, call) if notes is None else (None, None)
-        if chain is not None and x is not None:
-            return chain.run({**runner.kept(), **kept, **made}, x)
-        return _apply_weights(
-            runner, dense_weights(made, runner.skeleton.spec, notes), kept, call, buffers, notes
-        )
-    if notes is not None:
-        notes.chosen.strategy = "single"
-        notes.chosen.reason = "one condition: the target is run as it is"
-    return run_single(runner, {**runner.kept(), **kept, **made}, call, buffers)
+    """Run the target with given tensors `(*batch, *shape)`, and `kept` in place of its own."""
+    buffers = runner.buffers(ids, call.batch)
+    way = in_order(strategy_of(runner, call), runner, ids)
+    output = run(runner, way, tensors, {**runner.kept(), **kept}, call, buffers)
+    store(runner, buffers)
+    return output
 
 
-def _apply_weights(
-    runner: Runner,
-    weights: Mapping[str, Weight],
-    shared: Mapping[str, Tensor],
-    call: Call,
-    buffers: Buffers,
-    notes: Notes | None,
+def _follow_in_parts(
+    generator: Generator, runner: Runner, way: Route, encoded: Encoded, call: Call
 ) -> Any:
-    """Run the target with weight objects, and `shared` in place of its own tensors."""
-    kept = {**runner.kept(), **shared}
-    chosen = Chosen() if notes is None else notes.chosen
-    chain, x = _chain(runner, call)
-    if chain is not None and x is not None:
-        chosen.strategy = "chain"
-        chosen.reason = CHAIN
-        return chain.run({**kept, **weights}, x)
-    return runner.memory.strategist.run(runner, weights, kept, call, buffers, chosen)
+    """Send the parts of a call down the road, one after the other."""
+    assert way.size is not None
+    outputs = []
+    with same_draws(runner) as again:
+        for conditions, part in slices(encoded, call, way.size):
+            again()
+            if way.recompute:
+                outputs.append(_recomputed(generator, runner, conditions, part))
+            else:
+                own = route(generator, runner, conditions, part, whole=True)
+                outputs.append(follow(generator, runner, own, conditions, part))
+    return outputs[0] if len(outputs) == 1 else concatenated(outputs)
 
 
-def _chain(runner: Runner, call: Call) -> tuple[Chain | None, Tensor | None]:
-    """Return the target as a chain and its input, if this call can be run so."""
-    chain, execution = runner.chain, runner.execution
-    if chain is None or execution.strategy != "auto":
-        return None, None
-    if execution.randomness == "same" and runner.skeleton.module.training:
-        return None, None  # the chain's dropout draws for each condition
-    return chain, call.chain_input()
+def _recomputed(generator: Generator, runner: Runner, encoded: Encoded, call: Call) -> Any:
+    """Generate and run now, and once more in the backward pass instead of keeping activations."""
+    buffers = runner.buffers(encoded.ids, call.batch)
+    start, first = buffers.copy(), [buffers]
 
+    def once(_: Tensor) -> Any:
+        # The second run starts from the same buffers; only what the first writes is stored.
+        given = first.pop() if first else start.copy()
+        way = route(generator, runner, encoded, call, whole=True)
+        return run(runner, way, *make(generator, runner, way, encoded), call, given)
 
-def dense_weights(
-    tensors: Mapping[str, Tensor], spec: TargetSpec, record: Any
-) -> dict[str, Weight]:
-    """Return tensors `(B, *shape)` as weight objects."""
-    return {
-        name: Dense(name, torch.Size(spec[name].shape), len(value), value, record=record)
-        for name, value in tensors.items()
-    }
-
-
-def run_single(runner: Runner, tensors: Mapping[str, Tensor], call: Call, buffers: Buffers) -> Any:
-    """Run the target once, with one condition's tensors."""
-    chain, x = runner.chain, call.inputs[0] if len(call.inputs) == 1 else None
-    if chain is not None and not call.kwargs and isinstance(x, Tensor) and x.is_floating_point():
-        return chain.run(tensors, x)  # the same functions, without the modules around them
-    with buffers.one(0) as written:
-        return runner.skeleton.call(tensors, written, call.inputs, call.kwargs)
+    output = checkpoint(once, encoded.vector, use_reentrant=False)
+    store(runner, buffers)
+    return output

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,36 +10,12 @@ from torch import Tensor, nn
 
 from hyperloom._core.choices.execution import Execution
 from hyperloom._core.choices.statistics import Statistics
-from hyperloom.torch._run.chain import Chain, Program, lower
-from hyperloom.torch._run.strategy import Strategist
-from hyperloom.torch._target.buffers import Buffers
+from hyperloom.torch._run.chain import Chain, lower
+from hyperloom.torch._run.memory import Memory
+from hyperloom.torch._target.buffers import NO_BUFFERS, Buffers
 from hyperloom.torch._target.copying import Convert
 from hyperloom.torch._target.skeleton import Skeleton
 from hyperloom.torch._target.tensors import TensorTree
-
-
-@dataclass
-class Memory:
-    """What one hypernetwork remembers of its calls; results do not depend on it.
-
-    Attributes:
-        strategist: Which kinds of calls cannot be run at once, and why.
-        programs: Calls that are decided, by the kinds of their inputs.
-        contracting: Whether any layer is cheaper from its parts, by sizes.
-        warned: What was warned of.
-    """
-
-    strategist: Strategist = field(default_factory=Strategist)
-    programs: dict[Any, Program | None] = field(default_factory=dict)
-    contracting: dict[Any, bool] = field(default_factory=dict)
-    warned: set[str] = field(default_factory=set)
-
-    def copy(self) -> Memory:
-        """Return the same memory, which then remembers by itself."""
-        strategist = copy.copy(self.strategist)
-        vars(strategist).update((k, copy.copy(v)) for k, v in vars(self.strategist).items())
-        parts = copy.copy(self.programs), copy.copy(self.contracting), copy.copy(self.warned)
-        return Memory(strategist, *parts)
 
 
 class Runner:
@@ -69,6 +44,10 @@ class Runner:
         self.modules, self.statistics = modules, statistics
         self.execution = Execution()
         self.memory = Memory()
+        self.has_buffers = any(True for _ in self._tree("target_buffers").tensors())
+        by_id = [name for name, _ in self._tree("target_statistics").tensors()]
+        # A buffer that is kept by id and depends on the order of calls: no running statistic.
+        self.ordered = next((name for name in by_id if name not in skeleton.momenta), None)
         self.chain = _chain_of(skeleton)
 
     def over(self, modules: dict[str, nn.Module | None]) -> Runner:
@@ -96,13 +75,20 @@ class Runner:
 
     def buffers(self, ids: Tensor | None, batch: torch.Size) -> Buffers:
         """Return the target's buffers for the conditions of one call."""
+        if not self.has_buffers:
+            return NO_BUFFERS
         trees = self._tree("target_buffers"), self._tree("target_statistics")
         return Buffers(self.skeleton, *trees, ids, batch)
 
     def convert(self, fn: Convert) -> None:
         """Follow a `.to()`, `.half()`, `.double()` ... of the hypernetwork."""
         self.skeleton.convert(fn)
-        self.memory.programs = {}
+        self.memory.routes.clear()
+
+    def be_run(self, execution: Execution) -> None:
+        """Run from now on as `execution` says."""
+        self.execution = execution
+        self.memory.routes.clear()
 
     def _tree(self, name: str) -> TensorTree:
         tree: Any = self.modules[name]

@@ -27,39 +27,35 @@ class NotAtOnceError(RuntimeError):
 
 def run_vmap(
     runner: Runner,
-    weights: Mapping[str, Weight],
-    kept: Mapping[str, Tensor],
+    weights: Mapping[str, Weight | Tensor],
+    shared: Mapping[str, Tensor],
     call: Call,
     buffers: Buffers,
 ) -> Any:
-    """Run the target under `vmap`, with weight objects in place of its matrices and kernels.
+    """Run the target under `vmap`, with stand-ins in place of matrices and kernels in parts.
 
     Raises:
         NotAtOnceError: It writes a buffer that all conditions share, or returns an object.
     """
-    skeleton = runner.skeleton
-    owned = {name: weight.owned for name, weight in weights.items()}
-    ordered = buffers.in_order()
-    if ordered is not None:
-        raise NotAtOnceError(f"two conditions of one id write its buffer {ordered!r}")
+    skeleton, same = runner.skeleton, runner.execution.randomness == "same"
+    hidden = {n: w if isinstance(w, Tensor) else w.owned for n, w in weights.items()}
     batched, returned = buffers.batched(), buffers.returned()
-    shared = {name: value for name, value in buffers.shared.items() if name not in batched}
+    untouched = {name: value for name, value in buffers.shared.items() if name not in batched}
     outside = _Outside()
 
-    def one(owned: Any, batched: Any, args: Any, kwargs: Any) -> Any:
-        tensors = dict(kept)
+    def one(hidden: Any, batched: Any, args: Any, kwargs: Any) -> Any:
+        tensors = dict(shared)
         for name, weight in weights.items():
-            hidden = weight.with_owned(owned[name])
-            dtype = runner.dtypes[name]
-            # Vectors have no way of their own; matrices and kernels have, even dense ones, where
-            # vmap is wrong (padding rows of embeddings) or loops (bilinear layers).
-            matrix = len(weight.shape) >= 2
-            tensors[name] = Generated.of(hidden, dtype) if matrix else hidden.dense().to(dtype)
-        given = {name: value.clone() for name, value in {**shared, **batched}.items()}
-        own = dict(given)
-        with Lowering(runner.execution.randomness == "same"):
+            value = hidden[name]
+            if not isinstance(weight, Tensor):
+                value = _stand_in(weight.with_owned(value), runner.dtypes[name])
+            tensors[name] = value
+        given = {name: value.clone() for name, value in {**untouched, **batched}.items()}
+        before = dict(given)
+        with Lowering(same):
             output = skeleton.call(tensors, given, args, kwargs, at_once=True)
-        _refuse_shared_writes(shared, own, given)
+        if untouched:
+            _refuse_shared_writes(untouched, before, given)
         return outside.keep(output), {name: given[name] for name in returned}
 
     function = one
@@ -67,12 +63,17 @@ def run_vmap(
         function = vmap(
             function,
             in_dims=(0, 0, call.dims, call.kwargs_dims),
-            randomness="same" if runner.execution.randomness == "same" else "different",
+            randomness="same" if same else "different",
         )
-    output, made = function(owned, batched, call.inputs, call.kwargs)
-    if made:
-        buffers.take(made)
+    output, written = function(hidden, batched, call.inputs, call.kwargs)
+    if written:
+        buffers.take(written)
     return outside.join(output)
+
+
+def _stand_in(weight: Weight, dtype: torch.dtype) -> Tensor:
+    """Return what the target finds in place of a weight; vectors have no way of their own."""
+    return Generated.of(weight, dtype) if len(weight.shape) >= 2 else weight.dense().to(dtype)
 
 
 def _refuse_shared_writes(

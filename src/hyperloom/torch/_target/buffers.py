@@ -106,17 +106,6 @@ class Buffers:
         updated, norms = self.skeleton.statistics_now(), self.skeleton.momenta
         return [n for n in self.batched() if n in updated or n not in norms]
 
-    def in_order(self) -> str | None:
-        """Return a buffer by id whose rows depend on their order here, if there is one.
-
-        Two conditions of one id: the second starts from what the first has written. For running
-        statistics that can be made up for afterwards.
-        """
-        names = [name for name in self.returned() if name not in self.skeleton.momenta]
-        if not names or self.ids is None or _compiling() or not self.skeleton.module.training:
-            return None
-        return names[0] if len(self.ids.unique()) < self.num else None
-
     def take(self, made: Mapping[str, Tensor]) -> None:
         """Note what a run under vmap has made of the buffers, `(*batch, *shape)`."""
         last = len(self.batch) - 1
@@ -180,6 +169,30 @@ class Buffers:
             return False
         skeleton.secretly_written.add(name)
         return True
+
+
+class _NoBuffers(Buffers):
+    """The buffers of a target that has none: nothing is looked at."""
+
+    def __init__(self) -> None:
+        self.written, self.by_id, self.made = {}, {}, {}
+        self.shared, self.rows, self.lost = {}, {}, False
+
+    def copy(self) -> Buffers:
+        return self
+
+    @contextmanager
+    def one(self, row: int) -> Generator[dict[str, Tensor]]:
+        yield {}
+
+    def batched(self) -> dict[str, Tensor]:
+        return {}
+
+    def returned(self) -> list[str]:
+        return []
+
+
+NO_BUFFERS = _NoBuffers()
 
 
 def later(ids: Tensor) -> Tensor:

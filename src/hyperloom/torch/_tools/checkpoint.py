@@ -32,7 +32,7 @@ from hyperloom._core.checkpoint.tensors import (
 from hyperloom._core.errors import message
 from hyperloom._core.plan.plan import Plan
 from hyperloom.torch._generate.table import Table
-from hyperloom.torch._hypernetwork import TOOLS, HyperNetwork
+from hyperloom.torch._hypernetwork import HyperNetwork
 from hyperloom.torch._target.spec import target_spec
 from hyperloom.torch._target.statistics import checked_statistics
 from hyperloom.torch._target.translated import Translated
@@ -129,9 +129,6 @@ def load_into(hnet: HyperNetwork, path: str | os.PathLike[str]) -> None:
     tensors = _read(path, described)
     check_plan(path, hnet.plan, described, "torch")
     _fill(hnet, tensors, path)
-
-
-TOOLS["load"] = load_into
 
 
 def neutral_tensors(hnet: HyperNetwork) -> dict[str, Tensor]:

@@ -33,9 +33,9 @@ from hyperloom.torch._generate.generator import tensors_of
 from hyperloom.torch._generate.heads import HeadModule
 from hyperloom.torch._generate.numbers import slot_features
 from hyperloom.torch._generate.table import Table
-from hyperloom.torch._hypernetwork import TOOLS, HyperNetwork
+from hyperloom.torch._hypernetwork import HyperNetwork
 from hyperloom.torch._run.call import Call
-from hyperloom.torch._run.run import execute
+from hyperloom.torch._run.run import run_encoded
 from hyperloom.torch._tools.doctor_layers import floats, look_inside, probe, rms
 
 _SLOW = re.compile(
@@ -58,7 +58,7 @@ def examine(
         warnings.simplefilter("always")
         try:
             encoded = hnet.encode(condition)
-            call = Call(encoded.batch, inputs, in_dims, kwargs)
+            call = Call(encoded.batch, inputs, kwargs, in_dims)
             readings = replace(readings, conditions=max(1, encoded.batch.numel()))
             again()
             outputs = hnet(*inputs, condition=condition, in_dims=in_dims, **kwargs)
@@ -89,9 +89,6 @@ def examine(
             warnings=(*_others_told(told), *inside.errors),
         )
     )
-
-
-TOOLS["doctor"] = examine
 
 
 def _told(what: str, error: Exception) -> str:
@@ -290,9 +287,9 @@ def _differences(
         if other is None or changed is None:
             return (), tensors, unchecked
         again()
-        one = execute(hnet, hnet._runner, encoded, call)
+        one = run_encoded(hnet, hnet._runner, encoded, call)
         again()
-        two = execute(hnet, hnet._runner, other, call)
+        two = run_encoded(hnet, hnet._runner, other, call)
         features: float | None = None
         if hnet.plan.widths:
             again()

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 from hyperloom._core.errors import message
 from hyperloom.torch._generate.encoded import Encoded
 from hyperloom.torch._generate.generator import refuse_without_carry
+from hyperloom.torch._run.call import Call
 from hyperloom.torch._run.run import run_encoded
 
 if TYPE_CHECKING:
@@ -64,7 +65,9 @@ def unroll(
         return value.flatten(0, len(batch))
 
     given, named = tree_map(join, inputs), tree_map(join, kwargs)
-    out = run_encoded(hnet, hnet._runner, Encoded(vector, ids), given, 0, named)
+    joined = Encoded(vector, ids)
+    call = Call(joined.batch, given, named, 0)
+    out = run_encoded(hnet, hnet._runner, joined, call)
     split = (steps, *batch)
     return tree_map(lambda v: v.unflatten(0, split) if isinstance(v, Tensor) else v, out), carry
 

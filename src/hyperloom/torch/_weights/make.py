@@ -15,6 +15,7 @@ from hyperloom._core.plan.contraction import from_rows, is_shared, sum_of_rows
 from hyperloom._core.plan.plan import Entry, Plan
 from hyperloom._core.records import Piece
 from hyperloom.torch._generate.conditions import Encoded
+from hyperloom.torch._generate.generator import Generator, fixed_of
 from hyperloom.torch._generate.heads import Seen
 from hyperloom.torch._generate.numbers import slot_features
 from hyperloom.torch._weights.weights import (
@@ -27,7 +28,24 @@ from hyperloom.torch._weights.weights import (
 )
 
 
-class Loom:
+def weights_of(
+    generator: Generator, encoded: Encoded, index: Tensor | None, record: Any = None
+) -> tuple[dict[str, Weight], dict[str, Tensor]]:
+    """Return a weight object for each generated tensor, and the learned tensors that are shared.
+
+    Args:
+        generator: What generates.
+        encoded: The conditions, with one batch dimension; where rows share conditions, each once.
+        index: Which of them each row has, `(B,)`, or `None` where row and condition are one.
+        record: Where weights note what was chosen, or `None`.
+    """
+    modules: Any = generator._modules
+    parts = (modules["trunks"], modules["heads"], *fixed_of(generator))
+    maker = WeightMaker(generator.plan, *parts, generator.dtypes, encoded, index, record)
+    return maker.weights(), maker.shared()
+
+
+class WeightMaker:
     """Makes the weight objects of one call.
 
     Args:

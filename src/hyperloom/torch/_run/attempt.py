@@ -1,0 +1,151 @@
+"""Ways of running that may fail: tried once for each kind of call, and the loop in their place."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+import warnings
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import _StopRecomputationError
+
+from hyperloom.torch._private import warn_of_slow_operations
+from hyperloom.torch._run.call import Call
+from hyperloom.torch._run.memory import LOOP, SLOW, Fallback
+from hyperloom.torch._run.route import Route, kind_of
+from hyperloom.torch._run.runner import Runner
+from hyperloom.torch._run.strategies import STRATEGIES
+from hyperloom.torch._run.vmap import NotAtOnceError
+from hyperloom.torch._target.attributes import Attributes
+from hyperloom.torch._target.buffers import Buffers
+from hyperloom.torch._target.checkpointing import CheckpointedError
+
+# The second is how a recomputation ends that was started by checkpointing around the call.
+ENDS_THE_CALL = (torch.OutOfMemoryError, _StopRecomputationError)
+_LONGEST = 160
+
+
+def attempt(
+    runner: Runner,
+    way: Route,
+    weights: Mapping[str, Any],
+    shared: Mapping[str, Tensor],
+    call: Call,
+    buffers: Buffers,
+) -> Any:
+    """Run a target in a way that may fail; where it does, leave no trace and run the loop."""
+    memory, kind = runner.memory, kind_of(runner, call)
+    watched = Attributes(runner.skeleton.module)
+    output, fallback = None, None
+    with SlowOperations(runner.skeleton.module) as slow:
+        try:
+            output = way.run(runner, weights, shared, call, buffers)
+            found = watched.kept()
+            fallback = None if found is None else Fallback("", found)
+        except ENDS_THE_CALL:
+            raise
+        except Exception as error:
+            fallback = reason_of(error, runner.skeleton.module)
+    if fallback is not None:
+        with runner.skeleton.lock:
+            watched.restore()
+        return run_instead(fallback, runner, weights, shared, call, buffers)
+    memory.at_once.add(kind)
+    memory.slow[kind] = slow.found()
+    memory.routes.clear()
+    memory.say(SLOW, *memory.slow[kind])
+    return output
+
+
+def run_instead(
+    fallback: Fallback,
+    runner: Runner,
+    weights: Mapping[str, Any],
+    shared: Mapping[str, Tensor],
+    call: Call,
+    buffers: Buffers,
+) -> Any:
+    """Run the loop in the place of what has failed, and remember that it does."""
+    memory = runner.memory
+    output = STRATEGIES["loop"](runner, weights, shared, call, buffers)
+    # Only now: a call that fails both ways is an error.
+    memory.fallbacks[kind_of(runner, call)] = fallback
+    memory.routes.clear()
+    memory.say(LOOP, fallback)
+    return output
+
+
+def reason_of(error: Exception, target: nn.Module) -> Fallback:
+    """Name the module in whose forward an error was raised."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    text = " ".join(str(error).split())
+    if not isinstance(error, (NotAtOnceError, CheckpointedError)):
+        short = text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
+        text = f"{type(error).__name__} ({short})"
+    return Fallback(innermost(target, frames), text)
+
+
+class SlowOperations:
+    """Notes what `vmap` runs one condition after the other, in place of PyTorch's own warnings.
+
+    Args:
+        target: The skeleton's module, for names.
+    """
+
+    def __init__(self, target: nn.Module) -> None:
+        self.target = target
+        self.seen: dict[Fallback, None] = {}
+
+    def __enter__(self) -> SlowOperations:
+        self.guard = warnings.catch_warnings()
+        self.guard.__enter__()
+        warnings.filterwarnings("always", message=_PERFORMANCE)
+        self.show = warnings.showwarning
+        warnings.showwarning = self._show
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.guard.__exit__(None, None, None)
+
+    def found(self) -> tuple[Fallback, ...]:
+        """Return what was noted."""
+        return tuple(self.seen)
+
+    def _show(self, text: Any, *args: Any, **kwargs: Any) -> None:
+        if not str(text).startswith(_PERFORMANCE):
+            self.show(text, *args, **kwargs)
+            return
+        operation = str(text).partition("batching rule for ")[2].partition(". ")[0]
+        frames = [frame for frame, _ in traceback.walk_stack(sys._getframe(1))][::-1]
+        slow = Fallback(innermost(self.target, frames), f"vmap has no rule for {operation}")
+        self.seen[slow] = None
+
+
+@contextmanager
+def quietly() -> Generator[None]:
+    """Let `vmap` not warn again of what was noted in an earlier call."""
+    warn_of_slow_operations(False)
+    try:
+        yield
+    finally:
+        warn_of_slow_operations(True)
+
+
+_PERFORMANCE = "There is a performance drop"
+
+
+def innermost(target: nn.Module, frames: Iterable[FrameType]) -> str:
+    """Return path and class of the module of the target in whose code the last frame is."""
+    paths = {id(module): path for path, module in target.named_modules()}
+    found = ""
+    for frame in frames:
+        module = frame.f_locals.get("self")
+        if id(module) in paths and isinstance(module, nn.Module):
+            path = paths[id(module)]
+            found = f"{path!r} ({type(module).__name__})" if path else type(module).__name__
+    return found

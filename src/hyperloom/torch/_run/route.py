@@ -1,0 +1,221 @@
+"""Which way a call goes: decided once for each kind of call, and told by `explain()`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hyperloom._core.choices.execution import Execution
+from hyperloom._core.plan.contraction import contracts
+from hyperloom.torch._generate.encoded import Encoded
+from hyperloom.torch._generate.generator import Generator
+from hyperloom.torch._generate.numbers import waits_for_gradient
+from hyperloom.torch._generate.sharing import may_share
+from hyperloom.torch._run.call import Call
+from hyperloom.torch._run.chain import Program, write_program
+from hyperloom.torch._run.memory import LOOP, Fallback
+from hyperloom.torch._run.runner import Runner
+from hyperloom.torch._run.strategies import STRATEGIES, Strategy
+from hyperloom.torch._run.vmap import NotAtOnceError
+from hyperloom.torch._weights.choose import choose
+
+_USUAL = Execution()
+_CHAIN = "the target is a chain of simple layers, run with the conditions in front"
+_OWN_FORWARD = "the target has a forward of its own"
+
+
+@dataclass(frozen=True)
+class Route:
+    """The way of one kind of call.
+
+    Attributes:
+        strategy: The row of `STRATEGIES` that runs the target.
+        reason: Why.
+        run: What runs it: the strategy's function, or the program's.
+        from_parts: Whether some layer is evaluated from a weight's parts, so that weight objects
+            are to be generated; else tensors are, in one go.
+        shares: Whether rows that share a condition are to be looked for.
+        program: What is done layer by layer, where that is decided beforehand.
+        size: Conditions in one part, where the call is run in parts.
+        recompute: Whether a part is generated and run again in the backward pass.
+        guarded: Whether the loop takes its place where it fails.
+        tried: Whether such a call has gone well before.
+        slow: What is run by a slower way, and why.
+    """
+
+    strategy: str
+    reason: str
+    run: Strategy
+    from_parts: bool = False
+    shares: bool = False
+    program: Program | None = None
+    size: int | None = None
+    recompute: bool = False
+    guarded: bool = False
+    tried: bool = False
+    slow: tuple[Fallback, ...] = ()
+
+
+def route(
+    generator: Generator, runner: Runner, encoded: Encoded, call: Call, whole: bool = False
+) -> Route:
+    """Return the way of a call.
+
+    Args:
+        generator: What generates.
+        runner: What runs.
+        encoded: The conditions.
+        call: The inputs.
+        whole: Whether this is a part of a call already.
+    """
+    if torch.compiler.is_compiling():  # a graph is not to depend on what is remembered
+        return _decided(generator, runner, encoded, call, whole)
+    kind = _kind(generator, runner, encoded, call, whole)
+    known = runner.memory.routes.get(kind)
+    if known is None:
+        known = runner.memory.keep(kind, _decided(generator, runner, encoded, call, whole))
+    return known if not runner.ordered else in_order(known, runner, encoded.ids)
+
+
+def _kind(
+    generator: Generator, runner: Runner, encoded: Encoded, call: Call, whole: bool
+) -> tuple[Any, ...]:
+    """Return all that a decision depends on, but for what assignments make the runner forget."""
+    vector, x = encoded.vector, call.usual
+    kind = (
+        vector.shape,
+        vector.dtype,
+        vector.device,
+        encoded.ids is None,
+        torch.is_grad_enabled(),
+        runner.skeleton.module.training,
+        whole,
+        bool(generator.plan.widths) or waits_for_gradient(generator.plan),
+    )
+    if x is None:
+        chained = runner.chain is not None and call.chain_input() is not None
+        return *kind, call.rows(), chained, kind_of(runner, call)
+    if runner.chain is None:
+        return *kind, x.shape, x.dtype
+    # What a program passes over: hooks of the head, and autocast.
+    (head, *others) = generator.heads._modules.values()
+    hooked: Any = not others and (head._forward_hooks or head._forward_pre_hooks)  # type: ignore[union-attr]
+    cast = torch.is_autocast_enabled(x.device.type)
+    return *kind, x.shape, x.dtype, x.device, x.requires_grad, cast, bool(hooked)
+
+
+def _decided(
+    generator: Generator, runner: Runner, encoded: Encoded, call: Call, whole: bool
+) -> Route:
+    plan, execution, batch = generator.plan, runner.execution, call.batch
+    if not whole:
+        num = batch[0] if len(batch) == 1 else 1
+        each = plan.output_bytes(1, encoded.vector.element_size())
+        size = execution.conditions_at_once(each) or num
+        recompute = execution.recompute and torch.is_grad_enabled()
+        if size < num or recompute:
+            way = strategy_of(runner, call)
+            return replace(way, size=min(size, num) or 1, recompute=recompute)
+    way = strategy_of(runner, call)
+    if len(batch) != 1:
+        return way
+    program = _program(generator, runner, encoded, call)
+    if program is not None:
+        return replace(way, run=program.run, program=program)
+    sizes = (batch[0], call.rows(), encoded.vector.element_size(), encoded.vector.device.type)
+    backward = torch.is_grad_enabled()
+    from_parts = contracts(plan, *sizes, backward=backward, choose=choose)
+    return replace(
+        way,
+        from_parts=from_parts and not waits_for_gradient(plan),
+        shares=may_share(generator, encoded),
+    )
+
+
+def strategy_of(runner: Runner, call: Call) -> Route:
+    """Return how the target is run, whatever its weights are made of."""
+    asked = runner.execution.strategy
+    if not call.batch:
+        return _way("single", "one condition: the target is run as it is")
+    if asked == "auto" and _is_chain(runner) and call.chain_input() is not None:
+        return _way("chain", _CHAIN)
+    if asked != "auto":
+        return _way(asked, f'Execution(strategy="{asked}") asks for it')
+    kind = kind_of(runner, call)
+    fallback = runner.memory.fallbacks.get(kind)
+    if fallback is not None:
+        return _one_by_one(fallback)
+    if torch.compiler.is_compiling():
+        return _way("vmap", _OWN_FORWARD)
+    tried, slow = kind in runner.memory.at_once, runner.memory.slow.get(kind, ())
+    return _way("vmap", _OWN_FORWARD, guarded=True, tried=tried, slow=slow)
+
+
+def _way(strategy: str, reason: str, **options: Any) -> Route:
+    return Route(strategy, reason, STRATEGIES[strategy], **options)
+
+
+def _one_by_one(fallback: Fallback) -> Route:
+    return _way("loop", f"one after the other, because of {fallback}", slow=(fallback,))
+
+
+def _is_chain(runner: Runner) -> bool:
+    """Whether the target is a chain in this mode; its dropout draws for each condition."""
+    same_draws = runner.execution.randomness == "same" and runner.skeleton.module.training
+    return runner.chain is not None and not same_draws
+
+
+def _program(generator: Generator, runner: Runner, encoded: Encoded, call: Call) -> Program | None:
+    """Return the program for a call like this, if a program can do it."""
+    x, chain, vector = call.usual, runner.chain, encoded.vector
+    if x is None or chain is None or runner.execution != _USUAL or torch.compiler.is_compiling():
+        return None
+    if encoded.ids is not None and encoded.batch != (1,):  # rows may share ids
+        return None
+    head: Any = next(iter(generator.heads.values()))
+    hooked = head._forward_hooks or head._forward_pre_hooks
+    if type(x) is not Tensor or hooked or torch.is_autocast_enabled(x.device.type):
+        return None
+    return write_program(generator, chain, vector, x, torch.is_grad_enabled())
+
+
+def in_order(way: Route, runner: Runner, ids: Tensor | None) -> Route:
+    """Return the loop where two conditions of one id write a buffer that is kept by id.
+
+    The second starts from what the first has written. For running statistics that can be made up
+    for afterwards. True of these conditions, and not of all calls of the kind.
+
+    Raises:
+        NotAtOnceError: They do, and `vmap` is asked for.
+    """
+    if ids is None or way.size is not None or way.strategy in ("single", "loop"):
+        return way
+    if not runner.skeleton.module.training or torch.compiler.is_compiling():
+        return way
+    if len(ids.unique()) == ids.numel():
+        return way
+    found = Fallback("", f"two conditions of one id write its buffer {runner.ordered!r}")
+    if not way.guarded:
+        raise NotAtOnceError(found.why)
+    runner.memory.say(LOOP, found)
+    return replace(_one_by_one(found), from_parts=way.from_parts, shares=way.shares)
+
+
+def kind_of(runner: Runner, call: Call) -> Any:
+    """Return what tells calls apart that may be run in different ways.
+
+    The target's mode, whether gradients are taken, and the kinds of the inputs: a target may well
+    run at once in one of them only.
+    """
+    inputs = tuple(_kind_of(value) for value in call.inputs)
+    kwargs = tuple((key, _kind_of(value)) for key, value in call.kwargs.items())
+    return runner.skeleton.module.training, torch.is_grad_enabled(), inputs, kwargs
+
+
+def _kind_of(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.ndim
+    return value if isinstance(value, (bool, type(None))) else type(value)

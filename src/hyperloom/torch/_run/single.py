@@ -1,0 +1,28 @@
+"""One condition: the target is run once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from hyperloom.torch._run.call import Call
+from hyperloom.torch._run.runner import Runner
+from hyperloom.torch._target.buffers import Buffers
+
+
+def run_single(
+    runner: Runner,
+    weights: Mapping[str, Tensor],
+    shared: Mapping[str, Tensor],
+    call: Call,
+    buffers: Buffers,
+) -> Any:
+    """Run the target once, with one condition's tensors `(*shape)`."""
+    tensors = {**shared, **weights}
+    x = None if runner.chain is None else call.only_input()
+    if runner.chain is not None and x is not None:
+        return runner.chain.run(tensors, x)  # the same functions, without the modules around them
+    with buffers.one(0) as written:
+        return runner.skeleton.call(tensors, written, call.inputs, call.kwargs)
