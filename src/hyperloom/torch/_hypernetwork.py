@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hyperloom._core.backend.inputs import unpacked
 from hyperloom._core.choices.execution import Execution
 from hyperloom._core.choices.forms import Form
 from hyperloom._core.choices.inits import Init
@@ -178,7 +177,7 @@ class HyperNetwork(Generator):
             IndexError: A condition id out of range.
         """
         encoded = self.encode(condition, kwargs.pop("carry", None) if self._has_carry else None)
-        call = Call(encoded.vector.shape[:-1], *unpacked(inputs, kwargs), in_dims)
+        call = Call(encoded.vector.shape[:-1], inputs, kwargs, in_dims)
         way = route(self, self._runner, encoded, call)
         output = follow(self, self._runner, way, encoded, call)
         return (output, encoded.carry) if self._has_carry else output
@@ -202,7 +201,7 @@ class HyperNetwork(Generator):
             was taken with the estimated operations and bytes of the alternatives. Print it.
         """
         encoded = self.encode(condition, kwargs.pop("carry", None) if self._has_carry else None)
-        call = Call(encoded.batch, *unpacked(inputs, kwargs), in_dims)
+        call = Call(encoded.batch, inputs, kwargs, in_dims)
         return explain(self, self._runner, encoded, call)
 
     def doctor(
@@ -256,7 +255,7 @@ class HyperNetwork(Generator):
             ValueError: A missing or unknown name, a wrong shape, or another device.
         """
         batch = check_params(self, params)
-        call = Call(batch, *unpacked(inputs, kwargs), in_dims)
+        call = Call(batch, inputs, kwargs, in_dims)
         generated = {name: value for name, value in params.items() if name not in self.plan.kept}
         kept = {name: value for name, value in params.items() if name in self.plan.kept}
         return run_given(self._runner, generated, kept, call, ids_of(self, condition, batch))

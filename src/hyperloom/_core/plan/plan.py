@@ -120,6 +120,11 @@ class Plan:
         return any(head.scaled for head in self.heads)
 
     @cached_property
+    def trunk_needs_ids(self) -> bool:
+        """Whether the trunk is told the ids (norms by condition)."""
+        return self.trunk.needs_ids
+
+    @cached_property
     def widths(self) -> tuple[int, ...]:
         """Widths of the slot embeddings in use; there is one trunk for each, in this order."""
         found = {h.embedding for h in self.heads if h.needs_features}

@@ -12,6 +12,7 @@ from hyperloom._core.backend.walk import join
 from hyperloom._core.plan.plan import Plan
 from hyperloom.torch._generate.conditions import Encoded
 from hyperloom.torch._generate.heads import Seen
+from hyperloom.torch._generate.trunks import LinearTrunk
 
 
 def raw_numbers(
@@ -67,9 +68,12 @@ def slot_features(
     modules = trunks._modules.values()
     for trunk, width, members in zip(modules, plan.widths, plan.trunk_heads, strict=True):
         assert trunk is not None
-        ids = (encoded.ids,) if plan.trunk.needs_ids else ()
+        ids = (encoded.ids,) if plan.trunk_needs_ids else ()
         if not width:
-            features = trunk(encoded.vector, None, *ids)
+            features = encoded.vector
+            # No trunk: the vector is the features, unless somebody wants to be told of the call.
+            if type(trunk) is not LinearTrunk or trunk._forward_hooks or trunk._forward_pre_hooks:
+                features = trunk(features, None, *ids)
             found.update((i, features) for i in members)
             continue
         own: list[Any] = [heads[plan.heads[i].name] for i in members]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hyperloom._core.backend.inputs import unpacked
 from hyperloom._core.plan.cost import Layer
 from hyperloom.torch._generate.conditions import Encoded
 from hyperloom.torch._run.pairing import dims_like, first_paired, narrow_like, pair_check
@@ -22,7 +23,7 @@ class Call:
 
     Args:
         batch: Dimensions of the batch; `()` for one condition.
-        inputs: Positional inputs of the target.
+        inputs: Positional inputs of the target, or one `Inputs` object.
         kwargs: Keyword inputs of the target.
         in_dims: As in `HyperNetwork.forward`.
 
@@ -49,6 +50,7 @@ class Call:
             if isinstance(first, Tensor) and first.ndim and first.shape[0] == batch[0]:
                 self.dims, self.kwargs_dims, self.usual = (0,), {}, first
                 return
+        self.inputs, self.kwargs = inputs, kwargs = unpacked(inputs, kwargs)
         self.dims = dims_like(inputs, in_dims)
         each = isinstance(in_dims, (tuple, list))
         self.kwargs_dims = dims_like(kwargs, 0 if each else in_dims)

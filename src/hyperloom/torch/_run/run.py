@@ -18,7 +18,7 @@ from hyperloom.torch._run.call import Call, Uses, slices
 from hyperloom.torch._run.loop import concatenated, same_draws
 from hyperloom.torch._run.route import Route, in_order, route, strategy_of
 from hyperloom.torch._run.runner import Runner
-from hyperloom.torch._target.buffers import Buffers
+from hyperloom.torch._target.buffers import NO_BUFFERS, Buffers
 from hyperloom.torch._weights.make import weights_of
 from hyperloom.torch._weights.weights import Dense
 
@@ -27,9 +27,11 @@ def follow(generator: Generator, runner: Runner, way: Route, encoded: Encoded, c
     """Make the weights, run the target with them, and store what it has written."""
     if way.size is not None:
         return _follow_in_parts(generator, runner, way, encoded, call)
-    buffers = runner.buffers(encoded.ids, call.batch)
+    # A target without buffers is not asked for them.
+    buffers = runner.buffers(encoded.ids, call.batch) if runner.has_buffers else NO_BUFFERS
     output = run(runner, way, *make(generator, runner, way, encoded), call, buffers)
-    store(runner, buffers)
+    if runner.has_buffers:
+        store(runner, buffers)
     return output
 
 

@@ -39,7 +39,9 @@ def run_vmap(
     """
     skeleton, same = runner.skeleton, runner.execution.randomness == "same"
     hidden = {n: w if isinstance(w, Tensor) else w.owned for n, w in weights.items()}
-    batched, returned = buffers.batched(), buffers.returned()
+    batched, returned = {}, []
+    if runner.has_buffers:
+        batched, returned = buffers.batched(), buffers.returned()
     untouched = {name: value for name, value in buffers.shared.items() if name not in batched}
     outside = _Outside()
 
