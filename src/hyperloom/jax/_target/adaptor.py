@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from operator import attrgetter
 from typing import Any
 
 from flax import nnx
 from jax import Array
 
+from hyperloom._core.errors import did_you_mean, message
 from hyperloom._core.target.spec import TargetSpec
 from hyperloom.jax._target.variables import Variable
 
 Pure = Callable[..., tuple[Any, dict[str, Any]]]
+Method = str | Callable[..., Any] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,17 +56,22 @@ class Adaptor(nnx.Module):
         """Yield the variables of the state by name."""
         raise TypeError(f"{type(self).__name__} does not define state_variables()")
 
-    def keys(self, rngs: nnx.Rngs | None) -> dict[str, Array]:
+    def keys(self, rngs: nnx.Rngs | None, method: Method = None) -> dict[str, Array]:
         """Return a fresh key for each random stream of the target."""
         raise TypeError(f"{type(self).__name__} does not define keys()")
 
     def advance(self, used: set[str]) -> None:
         """Note that streams of the target's own were used, so that the next call differs."""
 
-    def pure(self, notes: Notes) -> Pure:
+    def pure(self, notes: Notes, method: Method = None) -> Pure:
         """Return the target as `pure(tensors, state, keys, args, kwargs) -> (out, state)`.
 
         It closes over no array.
+
+        Args:
+            notes: Where to note what it does.
+            method: What is called: `None` for the module itself, a name or dotted path of a
+                method, or a function whose first argument is the module.
         """
         raise TypeError(f"{type(self).__name__} does not define pure()")
 
@@ -82,6 +91,33 @@ class Notes:
     def __init__(self) -> None:
         self.written: set[str] = set()
         self.used: set[str] = set()
+
+
+def method_of(module: Any, method: Method) -> Callable[..., Any]:
+    """Return the method of a module that is to be called.
+
+    Raises:
+        TypeError: Neither a name nor a function, or nothing that can be called.
+        ValueError: The module has no such method.
+    """
+    kind = type(module).__name__
+    wanted = f"the name of a method of {kind}, or a function of the module and its inputs"
+    if method is not None and not isinstance(method, str):
+        if not callable(method):
+            raise TypeError(message("method", repr(method), wanted))
+        return partial(method, module)
+    names = [name for name in dir(type(module)) if not name.startswith("_")]
+    try:
+        found = module if method is None else attrgetter(method)(module)
+    except AttributeError as error:
+        raise ValueError(
+            message("method", repr(method), wanted, did_you_mean(method, names))
+        ) from error
+    if not callable(found):
+        got = f"{method!r}, a {type(found).__name__}" if method else "none"
+        why = "" if method else f"{kind} itself cannot be called. "
+        raise TypeError(message("method", got, wanted, why + did_you_mean("", names)))
+    return found
 
 
 def dotted(path: tuple[Any, ...]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ from jax.tree_util import Partial, keystr, tree_flatten_with_path
 from hyperloom._core.errors import call_it, message
 from hyperloom._core.target.spec import TargetSpec
 from hyperloom.jax._arrays import is_array
-from hyperloom.jax._target.adaptor import Adaptor, Box, Notes, Pure, Read
+from hyperloom.jax._target.adaptor import Adaptor, Box, Method, Notes, Pure, Read, method_of
 from hyperloom.jax._target.spec import tensor_spec
 from hyperloom.jax._target.variables import Fixed, Variable
 
@@ -138,14 +139,16 @@ class FunctionTarget(Adaptor):
             if not jnp.issubdtype(variable.dtype, jax.dtypes.prng_key):
                 yield name, variable
 
-    def keys(self, rngs: nnx.Rngs | None) -> dict[str, Array]:
+    def keys(self, rngs: nnx.Rngs | None, method: Method = None) -> dict[str, Array]:
         return {}
 
-    def pure(self, notes: Notes) -> Pure:
+    def pure(self, notes: Notes, method: Method = None) -> Pure:
         apply, filled = self.function.held, self._filled
 
         def pure(tensors: Any, state: Any, keys: Any, args: Any, kwargs: Any) -> Any:
-            return apply(filled(tensors, state), *args, **kwargs), dict(state)
+            tree = filled(tensors, state)
+            called = partial(apply, tree) if method is None else method_of(tree, method)
+            return called(*args, **kwargs), dict(state)
 
         return pure
 

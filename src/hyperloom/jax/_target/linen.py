@@ -12,7 +12,7 @@ from jax import Array
 
 from hyperloom._core.errors import message
 from hyperloom._core.target.spec import TargetSpec
-from hyperloom.jax._target.adaptor import Adaptor, Box, Notes, Pure, Read, dotted
+from hyperloom.jax._target.adaptor import Adaptor, Box, Method, Notes, Pure, Read, dotted, method_of
 from hyperloom.jax._target.spec import tensor_spec
 from hyperloom.jax._target.variables import Fixed, Variable, natural
 
@@ -134,23 +134,27 @@ class LinenTarget(Adaptor):
     def state_variables(self) -> Iterator[tuple[str, Variable]]:
         yield from ((name, self.buffers[name]) for name in self.state_paths.held)
 
-    def keys(self, rngs: nnx.Rngs | None) -> dict[str, Array]:
+    def keys(self, rngs: nnx.Rngs | None, method: Method = None) -> dict[str, Array]:
         if rngs is None:
             return {}
         names = {"dropout" if tag == "default" else tag: stream for tag, stream in rngs.items()}
         return {name: stream() for name, stream in names.items()}
 
-    def pure(self, notes: Notes) -> Pure:
+    def pure(self, notes: Notes, method: Method = None) -> Pure:
         module, state_paths = self.module.held, self.state_paths.held
         collections = sorted({path[0] for path in state_paths.values()})
+
+        def called(module: Any, *args: Any, **kwargs: Any) -> Any:
+            return method_of(module, method)(*args, **kwargs)
 
         def pure(tensors: Any, state: Any, keys: Any, args: Any, kwargs: Any) -> Any:
             own = {state_paths[name]: value for name, value in state.items()}
             variables = {"params": self._params(tensors), **_nested(own)}
-            rngs = keys or None
+            options: Any = {"rngs": keys or None, "method": None if method is None else called}
             if not collections:
-                return module.apply(variables, *args, rngs=rngs, **kwargs), {}
-            out, updates = module.apply(variables, *args, rngs=rngs, mutable=collections, **kwargs)
+                return module.apply(variables, *args, **options, **kwargs), {}
+            options["mutable"] = collections
+            out, updates = module.apply(variables, *args, **options, **kwargs)
             after = {dotted(path): value for path, value in _flat(updates).items()}
             notes.written |= {n for n, v in after.items() if v is not state.get(n)}
             return out, {**state, **after}

@@ -12,7 +12,7 @@ from flax import nnx
 from jax import Array
 
 from hyperloom._core.target.spec import TargetSpec
-from hyperloom.jax._target.adaptor import Adaptor, Box, Notes, Pure, Read, dotted
+from hyperloom.jax._target.adaptor import Adaptor, Box, Method, Notes, Pure, Read, dotted, method_of
 from hyperloom.jax._target.spec import tensor_spec
 from hyperloom.jax._target.variables import Hole, Variable, become, is_random, walk
 
@@ -59,22 +59,20 @@ class NNXTarget(Adaptor):
                 become(variable, Hole, None)
         self.template = template
         self.kinds = Box(kinds)
-        parameters = inspect.signature(type(target).__call__).parameters if callable(target) else {}
-        self.takes_rngs = "rngs" in parameters
 
     def state_variables(self) -> Iterator[tuple[str, Variable]]:
         for path, node in nnx.iter_graph(self.template):
             if isinstance(node, nnx.Variable) and not isinstance(node, (Hole, nnx.RngState)):
                 yield dotted(path), node
 
-    def keys(self, rngs: nnx.Rngs | None) -> dict[str, Array]:
+    def keys(self, rngs: nnx.Rngs | None, method: Method = None) -> dict[str, Array]:
         found: dict[str, Array] = {}
         for name, stream in self._streams():
             if rngs is not None and (stream.tag in rngs or "default" in rngs):
                 found[name] = rngs[stream.tag]()
             else:
                 found[name] = jax.random.fold_in(stream.key[...], stream.count[...])
-        if self.takes_rngs and rngs is not None:
+        if rngs is not None and _takes_rngs(method_of(self.template, method)):
             found.update((f"{_GIVEN}{tag}", stream()) for tag, stream in rngs.items())
         return found
 
@@ -88,10 +86,11 @@ class NNXTarget(Adaptor):
             if name in used:
                 stream.count[...] += 1
 
-    def pure(self, notes: Notes) -> Pure:
+    def pure(self, notes: Notes, method: Method = None) -> Pure:
         graphdef, state = nnx.split(self.template)
         paths = [(path, dotted(path), leaf) for path, leaf in nnx.to_flat_state(state)]
-        kinds, takes_rngs, spec = self.kinds.held, self.takes_rngs, self.spec.held
+        takes_rngs = _takes_rngs(method_of(self.template, method))
+        kinds, spec = self.kinds.held, self.spec.held
         names = _names(spec)
 
         def pure(tensors: Any, state: Any, keys: Any, args: Any, kwargs: Any) -> Any:
@@ -107,7 +106,7 @@ class NNXTarget(Adaptor):
                     become(variable, kinds[spec[name].name], tensors[spec[name].name])
             if takes_rngs and (own := _own_rngs(keys)):
                 kwargs = {"rngs": nnx.Rngs(**own), **kwargs}
-            out = module(*args, **kwargs)
+            out = method_of(module, method)(*args, **kwargs)
             return out, _left(module, before, notes)
 
         return pure
@@ -125,6 +124,12 @@ class NNXTarget(Adaptor):
 
 
 _GIVEN = "given:"
+
+
+def _takes_rngs(function: Any) -> bool:
+    """Whether a method takes random streams as an argument."""
+    call = type(function).__call__ if isinstance(function, nnx.Module) else function
+    return "rngs" in inspect.signature(call).parameters
 
 
 def _own_rngs(keys: Mapping[str, Array]) -> dict[str, Array]:

@@ -12,7 +12,7 @@ from jax import Array
 
 from hyperloom._core.errors import message
 from hyperloom._core.target.shapes import named_shapes, spec_of_shapes
-from hyperloom.jax._target.adaptor import Adaptor, Notes, Pure, Read
+from hyperloom.jax._target.adaptor import Adaptor, Method, Notes, Pure, Read
 from hyperloom.jax._target.variables import Variable
 
 
@@ -58,10 +58,10 @@ class ShapesTarget(Adaptor):
     def state_variables(self) -> Iterator[tuple[str, Variable]]:
         return iter(())
 
-    def keys(self, rngs: nnx.Rngs | None) -> dict[str, Array]:
+    def keys(self, rngs: nnx.Rngs | None, method: Method = None) -> dict[str, Array]:
         return {}
 
-    def pure(self, notes: Notes) -> Pure:
+    def pure(self, notes: Notes, method: Method = None) -> Pure:
         _refuse()
 
     def build(self, tensors: Mapping[str, Any], state: Mapping[str, Any]) -> Any:

@@ -13,7 +13,7 @@ from jax import Array
 from hyperloom._core.target.spec import TargetSpec
 from hyperloom._core.target.translate import translate
 from hyperloom._core.target.translation import Translation
-from hyperloom.jax._target.adaptor import Adaptor, Box, Notes, Pure, Read
+from hyperloom.jax._target.adaptor import Adaptor, Box, Method, Notes, Pure, Read
 from hyperloom.jax._target.read import read_target
 from hyperloom.jax._target.variables import Fixed, Variable
 
@@ -75,14 +75,14 @@ class TranslatedTarget(Adaptor):
     def state_variables(self) -> Iterator[tuple[str, Variable]]:
         yield from ((name, self.buffers[name]) for name in self.buffers)
 
-    def keys(self, rngs: nnx.Rngs | None) -> dict[str, Array]:
-        return self.inner.keys(rngs)
+    def keys(self, rngs: nnx.Rngs | None, method: Method = None) -> dict[str, Array]:
+        return self.inner.keys(rngs, method)
 
     def advance(self, used: set[str]) -> None:
         self.inner.advance(used)
 
-    def pure(self, notes: Notes) -> Pure:
-        inner, translation = self.inner.pure(notes), self.translation.held
+    def pure(self, notes: Notes, method: Method = None) -> Pure:
+        inner, translation = self.inner.pure(notes, method), self.translation.held
 
         def pure(tensors: Any, state: Any, keys: Any, args: Any, kwargs: Any) -> Any:
             return inner(translation.apply(tensors, JaxArrays()), state, keys, args, kwargs)
