@@ -220,3 +220,61 @@ def test_bad_states_and_values() -> None:
         hl.unroll(hnet, x, condition=draws(2, 5, 2, DIM))
     with pytest.raises(TypeError, match=r"carry: got .*wanted a tuple of 2 states"):
         both(x, condition=(draws(2, 2, 2), c), carry=c)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "rnn"])
+def test_a_scan_starts_from_the_initial_carry(cell: str) -> None:
+    hnet = plain(cell)
+    net, params = hl.functional(hnet)
+    c, x = draws(0, 3, 2, DIM), draws(1, 3, 2, 4)
+
+    def step(carry: Any, now: Any) -> Any:
+        x, c = now
+        y, carry = net(params, x, condition=c, carry=carry)
+        return carry, y
+
+    last, ys = jax.jit(lambda start: jax.lax.scan(step, start, (x, c)))(hnet.initial_carry(2))
+    wanted, expected = hl.unroll(hnet, x, condition=c)
+    close(ys, wanted)
+    close(last, expected)
+    alone = hnet.initial_carry()
+    assert jax.tree.structure(alone) == jax.tree.structure(last)
+    assert {leaf.shape for leaf in jax.tree.leaves(alone)} == {(HIDDEN,)}
+    assert {leaf.shape for leaf in jax.tree.leaves(hnet.initial_carry((2, 5)))} == {(2, 5, HIDDEN)}
+
+
+class Counter(nnx.Module):
+    """A state of one's own."""
+
+    dim, has_carry = DIM, True
+
+    def __call__(self, value: Any, carry: Any) -> Any:
+        carry = jnp.zeros(value.shape[:-1]) if carry is None else carry
+        return value * carry[..., None], carry + 1
+
+    def initial_carry(self, batch: tuple[int, ...]) -> Any:
+        return jnp.ones(batch)
+
+
+class Startless(Counter):
+    initial_carry: Any = None
+
+
+def test_the_initial_carry_of_parts_and_modules() -> None:
+    target = nnx.Linear(4, 2, rngs=nnx.Rngs(0))
+    parts = hl.Concat(hl.Embedding(3, 2), hl.Recurrent(DIM, HIDDEN, cell="rnn"), Counter())
+    hnet = hl.HyperNetwork(target, condition=parts, rngs=nnx.Rngs(0))
+    none, hidden, count = hnet.initial_carry(2)
+    assert none is None
+    assert hidden.shape == (2, HIDDEN)
+    np.testing.assert_array_equal(count, [1, 1])
+    startless = hl.HyperNetwork(target, condition=Startless(), rngs=nnx.Rngs(0))
+    with pytest.raises(TypeError, match="condition: got a Startless without a method `initial_"):
+        startless.initial_carry()
+    with pytest.raises(TypeError, match="carry: got one with Embedding"):
+        hl.HyperNetwork(target, condition=hl.Embedding(3, 2), rngs=nnx.Rngs(0)).initial_carry()
+    wrong: Any = "2"
+    with pytest.raises(TypeError, match="batch: got '2'; wanted an int of at least 0"):
+        plain("rnn").initial_carry(wrong)
+    with pytest.raises(ValueError, match="batch: got -1; wanted an int of at least 0"):
+        plain("rnn").initial_carry((2, -1))

@@ -32,7 +32,7 @@ from hyperloom.jax._run.checks import as_rngs, check_state
 from hyperloom.jax._run.explain import explain
 from hyperloom.jax._run.run import Asked, forward, run_given
 from hyperloom.jax._run.runner import Runner
-from hyperloom.jax._target.adaptor import Adaptor, Box
+from hyperloom.jax._target.adaptor import Adaptor, Box, Method
 from hyperloom.jax._target.variables import Param
 
 # Methods whose code stands above this class, by name. Each tool puts its own here where it is
@@ -165,6 +165,7 @@ class HyperNetwork(nnx.Module):
         rngs: Any = None,
         state: Mapping[str, Array] | None = None,
         mutable: bool = False,
+        method: Method = None,
         **kwargs: Any,
     ) -> Any:
         """Generate the target's parameters and run it with them.
@@ -185,6 +186,9 @@ class HyperNetwork(nnx.Module):
                 returns it: running statistics of each condition. What it does not name is the
                 target's own.
             mutable: Return the target's state after the call too.
+            method: What is called, if not the target itself: the name of one of its methods
+                (`"decode"`, or dotted for one of a part of it, `"encoder.embed"`), or a function
+                `f(module, *inputs)`.
             **kwargs: The target's keyword arguments. Arrays in them pair at dimension 0, or as
                 `in_axes` says if that is an int or `None`. With a condition that carries a state
                 (`Recurrent`), `carry` is not the target's: it is the state that the call before
@@ -197,14 +201,14 @@ class HyperNetwork(nnx.Module):
 
         Raises:
             TypeError: A condition of the wrong type or dtype.
-            ValueError: A condition of the wrong width, or inputs or state that do not pair with
-                it.
+            ValueError: A condition of the wrong width, inputs or state that do not pair with it,
+                or a method that the target does not have.
             IndexError: A condition id out of range.
         """
         carries = self.plan.condition.has_carry
         carry = kwargs.pop("carry", None) if carries else None
         inputs, kwargs = unpacked(inputs, kwargs)
-        asked = Asked(inputs, in_axes, kwargs, as_rngs(rngs), state, mutable)
+        asked = Asked(inputs, in_axes, kwargs, as_rngs(rngs), state, mutable, method)
         made = forward(self.generator, self.runner, condition, carry, asked)
         return made if carries else made[0]
 
@@ -215,6 +219,7 @@ class HyperNetwork(nnx.Module):
         in_axes: Dims = 0,
         rngs: Any = None,
         state: Mapping[str, Array] | None = None,
+        method: Method = None,
         **kwargs: Any,
     ) -> Explanation:
         """Trace a call, and say how it would be run: what is formed, what is not, and why.
@@ -228,6 +233,7 @@ class HyperNetwork(nnx.Module):
             in_axes: As in a call.
             rngs: As in a call.
             state: As in a call.
+            method: As in a call.
             **kwargs: As in a call.
 
         Returns:
@@ -237,7 +243,7 @@ class HyperNetwork(nnx.Module):
         streams, generator = as_rngs(rngs), self.generator
         carry = kwargs.pop("carry", None) if self.plan.condition.has_carry else None
         inputs, kwargs = unpacked(inputs, kwargs)
-        asked = Asked(inputs, in_axes, kwargs, streams, state)
+        asked = Asked(inputs, in_axes, kwargs, streams, state, method=method)
         return explain(generator, self.runner, generator.encode(condition, streams, carry), asked)
 
     def generate(
@@ -281,6 +287,7 @@ class HyperNetwork(nnx.Module):
         rngs: Any = None,
         state: Mapping[str, Array] | None = None,
         mutable: bool = False,
+        method: Method = None,
         **kwargs: Any,
     ) -> Any:
         """Run the target with given parameters.
@@ -293,6 +300,7 @@ class HyperNetwork(nnx.Module):
             rngs: As in a call.
             state: As in a call.
             mutable: As in a call.
+            method: As in a call.
             **kwargs: As in a call.
 
         Returns:
@@ -303,7 +311,7 @@ class HyperNetwork(nnx.Module):
             ValueError: A missing or unknown name, or a wrong shape.
         """
         inputs, kwargs = unpacked(inputs, kwargs)
-        asked = Asked(inputs, in_axes, kwargs, as_rngs(rngs), state, mutable)
+        asked = Asked(inputs, in_axes, kwargs, as_rngs(rngs), state, mutable, method)
         return run_given(self.plan, self.runner, params, asked)
 
     def instantiate(
@@ -332,6 +340,21 @@ class HyperNetwork(nnx.Module):
         own = self.target.state()
         own.update(check_state(own, state or {}, ()))
         return self.target.build({**runner.kept_tensors(), **made}, own)
+
+    def initial_carry(self, batch: int | tuple[int, ...] = ()) -> Any:
+        """Return the state that a condition starts from, for `jax.lax.scan` and the like.
+
+        A call with it is one with `carry=None`; its arrays have the shapes and dtypes of the
+        state that a call returns.
+
+        Args:
+            batch: Number of conditions or dimensions of their batch; `()` for one condition.
+
+        Raises:
+            TypeError: A condition that carries no state, a module of your own that carries one
+                and has no method `initial_carry(batch)`, or a batch that is no int or tuple.
+        """
+        return self.generator.initial_carry(batch)
 
     def add_conditions(self, num: int, *, rngs: nnx.Rngs) -> list[Param]:
         """Add ids at the end; the outputs of the old ids stay bitwise the same.

@@ -101,6 +101,15 @@ class CustomCondition(nnx.Module):
             raise ValueError(message(f"condition module {name}", shown(vector), wanted))
         return Encoded(vector, None, new)
 
+    def initial_carry(self, batch: tuple[int, ...]) -> Any:
+        """Return the state before the first step, as the module gives it."""
+        start = getattr(self.module, "initial_carry", None)
+        if not callable(start):
+            got = f"a {type(self.module).__name__} without a method `initial_carry`"
+            wanted = "a module with `initial_carry(batch)`, batch a tuple of sizes"
+            raise TypeError(message("condition", got, wanted))
+        return start(batch)
+
 
 class ConcatCondition(nnx.Module):
     """`Concat`, built: parts side by side, batched alike."""
@@ -135,6 +144,11 @@ class ConcatCondition(nnx.Module):
         wide = jnp.concatenate(vectors, axis=-1)
         new = tuple(m.carry for m in done) if self.has_carry else None
         return Encoded(wide, jnp.broadcast_to(ids[0], batch) if ids else None, new)
+
+    def initial_carry(self, batch: tuple[int, ...]) -> Any:
+        """Return a tuple of the parts' states, `None` for those that have none."""
+        parts: list[Any] = list(self.parts)
+        return tuple(part.initial_carry(batch) if _has_carry(part) else None for part in parts)
 
     @staticmethod
     def _drawn(part: Any, value: Any) -> bool:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from hyperloom._core.errors import message
+from hyperloom._core.errors import message, positive_int
 from hyperloom._core.plan.plan import Plan
 from hyperloom.jax._generate.encoded import Encoded
 from hyperloom.jax._generate.numbers import assemble, raw_numbers, slot_features
@@ -60,6 +60,14 @@ class Generator:
             return self.condition(value, rngs)
         refuse_without_carry(self.plan)
         return self.condition(value, rngs, carry)
+
+    def initial_carry(self, batch: int | tuple[int, ...]) -> Any:
+        """Return the state that conditions start from; see `HyperNetwork.initial_carry`."""
+        refuse_without_carry(self.plan)
+        sizes = batch if isinstance(batch, tuple) else (batch,)
+        for size in sizes:
+            positive_int("batch", size, 0)
+        return self.condition.initial_carry(sizes)
 
     def trunk_key(self, rngs: nnx.Rngs | None) -> Array | None:
         """Return a key for dropout in the trunk, where there is any and it is on."""

@@ -56,6 +56,11 @@ class RecurrentCondition(nnx.Module):
         c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
         return jax.nn.sigmoid(o) * jnp.tanh(c), c
 
+    def initial_carry(self, batch: tuple[int, ...]) -> Any:
+        """Return the state before the first step: zeros."""
+        zeros = jnp.zeros((*batch, self.choice.hidden), self.dtype)
+        return (zeros, zeros) if self.choice.cell == "lstm" else zeros
+
     def sample(self, num: int, draws: np.random.RandomState) -> Array:
         """Return hidden states `(num, hidden)` after some steps of random values."""
         xs = draws.standard_normal((_SAMPLE_STEPS, num, self.choice.dim)) * self.choice.std
@@ -79,8 +84,7 @@ class RecurrentCondition(nnx.Module):
         shape = (*x.shape[:-1], self.choice.hidden)
         paired = self.choice.cell == "lstm"
         if state is None:
-            zeros = jnp.zeros(shape, x.dtype)
-            return (zeros, zeros) if paired else zeros
+            return self.initial_carry(x.shape[:-1])
         parts = tuple(state) if paired and isinstance(state, (tuple, list)) else (state,)
         kind = "a pair of arrays" if paired else "an array"
         wanted = f"None, or {kind} {shape} as the call before returned it"

@@ -9,6 +9,14 @@ from jax import Array
 from hyperloom.jax._target.variables import Param
 
 
+def look_up(rows: Array, ids: Array) -> Array:
+    """Return the rows `(*batch, *shape)` of ids `(*batch,)`; NaN for an id that has none."""
+    inside = (ids >= 0) & (ids < rows.shape[0])
+    found = rows[jnp.where(inside, ids, 0)]
+    ones = (1,) * (rows.ndim - 1)
+    return jnp.where(inside.reshape(*ids.shape, *ones), found, jnp.nan)
+
+
 class Table(nnx.Module):
     """Learned rows, looked up by id. New rows are a new parameter: the old ones stay as they are.
 
@@ -34,11 +42,7 @@ class Table(nnx.Module):
 
         An id out of range, which cannot be refused where values are traced, gives NaN.
         """
-        rows = self.rows()
-        inside = (ids >= 0) & (ids < rows.shape[0])
-        found = rows[jnp.where(inside, ids, 0)]
-        ones = (1,) * (rows.ndim - 1)
-        return jnp.where(inside.reshape(*ids.shape, *ones), found, jnp.nan)
+        return look_up(self.rows(), ids)
 
     def grow(self, rows: Array) -> Param:
         """Append rows `(num, *shape)`; return the new parameter."""

@@ -13,6 +13,7 @@ from jax import Array
 
 from hyperloom._core.errors import message
 from hyperloom.jax._arrays import is_array
+from hyperloom.jax._target.adaptor import Method
 
 Dims = int | tuple[Any, ...] | None
 
@@ -92,6 +93,7 @@ class Call:
         keys: For each random stream of the target a key, `(B,)`; for one condition, `()`.
         state: The target's state, `{name: (B, *shape)}`; what it does not name is its own.
         mutable: Whether the state after the call is wanted.
+        method: What of the target is called; `None` for the target itself.
     """
 
     batch: tuple[int, ...]
@@ -99,6 +101,7 @@ class Call:
     keys: Mapping[str, Array] = field(default_factory=dict[str, Array])
     state: Mapping[str, Array] = field(default_factory=dict[str, Array])
     mutable: bool = False
+    method: Method = None
 
     @property
     def num(self) -> int:

@@ -23,7 +23,7 @@ from hyperloom.jax._run.checks import check_params, check_state, outside
 from hyperloom.jax._run.route import Route, route
 from hyperloom.jax._run.runner import Runner
 from hyperloom.jax._run.strategies import STRATEGIES, Result, Target
-from hyperloom.jax._target.adaptor import Notes
+from hyperloom.jax._target.adaptor import Method, Notes
 from hyperloom.jax._weights.choose import Record
 from hyperloom.jax._weights.make import make_weights
 
@@ -43,6 +43,7 @@ class Asked:
         streams: Random streams of this call, if it is given any.
         state: The target's state, `{name: (*batch, *shape)}`, as far as it is given.
         mutable: Whether the state after the call is wanted.
+        method: What of the target is called; `None` for the target itself.
     """
 
     inputs: tuple[Any, ...]
@@ -51,6 +52,7 @@ class Asked:
     streams: nnx.Rngs | None
     state: Mapping[str, Array] | None = None
     mutable: bool = False
+    method: Method = None
 
     def of(self, runner: Runner, batch: tuple[int, ...]) -> Call:
         """Return the call for a batch of conditions.
@@ -60,8 +62,8 @@ class Asked:
         """
         inputs = PairedInputs.of(batch, self.inputs, self.in_axes, self.kwargs)
         state = check_state(runner.target.state(), self.state or {}, batch)
-        call = Call(batch, inputs, mutable=self.mutable)
-        keys = split_keys(runner.target.keys(self.streams), call)
+        call = Call(batch, inputs, mutable=self.mutable, method=self.method)
+        keys = split_keys(runner.target.keys(self.streams, self.method), call)
         flat = {name: flat_batch(value, batch) for name, value in state.items()}
         return call.with_slices((inputs.paired, keys, flat), batch)
 

@@ -40,7 +40,7 @@ class Target:
         The state that it returns is what the target has from the start: it is what can be given
         back to it. It is empty unless wanted.
         """
-        pure = self.runner.target.pure(self.notes)
+        pure = self.runner.target.pure(self.notes, call.method)
         names = frozenset(self.runner.target.state())
 
         def function(tensors: Any, slices: Any, shared: Any, state: Any, arrays: Any) -> Result:

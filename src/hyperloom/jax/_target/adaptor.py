@@ -113,8 +113,8 @@ def method_of(module: Any, method: Method) -> Callable[..., Any]:
         raise ValueError(
             message("method", repr(method), wanted, did_you_mean(method, names))
         ) from error
-    if not callable(found):
-        got = f"{method!r}, a {type(found).__name__}" if method else "none"
+    if not callable(found) or isinstance(found, nnx.Variable):
+        got = f"{method!r}, which cannot be called" if method else "none"
         why = "" if method else f"{kind} itself cannot be called. "
         raise TypeError(message("method", got, wanted, why + did_you_mean("", names)))
     return found

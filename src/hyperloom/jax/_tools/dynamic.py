@@ -33,7 +33,7 @@ def unroll(
         condition: Raw values of all steps; every array `(T, *batch, ...)`. What is no array (an
             int as an id) is the same at every step. Noise is given as an array too.
         carry: The state before the first step, as a call returns it; `None` for the start.
-        **options: `rngs`, and the target's keyword arguments; every array in them
+        **options: `rngs`, `method`, and the target's keyword arguments; every array in them
             `(T, *batch, ...)`.
 
     Returns:
@@ -75,11 +75,12 @@ def unroll(
             raise ValueError(message("inputs", f"shape {tuple(value.shape)}", wanted))
         return value.reshape(-1, *value.shape[len(front) :])
 
-    streams = as_rngs(options.pop("rngs", None))
+    streams, method = as_rngs(options.pop("rngs", None)), options.pop("method", None)
     given, named = jax.tree.map(join, inputs), jax.tree.map(join, options)
     flat = None if ids is None else ids.reshape(-1)
     encoded = Encoded(vector.reshape(-1, vector.shape[-1]), flat)
-    out = run_encoded(generator, hnet.runner, encoded, Asked(given, 0, named, streams))
+    asked = Asked(given, 0, named, streams, method=method)
+    out = run_encoded(generator, hnet.runner, encoded, asked)
     split = lambda v: v.reshape(*front, *v.shape[1:])  # noqa: E731
     return jax.tree.map(split, out), last
 

@@ -18,6 +18,8 @@ from hyperloom.jax._generate.encoded import Encoded
 from hyperloom.jax._generate.generator import Generator
 from hyperloom.jax._generate.heads import Seen
 from hyperloom.jax._generate.numbers import scale_and_shift
+from hyperloom.jax._generate.sharing import every_id
+from hyperloom.jax._generate.table import look_up
 from hyperloom.jax._weights.choose import device_class
 from hyperloom.jax._weights.weights import StructuredWeight, combined, factored, scaled, shifted
 
@@ -35,14 +37,33 @@ def make_weights(
         key: For dropout in the trunk.
         as_objects: Whether to make weight objects, as `worth_objects` says; else dense arrays.
 
+    Where rows share ids, each id is generated once.
+
     Returns:
         Weights with a slice for each condition, `{name: array (B, *shape) or weight object}`, and
         generated tensors that all conditions share, `{name: array (*shape)}`.
     """
+    few = every_id(generator, encoded, draws=key is not None)
+    if few is not None:
+        assert encoded.ids is not None
+        weights, shared = _of_each(generator, few, key, as_objects)
+        return {name: _look_up(weight, encoded.ids) for name, weight in weights.items()}, shared
+    return _of_each(generator, encoded, key, as_objects)
+
+
+def _of_each(
+    generator: Generator, encoded: Encoded, key: Array | None, as_objects: bool
+) -> Weights:
     if not as_objects:
         return generator.tensors(encoded, key), {}
     maker = WeightMaker(generator, encoded, key)
     return maker.weights(), maker.shared()
+
+
+def _look_up(weight: Any, ids: Array) -> Any:
+    if isinstance(weight, StructuredWeight):
+        return weight.look_up(ids)
+    return look_up(weight, ids)
 
 
 def worth_objects(plan: Plan, num: int, rows: int, itemsize: int) -> bool:

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from jax import Array, lax
 
+from hyperloom.jax._generate.table import look_up
 from hyperloom.jax._weights.factors import Factor, add_up, multiply
 
 Term = tuple[Factor, ...]
@@ -49,6 +50,10 @@ class StructuredWeight:
     def in_axes(self) -> Any:
         """`in_axes` of `jax.vmap` over the conditions: a tree with 0 and `None` in it."""
         return self._with_leaves(lambda factor: 0 if factor.own else None)
+
+    def look_up(self, ids: Array) -> StructuredWeight:
+        """Return the weights of the conditions `ids` `(B,)` among those that this one is of."""
+        return self._with_leaves(lambda f: look_up(f.value, ids) if f.own else f.value)
 
     def _with_leaves(self, leaf: Any) -> StructuredWeight:
         terms = tuple(tuple(replace(f, value=leaf(f)) for f in term) for term in self.terms)
