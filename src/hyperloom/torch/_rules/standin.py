@@ -15,13 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hyperloom.torch._rules.graphs import convolutions
+from hyperloom.torch._target.placeholder import PlaceholderError, empty_like
 from hyperloom.torch._weights.weights import Dense, Weight
 
 Rule = Callable[..., Any]
 
 
 class Generated(Tensor):
-    """Stands for a `Weight`: shape and dtype on the meta device, numbers on demand."""
+    """Stands for a `Weight`: a shape and a dtype, numbers on demand."""
 
     weight: Weight
     kind: torch.dtype
@@ -29,7 +30,10 @@ class Generated(Tensor):
     @staticmethod
     def of(weight: Weight, dtype: torch.dtype) -> Generated:
         """Return a stand-in for a weight whose conditions are hidden."""
-        made = torch.empty(weight.shape, dtype=dtype, device="meta").as_subclass(Generated)
+        if torch.compiler.is_compiling():  # a graph has no other tensors without numbers
+            made = torch.empty(weight.shape, dtype=dtype, device="meta").as_subclass(Generated)
+        else:
+            made = empty_like(Guarded, weight.shape, dtype, weight.owned[0].device)
         made.weight = weight
         made.kind = dtype
         return made
@@ -44,6 +48,20 @@ class Generated(Tensor):
         if rule is not None:
             return rule(*args, **kwargs)
         return func(*_dense(args), **_dense(kwargs))
+
+
+class Guarded(Generated):
+    """A stand-in that raises where code that does not come to `__torch_function__` uses it.
+
+    Scripted functions, and transforms inside the target. Graphs do without: torch.compile traces
+    everything, and takes no such class.
+    """
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise PlaceholderError(
+            f"code that PyTorch's overrides do not reach uses a generated tensor ({func.name()})"
+        )
 
 
 def _dense(tree: Any) -> Any:

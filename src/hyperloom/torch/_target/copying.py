@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperloom._core.target.spec import TargetSpec
+from hyperloom.torch._target.closures import attributes, held
 
 Convert = Callable[[Tensor], Tensor]
 
@@ -25,26 +26,78 @@ def tie(module: nn.Module, spec: TargetSpec) -> nn.Module:
     return module
 
 
-def copy_with(module: nn.Module, value: Convert, as_given: bool = False) -> nn.Module:
+def copy_with(module: nn.Module, value: Convert) -> nn.Module:
     """Deep-copy a module with every parameter and buffer replaced by `value` of it.
 
-    The original tensors are never copied, so a large target costs no memory. With `as_given` the
-    values stand in the copy as they are, with their gradients; else parameters are made of them.
+    The original tensors are never copied, so a large target costs no memory.
     """
-    memo: dict[int, Any] = {}
+
+    def convert(tensor: Tensor) -> Tensor:
+        made = value(tensor)
+        if not isinstance(tensor, nn.Parameter):
+            return made
+        return nn.Parameter(made.detach(), tensor.requires_grad)
+
+    return _copied(module, convert, {})
+
+
+class SharedCopy:
+    """A copy of a module over given tensors, for one call: all else is the module's own.
+
+    What the attributes hold is shared, so that what the call keeps is kept in the module: lists
+    that it appends to, objects that count. Only what reaches tensors or modules of the module is
+    copied.
+
+    Args:
+        module: The module.
+        value: Returns for each parameter and buffer the tensor to put in its place; it stands
+            there as it is, with its gradient.
+    """
+
+    def __init__(self, module: nn.Module, value: Convert) -> None:
+        own = {id(part) for part in module.modules()} | {id(t) for t in _tensors(module)}
+        memo: dict[int, Any] = {}
+        for part in module.modules():
+            for _, attribute in attributes(part):
+                if not any(id(reached) in own for reached in held(attribute)):
+                    memo[id(attribute)] = attribute
+        self.original = module
+        self.module = _copied(module, value, memo)
+        self.placed = [dict(vars(part)) for part in self.module.modules()]
+        new = (*self.module.modules(), *_tensors(self.module))
+        self._new = {id(part): part for part in new}  # with the parts: an id is one's while it lives
+
+    def give_back(self) -> None:
+        """Put attributes that the call has set into the original."""
+        pairs = zip(self.original.modules(), self.module.modules(), self.placed, strict=True)
+        for original, copied, before in pairs:
+            for key, value in attributes(copied):
+                if key in before and value is before[key]:
+                    continue
+                if not any(id(reached) in self._new for reached in held(value)):
+                    vars(original)[key] = value
+            for key in before.keys() - vars(copied).keys():
+                vars(original).pop(key, None)
+
+
+def _copied(module: nn.Module, value: Convert, memo: dict[int, Any]) -> nn.Module:
+    for tensor in _tensors(module):
+        if id(tensor) not in memo:
+            memo[id(tensor)] = value(tensor)
     for part in module.modules():
-        for tensor in part._parameters.values():
-            if tensor is not None and id(tensor) not in memo:
-                new = value(tensor)
-                memo[id(tensor)] = (
-                    new if as_given else nn.Parameter(new.detach(), tensor.requires_grad)
-                )
-        for tensor in part._buffers.values():
-            if tensor is not None and id(tensor) not in memo:
-                memo[id(tensor)] = value(tensor)
         for attribute in part.__dict__.values():
             # deepcopy refuses tensors that were computed, e.g. the cache of a weight norm.
             if isinstance(attribute, Tensor) and not attribute.is_leaf:
-                memo[id(attribute)] = attribute.detach().clone()
+                memo.setdefault(id(attribute), attribute.detach().clone())
     with torch.no_grad():
         return copy.deepcopy(module, memo)
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    """Return all parameters and buffers, those of several names several times."""
+    return [
+        tensor
+        for part in module.modules()
+        for tensor in (*part._parameters.values(), *part._buffers.values())
+        if tensor is not None
+    ]

@@ -1,4 +1,4 @@
-"""The target without its values: a copy on the meta device that is run with given tensors."""
+"""The target without its values: a copy full of placeholders that is run with given tensors."""
 
 from __future__ import annotations
 
@@ -20,23 +20,24 @@ from hyperloom.torch._target.checkpointing import (
     is_of_torch_alone,
     may_checkpoint,
 )
-from hyperloom.torch._target.closures import refuse_outside_references
-from hyperloom.torch._target.copying import Convert, copy_with, tie
+from hyperloom.torch._target.closures import holder, refuse_outside_references
+from hyperloom.torch._target.copying import Convert, SharedCopy, copy_with, tie
+from hyperloom.torch._target.placeholder import Placeholder, PlaceholderError
 
 
 class Skeleton:
     """A private copy of the target whose parameters and buffers hold no numbers.
 
     The user's own module is never touched, so no call and no exception can change it. Every
-    tensor is given at every call; one that were forgotten would be a meta tensor, and fail
-    loudly.
+    tensor is given at every call; one that were forgotten is a placeholder, and fails loudly.
 
     Not a module: its parameters are not parameters of the hypernetwork.
     """
 
     def __init__(self, target: nn.Module, spec: TargetSpec) -> None:
-        self.module = copy_with(target, lambda t: t.to("meta"))
+        self.module = copy_with(target, Placeholder.of)
         refuse_outside_references(target, self.module)
+        self._holder = holder(self.module)
         # Modes in which the values of buffers were compared, and what that has found.
         self.compared: set[bool] = set()
         self.secretly_written: set[str] = set()
@@ -88,8 +89,7 @@ class Skeleton:
     def convert(self, fn: Convert) -> None:
         """Follow a `.to()`, `.half()`, `.double()` ... of the hypernetwork: dtypes only."""
         for tensor in (*self.module.parameters(), *self.module.buffers()):
-            dtype = fn(torch.empty(0, dtype=tensor.dtype)).dtype
-            tensor.data = tensor.data.to(dtype)
+            tensor.data = Placeholder.of(tensor, fn(torch.empty(0, dtype=tensor.dtype)).dtype)
 
     def statistics_now(self) -> list[str]:
         """Return the names of the running statistics that a run in the present mode updates."""
@@ -123,6 +123,8 @@ class Skeleton:
         """
         given = {path: tensors[name] for name, paths in self._paths.items() for path in paths}
         given.update(buffers)
+        if self._holder is not None:
+            return self._call_holder(given, buffers, args, kwargs, at_once)
         if torch.compiler.is_compiling():  # a graph has no threads, and no locks
             return self._call_traced(given, args, kwargs)
         if at_once or self._cannot_checkpoint or not torch.is_grad_enabled():
@@ -153,6 +155,22 @@ class Skeleton:
                 for part, parameters in before:
                     part.__dict__["_parameters"] = parameters
                 self._let_go()
+
+    @torch.compiler.disable
+    def _call_holder(
+        self,
+        given: dict[str, Tensor],
+        buffers: dict[str, Tensor],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        at_once: bool,
+    ) -> Any:
+        """Run a target that holds tensors of its own in attributes: a copy holds those given."""
+        if at_once:
+            raise PlaceholderError(f"it holds tensors of its own in its attribute {self._holder!r}")
+        made = self._call_own(given, args, kwargs)
+        buffers.update((name, given[name]) for name in buffers)
+        return made
 
     def _call_traced(
         self, given: dict[str, Tensor], args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -206,9 +224,12 @@ class Skeleton:
         """Run as a module of its own, which holds `given` for as long as anything refers to it."""
         with self.lock:
             found = self._lookup(given)
-            module = copy_with(self.module, lambda t: found[id(t)], as_given=True)
+            copied = SharedCopy(self.module, lambda t: found[id(t)])
+        module = copied.module
         with Watch(self.module, own=module):
             made = module(*args, **kwargs)
+        with self.lock:
+            copied.give_back()
         given.update((name, value) for name, value in module.named_buffers() if name in given)
         return made
 

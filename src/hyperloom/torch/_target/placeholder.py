@@ -1,0 +1,64 @@
+"""Tensors without numbers, which raise at any use.
+
+A meta tensor is no safety net: a product of a CPU tensor and a meta tensor gives uninitialised
+memory, without an error (torch 2.13). Code that reaches a tensor past its module (a list of
+weights, a scripted function, a transform inside the target) would compute with that.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_make: Any = Tensor._make_wrapper_subclass  # pyright: ignore[reportAttributeAccessIssue]
+
+
+class PlaceholderError(RuntimeError):
+    """A tensor without numbers was used."""
+
+
+def empty_like(kind: type[Tensor], shape: Any, dtype: torch.dtype, device: Any) -> Any:
+    """Return a tensor of a subclass with a shape and a dtype, and no memory."""
+    return _make(kind, torch.Size(shape), dtype=dtype, device=device)
+
+
+class Placeholder(Tensor):
+    """A tensor of the target's skeleton: a shape, a dtype, and no numbers."""
+
+    @staticmethod
+    def of(tensor: Tensor, dtype: torch.dtype | None = None) -> Placeholder:
+        """Return a placeholder for a tensor."""
+        return empty_like(Placeholder, tensor.shape, dtype or tensor.dtype, "meta")
+
+    # Straight on to the dispatcher: scripted functions and transforms come no other way.
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.detach.default:  # how a parameter is made of it
+            return Placeholder.of(args[0])
+        raise PlaceholderError(
+            f"it uses a tensor by another way than its module ({func.name()}), where there is a "
+            "placeholder"
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        made = Placeholder.of(self)
+        memo[id(self)] = made if not isinstance(self, nn.Parameter) else as_parameter(made, self)
+        return memo[id(self)]
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        wanted = self.requires_grad if isinstance(self, nn.Parameter) else None
+        return _again, (tuple(self.shape), self.dtype, wanted)
+
+
+def as_parameter(made: Tensor, like: Tensor) -> nn.Parameter:
+    """Return a placeholder as a parameter that is trained if `like` is."""
+    return nn.Parameter(made, like.requires_grad)
+
+
+def _again(shape: tuple[int, ...], dtype: torch.dtype, wanted: bool | None) -> Tensor:
+    made = empty_like(Placeholder, shape, dtype, "meta")
+    return made if wanted is None else nn.Parameter(made, wanted)
