@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jacrev, jvp, vmap
 
 import hyperloom.torch as hl
-from hyperloom.torch._target.placeholder import Placeholder
 from hyperloom._core.plan.cost import Layer
+from hyperloom.torch._target.placeholder import Placeholder
 from tests.on_torch.test_structured import (
     CASES,
     FORMS,

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from hyperloom.torch._private import is_batched
 
@@ -59,11 +62,27 @@ class Attributes:
 
 def computed_names(module: nn.Module) -> set[str]:
     """Return the attributes that a module computes anew before each use."""
-    hooks: Any = module._forward_pre_hooks.values()
-    names = {hook.name for hook in hooks if type(hook).__name__ in ("WeightNorm", "SpectralNorm")}
-    return names | (
+    return computed_by_hooks(module) | (
         {"_flat_weights", "_flat_weight_refs"} if isinstance(module, nn.RNNBase) else set()
     )
+
+
+def computed_by_hooks(module: nn.Module) -> set[str]:
+    """Return the weights that the older `weight_norm` and `spectral_norm` compute anew."""
+    return {hook.name for hook in _weight_hooks(module)}
+
+
+def compute_by_hooks(module: nn.Module) -> None:
+    """Compute them, as they stand in a module that was not yet run."""
+    for hook in _weight_hooks(module):
+        options = {"do_power_iteration": False} if isinstance(hook, SpectralNorm) else {}
+        with torch.no_grad():
+            setattr(module, hook.name, hook.compute_weight(module, **options))
+
+
+def _weight_hooks(module: nn.Module) -> list[Any]:
+    hooks: Any = module._forward_pre_hooks.values()
+    return [hook for hook in hooks if isinstance(hook, (WeightNorm, SpectralNorm))]
 
 
 def _holds_batched(value: Any, depth: int = 2) -> bool:

@@ -65,7 +65,9 @@ class SharedCopy:
         self.module = _copied(module, value, memo)
         self.placed = [dict(vars(part)) for part in self.module.modules()]
         new = (*self.module.modules(), *_tensors(self.module))
-        self._new = {id(part): part for part in new}  # with the parts: an id is one's while it lives
+        self._new = {
+            id(part): part for part in new
+        }  # with the parts: an id is one's while it lives
 
     def give_back(self) -> None:
         """Put attributes that the call has set into the original."""

@@ -13,6 +13,7 @@ from torch.func import functional_call
 
 from hyperloom._core.target.spec import TargetSpec
 from hyperloom.torch._private import saving_hooks
+from hyperloom.torch._target.attributes import compute_by_hooks, computed_by_hooks
 from hyperloom.torch._target.checkpointing import (
     CheckpointedError,
     Watch,
@@ -46,6 +47,8 @@ class Skeleton:
         self.checkpointing: set[bool] = set()
         self.spec = spec
         self._rnns = [m for m in self.module.modules() if isinstance(m, nn.RNNBase)]
+        self._computed = [(m, n) for m in self.module.modules() for n in computed_by_hooks(m)]
+        self._let_go()
         # A shared submodule is set once, at its first path: setting it twice would leave the
         # second value behind.
         first_paths = {
@@ -124,7 +127,10 @@ class Skeleton:
         given = {path: tensors[name] for name, paths in self._paths.items() for path in paths}
         given.update(buffers)
         if self._holder is not None:
-            return self._call_holder(given, buffers, args, kwargs, at_once)
+            if at_once:
+                held = f"it holds tensors of its own in its attribute {self._holder!r}"
+                raise PlaceholderError(held)
+            return _in_eager(self._call_holder, given, buffers, args, kwargs)
         if torch.compiler.is_compiling():  # a graph has no threads, and no locks
             return self._call_traced(given, args, kwargs)
         if at_once or self._cannot_checkpoint or not torch.is_grad_enabled():
@@ -156,18 +162,14 @@ class Skeleton:
                     part.__dict__["_parameters"] = parameters
                 self._let_go()
 
-    @torch.compiler.disable
     def _call_holder(
         self,
         given: dict[str, Tensor],
         buffers: dict[str, Tensor],
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
-        at_once: bool,
     ) -> Any:
         """Run a target that holds tensors of its own in attributes: a copy holds those given."""
-        if at_once:
-            raise PlaceholderError(f"it holds tensors of its own in its attribute {self._holder!r}")
         made = self._call_own(given, args, kwargs)
         buffers.update((name, given[name]) for name in buffers)
         return made
@@ -182,6 +184,8 @@ class Skeleton:
     def _let_go(self) -> None:
         for rnn in self._rnns:  # the list that an RNN keeps would hold the given tensors
             rnn._update_flat_weights()
+        for part, name in self._computed:  # and so would the weight that a hook has computed
+            part.__dict__[name] = None
 
     def _place(self, given: dict[str, Tensor]) -> None:
         """Move the parameters in `given` into the modules, which are watched from then on."""
@@ -248,7 +252,16 @@ class Skeleton:
         values.update(buffers)
         by_id = self._lookup(values)
         made = copy_with(self.module, lambda t: by_id[id(t)].detach().clone())
+        for part in made.modules():
+            compute_by_hooks(part)
         return tie(made, self.spec)
+
+
+def _eager(function: Any, *args: Any) -> Any:
+    return function(*args)
+
+
+_in_eager: Any = torch.compiler.disable(_eager)  # what a graph cannot
 
 
 def norms_of(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
