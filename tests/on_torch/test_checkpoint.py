@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import hyperloom.torch as hl
+from hyperloom._core.checkpoint import file
 from tests.on_torch.builders import LAYOUTS, mlp, other_seed, same_outputs
 from tests.on_torch.builders import make_with_trunk as make
 from tests.on_torch.snapshots import refused, unchanged
@@ -305,6 +306,44 @@ def test_saving_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     hl.save(second, path)
     same_outputs(second, hl.load(path, other_seed()), [0, 1, 2])
     assert os.listdir(tmp_path) == ["hnet"]
+
+
+def test_reading_while_another_file_takes_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "hnet"
+    first, second = make(0), make(1)
+    hl.save(first, path)
+    describe: Any = file._describe
+
+    def slowly(*arguments: Any) -> Any:
+        described = describe(*arguments)
+        hl.save(second, path)  # between the description and the tensors
+        return described
+
+    with monkeypatch.context() as patch:
+        patch.setattr(file, "_describe", slowly)
+        same_outputs(first, hl.load(path, other_seed()), [0, 1, 2])
+    same_outputs(second, hl.load(path, other_seed()), [0, 1, 2])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links and devices are POSIX")
+def test_a_link_is_followed_and_a_device_is_refused(tmp_path: Path) -> None:
+    hnet = make()
+    there, link = tmp_path / "there", tmp_path / "link"
+    link.symlink_to(there)
+    for _ in range(2):  # to nothing; to a file
+        hl.save(hnet, link)
+        assert link.is_symlink()
+        assert not there.is_symlink()
+        same_outputs(hnet, hl.load(there, other_seed()), [0, 1, 2])
+    os.mkfifo(tmp_path / "pipe")
+    for name, kind in ((os.devnull, "a device or pipe"), (tmp_path / "pipe", "a device or pipe")):
+        with pytest.raises(ValueError, match=f"^path: got {name}, {kind}; wanted the path of a"):
+            hl.save(hnet, name)
+    with pytest.raises(ValueError, match=r"^path: got .*, a folder; wanted the path of a file\."):
+        hl.save(hnet, tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["link", "pipe", "there"]
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 from torch import nn
 
 import hyperloom.torch as hl
-from hyperloom._core.checkpoint.file import digest, read_description
+from hyperloom._core.checkpoint.file import digest, read_description, signed
 from hyperloom._core.checkpoint.json import to_json
 from hyperloom.torch._tools import checkpoint
 from tests.on_torch.builders import make_with_trunk as make
@@ -121,12 +121,20 @@ def _set(name: str, value: Any) -> Callable[[dict[str, Any]], None]:
         ("plan.heads.0.signs", False, "altered numbers or an altered plan (the checksum differs)"),
         ("plan.entries.0.pieces.0.start", 1, "altered numbers or an altered plan (the checksum"),
         ("digest", "0" * 64, "altered numbers or an altered plan (the checksum differs)"),
-        ("plan.spec.tensors.0.role", "wait", "an altered description; wanted the file as save()"),
-        ("plan.condition.is", "Elsewhere", "an altered description; wanted the file as save()"),
-        ("plan.is", "Full", "an altered description; wanted the file as save() wrote it."),
+        (
+            "plan.spec.tensors.0.role",
+            "wait",
+            "TensorSpec.role='wait'; wanted a value of type Role.",
+        ),
+        ("plan.condition.is", "Elsewhere", "a 'Elsewhere' object; wanted objects known here."),
+        (
+            "plan.is",
+            "Full",
+            "Full.spec, a field that this version does not know; wanted the fields",
+        ),
         ("plan", {"is": "Full"}, "an altered description; wanted the file as save() wrote it."),
         ("plan", None, "an altered description; wanted the file as save() wrote it."),
-        ("plan.extra", 1, "an altered description; wanted the file as save() wrote it."),
+        ("plan.extra", 1, "Plan.extra, a field that this version does not know; wanted the fields"),
         (
             "format",
             2,
@@ -205,6 +213,108 @@ def test_odd_headers(header: bytes, tmp_path: Path) -> None:
     path = tmp_path / "odd"
     path.write_bytes(len(header).to_bytes(8, "little") + header)
     refused_file(path, f"checkpoint {path}: got ")
+
+
+def signed_again(raw: bytes, change: Callable[[dict[str, Any]], None]) -> bytes:
+    """Return the file with its description changed, and a digest that says that all is well."""
+    tensors = load(raw)
+    items = [(n, "F32", tuple(t.shape), t.numpy().tobytes()) for n, t in tensors.items()]
+
+    def changed(description: dict[str, Any]) -> None:
+        change(description)
+        description["digest"] = digest(signed(description), items)
+
+    return with_description(raw, changed)
+
+
+def _places(data: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the path of everything in JSON data."""
+    yield path
+    if isinstance(data, (dict, list)):
+        for key, value in data.items() if isinstance(data, dict) else enumerate(data):
+            yield from _places(value, (*path, key))
+
+
+def test_wrong_values_under_a_right_digest(saved: tuple[Path, bytes], tmp_path: Path) -> None:
+    raw, path = saved[1], tmp_path / "wrong"
+    length = header_length(raw)
+    description = json.loads(json.loads(raw[8 : 8 + length])["__metadata__"]["hyperloom"])
+    draws, texts = random.Random(0), list[str]()
+    for where in _places(description["plan"], ("plan",)):
+        *way, last = where
+        old: Any = description
+        for step in where:
+            old = old[step]
+        # Of a type that no field has; then of any other than that which is there.
+        for wrong in ({"a": {}}, draws.choice([None, -7, 10**9, [[]], "text", 0.5, True])):
+
+            def change(d: Any, way: Any = way, last: Any = last, wrong: Any = wrong) -> None:
+                for step in way:
+                    d = d[step]
+                d[last] = wrong
+
+            if type(wrong) is type(old):
+                continue
+            path.write_bytes(signed_again(raw, change))
+            try:
+                hl.load(path, other_seed())
+            except hl.CheckpointError as error:
+                texts.append(str(error))
+    assert len(texts) > 300
+    assert all(text.startswith(f"checkpoint {path}: got ") for text in texts)
+
+
+def test_pieces_that_lie_outside(saved: tuple[Path, bytes], tmp_path: Path) -> None:
+    path = tmp_path / "outside"
+    for name, value, text in (
+        ("plan.entries.0.pieces.0.head", 7, "got a plan with Piece(head=7"),
+        ("plan.entries.0.pieces.0.start", 10**6, "got a plan with Piece(head=0, start=1000000"),
+        ("plan.entries.0.pieces.0.grid", [-1, 1], "got a plan with Piece(head=0"),
+        ("plan.entries.0.pieces", [], "got a plan with 0 pieces for '0.weight'; wanted 1, as"),
+        ("plan.entries.0.bank", 2, "got a plan with bank 2 for '0.weight'; wanted one of 0 banks"),
+        ("plan.entries.0.tensor", "nothing", "got an altered description; wanted the file as"),
+    ):
+        path.write_bytes(signed_again(saved[1], _set(name, value)))
+        refused_file(path, f"checkpoint {path}: {text}")
+
+
+@pytest.mark.parametrize("deep", ["[", '{"a":'])
+def test_deeply_nested_json(deep: str, saved: tuple[Path, bytes], tmp_path: Path) -> None:
+    path, depth = tmp_path / "deep", 200_000
+    header = (deep * depth).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    refused_file(path, f"checkpoint {path}: got a header that is not safetensors; wanted a whole")
+    header = json.dumps({"__metadata__": {"hyperloom": deep * depth}}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    refused_file(path, f"checkpoint {path}: got an altered description; wanted the file as save()")
+    # Not too deep for Python's reader of JSON, but for what walks over it.
+    nested: Any = 1
+    for _ in range(900):
+        nested = [nested]
+    path.write_bytes(with_description(saved[1], lambda d: d.update(plan=nested)))
+    refused_file(path, f"checkpoint {path}: got an altered description; wanted the file as save()")
+
+
+def test_any_flipped_bit_of_the_statistics_is_refused(tmp_path: Path) -> None:
+    target = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    statistics = hl.PerConditionStatistics(also="1.*")
+    hnet = hl.HyperNetwork(target, condition=hl.Embedding(3, 5), statistics=statistics)
+    path, altered = tmp_path / "statistics", tmp_path / "altered"
+    hl.save(hnet, path)
+    raw = path.read_bytes()
+    start = raw.index(b"statistics\\") + len(b"statistics")
+    stop = raw.index(b"digest", start)
+    assert stop - start > 40
+    for offset in range(start, stop):
+        for bit in range(8):
+            changed = bytearray(raw)
+            changed[offset] ^= 1 << bit
+            altered.write_bytes(changed)
+            try:
+                again = hl.load(altered, target)
+            except hl.CheckpointError:
+                continue
+            assert again.statistics == hnet.statistics  # white space
 
 
 def test_a_newer_format(saved: tuple[Path, bytes], tmp_path: Path) -> None:
@@ -332,7 +442,7 @@ def test_tensors_that_do_not_fit_the_plan(saved: tuple[Path, bytes], tmp_path: P
             "format": 1,
             "version": described.version,
             "plan": to_json(described.plan),
-            "digest": digest(described.plan, items),
+            "digest": digest(described.signed, items),
         }
         other = tmp_path / name
         save_file(changed, other, metadata={"hyperloom": json.dumps(content)})

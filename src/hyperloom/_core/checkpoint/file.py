@@ -2,8 +2,8 @@
 
 Layout of the file: one safetensors file. Its metadata has one entry, `hyperloom`, a JSON object
 with `format` (int), `version` (of the library that wrote it), `plan`, and `digest` (SHA-256 over
-the tensors' names, dtypes, shapes and bytes, and the plan); and, if the target has buffers that
-can be kept in several ways, `statistics`.
+the plan, the statistics if there are any, and the tensors' names, dtypes, shapes and bytes); and,
+if the target has buffers that can be kept in several ways, `statistics`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from hyperloom._core.checkpoint.json import from_json, to_json
 from hyperloom._core.choices.conditions import Concat, Custom
@@ -22,6 +22,7 @@ from hyperloom._core.choices.statistics import Statistics
 from hyperloom._core.choices.trunks import CustomTrunk
 from hyperloom._core.errors import CheckpointError, message
 from hyperloom._core.plan.plan import Plan
+from hyperloom._core.records import Start
 
 FORMAT = 1
 
@@ -33,7 +34,8 @@ class Description:
     Attributes:
         plan: The plan.
         version: Version of the library that wrote it.
-        digest: Checksum of tensors and plan.
+        digest: Checksum of tensors, plan and statistics.
+        signed: The text that the digest covers besides the tensors, as the file has it.
         dtypes: Name -> dtype of its tensors, as safetensors writes them.
         shapes: Name -> shape.
         statistics: What becomes of the target's running statistics; `None` if it does not say.
@@ -42,29 +44,41 @@ class Description:
     plan: Plan
     version: str
     digest: str
+    signed: str
     dtypes: Mapping[str, str]
     shapes: Mapping[str, tuple[int, ...]]
     statistics: Statistics | None = None
 
 
 def metadata(
-    plan: Plan, version: str, digest: str, statistics: Statistics | None = None
+    plan: Plan,
+    version: str,
+    statistics: Statistics | None,
+    tensors: Iterable[tuple[str, str, tuple[int, ...], Any]],
 ) -> dict[str, str]:
-    """Return the safetensors metadata of a checkpoint."""
-    content = {"format": FORMAT, "version": version, "plan": to_json(plan), "digest": digest}
+    """Return the safetensors metadata of a checkpoint; `tensors` as of `digest`."""
+    said: dict[str, Any] = {"plan": to_json(plan)}
     if statistics is not None:
-        content["statistics"] = to_json(statistics)
+        said["statistics"] = to_json(statistics)
+    content = {"format": FORMAT, "version": version, **said}
+    content["digest"] = digest(signed(said), tensors)
     return {"hyperloom": json.dumps(content)}
 
 
-def digest(plan: Plan, tensors: Iterable[tuple[str, str, tuple[int, ...], Any]]) -> str:
+def signed(content: Mapping[str, Any]) -> str:
+    """Return the text that a digest covers, of a description's fields."""
+    parts = [content[name] for name in ("plan", "statistics") if name in content]
+    return "".join(json.dumps(part, sort_keys=True) for part in parts)
+
+
+def digest(text: str, tensors: Iterable[tuple[str, str, tuple[int, ...], Any]]) -> str:
     """Return the checksum.
 
     Args:
-        plan: The plan.
+        text: What `signed` returns.
         tensors: Name, dtype (as safetensors writes it), shape and bytes of each tensor.
     """
-    total = hashlib.sha256(json.dumps(to_json(plan), sort_keys=True).encode())
+    total = hashlib.sha256(text.encode())
     for name, dtype, shape, data in sorted(tensors, key=lambda item: item[0]):
         total.update(f"{name} {dtype} {list(shape)}".encode())
         total.update(data)
@@ -78,7 +92,25 @@ def read_description(path: str | os.PathLike[str]) -> Description:
         FileNotFoundError: There is no such file.
         CheckpointError: Cut, not a checkpoint of this library, or of a newer format.
     """
-    header = _header(Path(path))
+    with Path(path).open("rb") as file:
+        return _describe(path, file)
+
+
+def read_file(path: str | os.PathLike[str]) -> tuple[Description, bytes]:
+    """Read a checkpoint: what it says of itself, and all its bytes.
+
+    Opened once: another process may put a new file in its place meanwhile. Raises as
+    `read_description` does.
+    """
+    with Path(path).open("rb") as file:
+        described = _describe(path, file)
+        file.seek(0)
+        return described, file.read()
+
+
+def _describe(path: Any, file: BinaryIO) -> Description:
+    """Read the description in an open file."""
+    header = _header(path, file)
     kept = header.pop("__metadata__", None)
     text = kept.get("hyperloom") if isinstance(kept, dict) else None
     if text is None:
@@ -86,42 +118,75 @@ def read_description(path: str | os.PathLike[str]) -> Description:
         raise _bad(path, "no description of a hypernetwork", "one written by save()", way_out)
     try:
         content = json.loads(text)
-        number = content["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise _bad(path, "an altered description", "the file as save() wrote it") from error
+        number, version = content["format"], content["version"]
+        plan, checksum = content["plan"], content["digest"]
+    except _ODD as error:
+        raise _altered(path) from error
     if number != FORMAT:
-        got = f"format {number}, written by hyperloom {content.get('version')}"
+        got = f"format {number}, written by hyperloom {version}"
         raise _bad(path, got, f"format {FORMAT}", "Install a newer hyperloom.")
+    argument = f"checkpoint {path}"
     try:
-        plan = from_json(content["plan"])
-        if not isinstance(plan, Plan):
-            raise TypeError(f"a {type(plan).__name__} where the plan should be")
-        dtypes = {name: entry["dtype"] for name, entry in header.items()}
-        shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
-        statistics = from_json(content.get("statistics"))
-        if not isinstance(statistics, (Statistics, type(None))):
-            raise TypeError(f"a {type(statistics).__name__} where the statistics should be")
-        version, checksum = content["version"], content["digest"]
-        return Description(plan, version, checksum, dtypes, shapes, statistics)
-    # ValueError: a CheckpointError of from_json, or a value that an enum does not have.
-    except (ValueError, KeyError, TypeError) as error:
-        raise _bad(path, "an altered description", "the file as save() wrote it") from error
+        plan = from_json(plan, argument)
+        statistics = from_json(content.get("statistics"), argument)
+        if not isinstance(plan, Plan) or not isinstance(statistics, (Statistics, type(None))):
+            raise _altered(path)
+        _check_places(path, plan)
+        dtypes = {name: str(entry["dtype"]) for name, entry in header.items()}
+        shapes = {name: tuple(map(int, entry["shape"])) for name, entry in header.items()}
+        text = signed(content)
+        return Description(plan, str(version), checksum, text, dtypes, shapes, statistics)
+    except CheckpointError:
+        raise
+    except _ODD as error:
+        raise _altered(path) from error
 
 
-def _header(path: Path) -> dict[str, Any]:
+# What data of another kind than it should be raises where it is used; RecursionError: too deep.
+_ODD = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+
+
+def _altered(path: Any) -> CheckpointError:
+    return _bad(path, "an altered description", "the file as save() wrote it")
+
+
+def _check_places(path: Any, plan: Plan) -> None:
+    """Raise if a plan that was read names places that there are not."""
+    for entry in plan.entries:
+        tensor = plan.spec[entry.tensor]
+        places = range(len(plan.banks))
+        if entry.bank is not None and entry.bank not in places:
+            got = f"a plan with bank {entry.bank} for {entry.tensor!r}"
+            raise _bad(path, got, f"one of {len(plan.banks)} banks")
+        wanted = len(entry.form.parts(tensor, Start()))
+        if len(entry.pieces) != wanted:
+            got = f"a plan with {len(entry.pieces)} pieces for {entry.tensor!r}"
+            raise _bad(path, got, f"{wanted}, as {entry.form} has parts")
+        for piece in entry.pieces:
+            sizes = (*piece.tile, *piece.grid)
+            if piece.head not in range(len(plan.heads)) or min(sizes, default=1) < 1:
+                raise _bad(path, f"a plan with {piece}", "a piece of one of its heads")
+            head = plan.heads[piece.head]
+            if piece.start < 0 or piece.start + piece.numel > head.num_slots * head.slot_size:
+                raise _bad(path, f"a plan with {piece}", f"numbers that {head.name!r} gives")
+    # All that follows from it can be computed.
+    plan.settled()
+    hash(plan)
+    str(plan)
+
+
+def _header(path: Any, file: BinaryIO) -> dict[str, Any]:
     """Read a safetensors header; check that the file is as long as it says."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        first = file.read(8)
-        length = int.from_bytes(first, "little")
-        if len(first) < 8 or length > size - 8:
-            raise _bad(path, f"a file of {size} bytes, cut in its header", "a whole file", _COPY)
-        raw = file.read(length)
+    size = os.fstat(file.fileno()).st_size
+    first = file.read(8)
+    length = int.from_bytes(first, "little")
+    if len(first) < 8 or length > size - 8:
+        raise _bad(path, f"a file of {size} bytes, cut in its header", "a whole file", _COPY)
     try:
-        header = json.loads(raw)
+        header = json.loads(file.read(length))
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name[:2] != "__"]
         wanted = 8 + length + max(ends, default=0)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except _ODD as error:
         raise _bad(path, "a header that is not safetensors", "a whole file", _COPY) from error
     if size < wanted:
         raise _bad(path, f"a file of {size} bytes, cut", f"{wanted} bytes", _COPY)

@@ -50,8 +50,17 @@ def check_dtypes(tensors: Mapping[str, Any]) -> None:
 
 
 def write_whole(path: str | os.PathLike[str], write: Callable[[str], None]) -> None:
-    """Let `write` fill a new file beside `path`, and put it there when it is complete."""
-    path = Path(path)
+    """Let `write` fill a new file beside `path`, and put it there when it is complete.
+
+    A link stays one: what it leads to is replaced.
+
+    Raises:
+        ValueError: What is there is no file: a device, a pipe, a folder.
+    """
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "a device or pipe"
+        raise ValueError(message("path", f"{path}, {kind}", "the path of a file"))
     name = f"{path}.{secrets.token_hex(4)}.part"
     open(name, "xb").close()
     mode = os.stat(name).st_mode
@@ -64,29 +73,55 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[str], None]) -> N
         raise
 
 
-def checksum(plan: Plan, tensors: Mapping[str, Any], data: Callable[[Any], Any]) -> str:
-    """Return the checksum of a plan and its tensors, whose bytes `data` returns."""
-    return digest(plan, ((n, _dtype(v) or "", tuple(v.shape), data(v)) for n, v in tensors.items()))
+Items = Iterable[tuple[str, str, tuple[int, ...], Any]]
 
 
-def refused_by_safetensors(path: Any, error: Exception) -> CheckpointError:
-    """Return the error about a file that safetensors cannot read."""
-    got = f"a file that safetensors refuses ({error})"
-    return CheckpointError(message(f"checkpoint {path}", got, "a whole file"))
+def items(tensors: Mapping[str, Any], data: Callable[[Any], Any]) -> Items:
+    """Return name, dtype, shape and bytes of every tensor; `data` returns the bytes of one."""
+    return ((n, _dtype(v) or "", tuple(v.shape), data(v)) for n, v in tensors.items())
+
+
+def parsed(
+    path: Any,
+    data: bytes,
+    parse: Callable[[bytes], Iterable[tuple[str, Mapping[str, Any]]]],
+    make: Callable[[Any, str, tuple[int, ...]], Any],
+) -> dict[str, Any]:
+    """Return the tensors in the bytes of a file.
+
+    Args:
+        path: Of the file.
+        data: Its bytes.
+        parse: `safetensors.deserialize`.
+        make: Makes a tensor of bytes, the name of a dtype and a shape.
+
+    Raises:
+        CheckpointError: safetensors refuses the file, or a dtype is unknown.
+    """
+    names = {short: name for name, short in _DTYPES.items()}
+    try:
+        found = dict(parse(data))
+        return {
+            name: make(entry["data"], names[entry["dtype"]], tuple(entry["shape"]))
+            for name, entry in found.items()
+        }
+    except Exception as error:  # safetensors' own, or what its parts do not make
+        got = f"a file that safetensors refuses ({error})"
+        raise CheckpointError(message(f"checkpoint {path}", got, "a whole file")) from error
 
 
 def check_values(
-    path: Any, described: Description, found: str, not_finite: Callable[[], str | None]
+    path: Any, described: Description, found: Items, not_finite: Callable[[], str | None]
 ) -> None:
     """Raise for tensors that are not those that were saved, or hold values that are not finite.
 
     Args:
         path: Of the file.
         described: What it says of itself.
-        found: The checksum of what was read.
+        found: The tensors that were read, as of `items`.
         not_finite: Says which tensor holds such values, if one does.
     """
-    if found != described.digest:
+    if digest(described.signed, found) != described.digest:
         wanted = "the file as save() wrote it"
         way_out = "Copy it again from where it was saved."
         got = "altered numbers or an altered plan (the checksum differs)"

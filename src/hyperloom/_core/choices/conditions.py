@@ -22,7 +22,7 @@ from hyperloom._core.errors import (
 
 
 @dataclass(frozen=True, repr=False)
-class Condition(Choice):
+class Condition(Choice, instead="Give a module of your framework as condition."):
     """Base class of the condition objects."""
 
     @property

@@ -17,7 +17,7 @@ from hyperloom._core.target.spec import TensorSpec
 
 
 @dataclass(frozen=True, repr=False)
-class Init(Choice):
+class Init(Choice, open=True):
     """Base class: a rule for the start of generated tensors."""
 
     def start(self, tensor: TensorSpec, bias_generated: bool) -> Start:

@@ -44,7 +44,7 @@ def _a_word(
 
 
 @dataclass(frozen=True, repr=False)
-class Trunk(Choice):
+class Trunk(Choice, instead="Give a module of your framework as trunk."):
     """Base class of the trunk objects."""
 
     @property
@@ -99,11 +99,11 @@ class MLP(Trunk):
     """
 
     widths: tuple[int, ...]
-    activation: str
-    dropout: float
-    norm: str | None
-    spectral: bool
-    per_condition: bool
+    activation: str = "relu"
+    dropout: float = 0.0
+    norm: str | None = "rms"
+    spectral: bool = False
+    per_condition: bool = False
 
     def __init__(
         self,
@@ -277,10 +277,10 @@ class Deconv(Trunk):
     image: tuple[int, int, int]
     filters: tuple[int, ...]
     kernel: tuple[tuple[int, int], ...]
-    attention: tuple[int, ...]
-    activation: str
-    norm: str | None
-    spectral: bool
+    attention: tuple[int, ...] = ()
+    activation: str = "relu"
+    norm: str | None = None
+    spectral: bool = False
 
     def __init__(
         self,

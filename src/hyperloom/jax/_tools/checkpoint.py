@@ -10,15 +10,15 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors import deserialize
+from safetensors.numpy import save_file
 
 from hyperloom._core.checkpoint.file import (
     Description,
     given_part,
     metadata,
     other_target,
-    read_description,
+    read_file,
 )
 from hyperloom._core.checkpoint.tensors import (
     buffers,
@@ -26,9 +26,9 @@ from hyperloom._core.checkpoint.tensors import (
     check_fit,
     check_plan,
     check_values,
-    checksum,
     first_not_finite,
-    refused_by_safetensors,
+    items,
+    parsed,
     write_whole,
 )
 from hyperloom._core.errors import message
@@ -62,7 +62,7 @@ def save(hnet: HyperNetwork, path: str | os.PathLike[str]) -> None:
     if bad is not None:
         way_out = "The training has diverged: save earlier."
         raise ValueError(message("hnet", bad, "finite values", way_out))
-    data = metadata(hnet.plan, hyperloom.__version__, checksum(hnet.plan, tensors, _bytes))
+    data = metadata(hnet.plan, hyperloom.__version__, None, items(tensors, _bytes))
     write_whole(path, lambda name: save_file(tensors, name, metadata=data))
 
 
@@ -102,8 +102,7 @@ def load(
             finite, or was made for another target; the message says which.
         ValueError: `translate` for networks that cannot be matched.
     """
-    described = read_description(path)
-    tensors = _without_statistics(_read(path, described))
+    described, tensors = _read(path)
     plan = described.plan
     if translate is False:
         found = target_spec(target).differences(plan.spec)
@@ -130,8 +129,7 @@ def _without_statistics(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
 
 def load_into(hnet: HyperNetwork, path: str | os.PathLike[str]) -> None:
     """Fill `hnet` from a checkpoint of the same plan; see `HyperNetwork.load`."""
-    described = read_description(path)
-    tensors = _without_statistics(_read(path, described))
+    described, tensors = _read(path)
     check_plan(path, hnet.plan, described, "jax")
     _fill(hnet, tensors, path)
 
@@ -187,15 +185,16 @@ def _fill(hnet: HyperNetwork, tensors: dict[str, Any], path: Any) -> None:
     fill(hnet, tensors)
 
 
-def _read(path: Any, described: Description) -> dict[str, np.ndarray]:
-    """Read and check the tensors of a checkpoint."""
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, ValueError) as error:
-        raise refused_by_safetensors(path, error) from error
-    found = checksum(described.plan, tensors, _bytes)
-    check_values(path, described, found, lambda: _not_finite(tensors))
-    return tensors
+def _read(path: Any) -> tuple[Description, dict[str, np.ndarray]]:
+    """Read and check a checkpoint."""
+    described, data = read_file(path)
+    tensors = parsed(path, data, deserialize, _array)
+    check_values(path, described, items(tensors, _bytes), lambda: _not_finite(tensors))
+    return described, _without_statistics(tensors)
+
+
+def _array(data: bytearray, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+    return np.frombuffer(data, jnp.dtype(dtype)).reshape(shape)
 
 
 def _not_finite(tensors: dict[str, np.ndarray]) -> str | None:

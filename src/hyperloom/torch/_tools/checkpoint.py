@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import deserialize
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hyperloom._core.checkpoint.file import (
@@ -16,7 +16,7 @@ from hyperloom._core.checkpoint.file import (
     given_part,
     metadata,
     other_target,
-    read_description,
+    read_file,
 )
 from hyperloom._core.checkpoint.tensors import (
     buffers,
@@ -24,9 +24,9 @@ from hyperloom._core.checkpoint.tensors import (
     check_fit,
     check_plan,
     check_values,
-    checksum,
     first_not_finite,
-    refused_by_safetensors,
+    items,
+    parsed,
     write_whole,
 )
 from hyperloom._core.errors import message
@@ -65,7 +65,7 @@ def save(hnet: HyperNetwork, path: str | os.PathLike[str]) -> None:
         hnet.target_statistics.tensors()
     )
     version, statistics = hyperloom.__version__, hnet.statistics if said else None
-    data = metadata(hnet.plan, version, checksum(hnet.plan, tensors, _bytes), statistics)
+    data = metadata(hnet.plan, version, statistics, items(tensors, _bytes))
     write_whole(path, lambda name: save_file(tensors, name, metadata=data))
 
 
@@ -99,8 +99,7 @@ def load(
             finite, or was made for another target; the message says which.
         ValueError: `translate` for networks that cannot be matched.
     """
-    described = read_description(path)
-    tensors = _read(path, described)
+    described, tensors = _read(path)
     plan = described.plan
     if translate is False:
         _same_target(path, plan, target)
@@ -125,8 +124,7 @@ def load(
 
 def load_into(hnet: HyperNetwork, path: str | os.PathLike[str]) -> None:
     """Fill `hnet` from a checkpoint of the same plan; see `HyperNetwork.load`."""
-    described = read_description(path)
-    tensors = _read(path, described)
+    described, tensors = _read(path)
     check_plan(path, hnet.plan, described, "torch")
     _fill(hnet, tensors, path)
 
@@ -176,15 +174,18 @@ def _with_statistics(tensors: dict[str, Tensor], own: dict[str, Tensor]) -> dict
     return {**tensors, **made}
 
 
-def _read(path: Any, described: Description) -> dict[str, Tensor]:
-    """Read and check the tensors of a checkpoint."""
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, ValueError) as error:
-        raise refused_by_safetensors(path, error) from error
-    found = checksum(described.plan, tensors, _bytes)
-    check_values(path, described, found, lambda: _not_finite(tensors))
-    return tensors
+def _read(path: Any) -> tuple[Description, dict[str, Tensor]]:
+    """Read and check a checkpoint."""
+    described, data = read_file(path)
+    tensors = parsed(path, data, deserialize, _tensor)
+    check_values(path, described, items(tensors, _bytes), lambda: _not_finite(tensors))
+    return described, tensors
+
+
+def _tensor(data: bytearray, dtype: str, shape: tuple[int, ...]) -> Tensor:
+    if not data:  # of which torch makes no tensor
+        return torch.empty(shape, dtype=getattr(torch, dtype))
+    return torch.frombuffer(data, dtype=getattr(torch, dtype)).reshape(shape)
 
 
 def _not_finite(tensors: dict[str, Tensor]) -> str | None:

@@ -14,7 +14,7 @@ ZERO = Start(mean=0.0, std=0.0, exact=True)
 
 
 @dataclass(frozen=True, repr=False)
-class Form(Choice):
+class Form(Choice, open=True):
     """Base class: what is generated for each tensor it is given to."""
 
     @property
@@ -43,7 +43,7 @@ class Form(Choice):
 
 
 @dataclass(frozen=True, repr=False)
-class OnBase(Form):
+class OnBase(Form, open=True):
     """What the forms that change the target's own tensor share.
 
     Args:

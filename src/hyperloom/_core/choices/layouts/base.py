@@ -11,7 +11,7 @@ from hyperloom._core.records import Part, Piece, Placement
 
 
 @dataclass(frozen=True, repr=False)
-class Layout(Choice):
+class Layout(Choice, open=True):
     """Base class: which numbers become which weights."""
 
     def compile(self, parts: Sequence[Part], first_head: int) -> list[Placement]:

@@ -20,7 +20,7 @@ from hyperloom._core.records import Head, Part, Piece, Placement, Segment, Sourc
 
 
 @dataclass(frozen=True, repr=False)
-class Unit(Choice):
+class Unit(Choice, open=True):
     """Base class: what a member of a group is."""
 
     def compile(self, parts: Sequence[Part], first_head: int, layout: Grouped) -> list[Placement]:
