@@ -23,6 +23,7 @@ from reproductions import (
     split_mnist,
     static_cnn,
     toy_regression,
+    widths,
 )
 from reproductions._result import Kept, Step, Track
 
@@ -33,6 +34,7 @@ ALL: dict[str, ModuleType] = {
     "static_cnn": static_cnn,
     "init_depth": init_depth,
     "init_scale": init_scale,
+    "widths": widths,
 }
 
 NEED_DIGITS = {"split_mnist", "permuted_mnist", "static_cnn"}

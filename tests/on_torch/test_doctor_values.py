@@ -218,6 +218,6 @@ def test_nested_batches_keyword_inputs_and_shared_inputs() -> None:
 
 
 def test_long_tables_are_cut() -> None:
-    row = TensorReading("t", 1.0, 1.0, 1.0, False, False, None, True, 1.0)
+    row = TensorReading("t", 1.0, 1.0, 1.0, 1.0, False, False, None, True, 1.0)
     report = hl.Report(Readings("Net", 2, tensors=(row,) * 99))
     assert "... and 59 more" in repr(report)

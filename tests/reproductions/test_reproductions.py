@@ -20,6 +20,7 @@ from reproductions import (
     split_mnist,
     static_cnn,
     toy_regression,
+    widths,
 )
 from reproductions._result import Kept, claim
 
@@ -179,6 +180,19 @@ def test_init_scale_ratio_of_a_target_to_itself_is_one() -> None:
     assert kinds == {"activation", "its gradient", "weight gradient"}
 
 
+def test_one_rate_trains_every_width_and_another_does_not() -> None:
+    made = widths.run(None, seeds=(0,), widths=(16, 64, 256), rates=(3e-3, 3e-2))
+    assert [one["what"].partition(",")[0] for one in made["claims"]] == ["sines"] * 2 + [
+        "digits"
+    ] * 2
+    assert all(one["holds"] for one in made["claims"]), made["claims"]
+    # In the order of the widths: one rate for all parameters is too much for the wide ones.
+    narrow, _, wide = made["raw"]["digits, one rate, 0.003"]
+    groups = made["raw"]["digits, groups, 0.03"]
+    assert wide > 5 * narrow
+    assert max(groups) < 2 * min(groups) < wide
+
+
 def test_command_writes_report_and_keeps_earlier_results(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,7 +222,7 @@ def test_command_asks_for_data(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("module", [init_depth, init_scale, toy_regression])
+@pytest.mark.parametrize("module", [init_depth, init_scale, toy_regression, widths])
 def test_every_claim_holds(module) -> None:
     broken = [one for one in module.run(None)["claims"] if not one["holds"]]
     assert not broken

@@ -50,6 +50,7 @@ from hyperloom.jax._tools.checkpoint import load, save
 from hyperloom.jax._tools.dynamic import unroll
 from hyperloom.jax._tools.functional import Functional, functional
 from hyperloom.jax._tools.perturbed import Perturbed
+from hyperloom.jax._tools.rates import param_groups
 from hyperloom.jax._tools.regularizer import OutputRegularizer
 from hyperloom.jax._tools.views import (
     conditional_parameters,
@@ -111,6 +112,7 @@ __all__ = [
     "flatten",
     "functional",
     "load",
+    "param_groups",
     "save",
     "shared_parameters",
     "stack",

@@ -56,6 +56,7 @@ from hyperloom.torch._tools.assembled import Assembled
 from hyperloom.torch._tools.checkpoint import load, save
 from hyperloom.torch._tools.dynamic import unroll
 from hyperloom.torch._tools.perturbed import Perturbed
+from hyperloom.torch._tools.rates import param_groups
 from hyperloom.torch._tools.regularizer import OutputRegularizer
 from hyperloom.torch._tools.views import (
     conditional_parameters,
@@ -119,6 +120,7 @@ __all__ = [
     "conditional_parameters",
     "flatten",
     "load",
+    "param_groups",
     "save",
     "shared_parameters",
     "stack",

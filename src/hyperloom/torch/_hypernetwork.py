@@ -205,7 +205,12 @@ class HyperNetwork(Generator):
         return explain(self, self._runner, encoded, call)
 
     def doctor(
-        self, *inputs: Any, condition: Any, in_dims: int | tuple[Any, ...] | None = 0, **kwargs: Any
+        self,
+        *inputs: Any,
+        condition: Any,
+        in_dims: int | tuple[Any, ...] | None = 0,
+        optimizer: torch.optim.Optimizer | None = None,
+        **kwargs: Any,
     ) -> Report:
         """Look whether this hypernetwork can learn: one call, examined. Print what it returns.
 
@@ -220,13 +225,18 @@ class HyperNetwork(Generator):
             condition: As in `forward`; a batch of two different conditions or more, or else
                 (unless the condition is an `Embedding`) the dependence on it is not checked.
             in_dims: As in `forward`.
+            optimizer: The optimiser that is to train it. One step of it is tried on copies, and
+                how far that moves generated tensors stands beside what it does to a plain network.
             **kwargs: As in `forward`.
 
         Returns:
             A `Report`: `report.findings` says what is wrong, `report.ok` whether anything is.
             A call that fails is a finding, not an error.
+
+        Raises:
+            TypeError: `optimizer` is not one of torch's.
         """
-        return TOOLS["doctor"](self, condition, inputs, in_dims, kwargs)
+        return TOOLS["doctor"](self, condition, inputs, in_dims, kwargs, optimizer)
 
     def run(
         self,

@@ -68,6 +68,10 @@ def _draw(report: Report) -> list[str]:
     if r.tensors:
         titles = ["generated tensor", "rms", "native", "differs", "gradient"]
         rows = [_tensor_row(t) for t in r.tensors]
+        if r.step is not None and not r.step.unmeasured:
+            titles += [f"{r.step.optimizer} step", "plain"]
+            steps = [(t.step, t.native_step) for t in r.tensors]
+            rows = [[*row, *map(_percent, both)] for row, both in zip(rows, steps, strict=True)]
         lines += ["", *_cut(table(titles, rows))]
     if r.layers:
         titles = ["layer", "class", "outputs", "native", "gradient", "native"]
@@ -101,6 +105,10 @@ def _layer_row(x: LayerReading) -> list[str]:
 
 def _number(value: float | None) -> str:
     return "none" if value is None else f"{value:.3g}"
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.3g} %"
 
 
 def _shape(shape: tuple[int, ...]) -> str:

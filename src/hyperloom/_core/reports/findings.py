@@ -11,6 +11,12 @@ from hyperloom._core.reports.readings import Finding, Level, Readings
 # its start, so the bounds are wide: what is meant is what grows or dies from layer to layer.
 WARN_RATIO = 10.0
 FAULT_RATIO = 100.0
+# How far one step may move a generated weight, relative to its spread. A plain network's moves by
+# 1 to 2 % with Adam at 0.001; after a step of its whole spread, nothing is left of what it was.
+WARN_STEP = 0.2
+FAULT_STEP = 1.0
+# Conditions whose vectors differ by less have most of their numbers in common.
+WEAK_VECTORS = 0.05
 
 
 def judge(r: Readings) -> Iterator[Finding]:
@@ -26,6 +32,7 @@ def judge(r: Readings) -> Iterator[Finding]:
     yield from _changes(r)
     yield from _norms(r)
     yield from _layers(r)
+    yield from _steps(r)
     yield from _rest(r)
 
 
@@ -149,6 +156,14 @@ def _dependence(r: Readings, resting: bool) -> Iterator[Finding]:
         text = f"the {same[0]} do not depend on the condition, though the outputs do."
         yield Finding(Level.WARNING, "condition", (), text)
     if r.stages and not outputs_same:
+        first, vectors = r.stages[0]
+        if vectors is not None and r.tolerance < vectors < WEAK_VECTORS:
+            text = (
+                f"the {first} hardly differ, by {100 * vectors:.2g} % of their size: what tells "
+                "conditions apart is lost in what they share. Subtract the mean, and bring each "
+                "number to a spread of about 1."
+            )
+            yield Finding(Level.WARNING, "condition", (), text)
         weak = r.stages[-1][1]
         if weak is not None and weak < 100 * r.tolerance:
             text = f"the outputs hardly depend on the condition: they differ by {weak:.1g} of them."
@@ -186,6 +201,31 @@ def _layers(r: Readings) -> Iterator[Finding]:
     yield from _ratios("scale of the layer's outputs", rows)
     rows = [(x.name, x.gradient, x.native_gradient) for x in r.layers]
     yield from _ratios("scale of the gradient at the layer's outputs", rows)
+
+
+def _steps(r: Readings) -> Iterator[Finding]:
+    if r.step is None:
+        return
+    text = f"is in no group of {r.step.optimizer}: it does not learn."
+    yield from _some(Level.WARNING, "step", r.step.lost, text)
+    if r.step.unmeasured:
+        text = f"a step of {r.step.optimizer} could not be tried: {r.step.unmeasured}"
+        yield Finding(Level.NOTE, "step", (), text)
+        return
+    if r.step.grows:
+        text = f"the step of {r.step.optimizer} grows with the gradient: its size is not judged."
+        yield Finding(Level.NOTE, "step", (), text)
+        return
+    far = {t.name: t for t in r.tensors if t.step is not None and t.step > WARN_STEP}
+    if far:
+        worst = max(far.values(), key=lambda t: t.step or 0.0)
+        text = (
+            f"one step of {r.step.optimizer} moves it by up to {100 * (worst.step or 0):.3g} % "
+            f"of its spread (a plain network's: {100 * (worst.native_step or 0):.3g} %). Take the "
+            "rates of param_groups(), or a lower one."
+        )
+        level = Level.FAULT if (worst.step or 0.0) > FAULT_STEP else Level.WARNING
+        yield Finding(level, "step", tuple(far), text)
 
 
 def _ratios(what: str, rows: list[tuple[str, float, float]]) -> Iterator[Finding]:

@@ -23,8 +23,8 @@ class Finding:
 
     Attributes:
         level: How bad it is.
-        check: Which check found it: `values`, `gradient`, `condition`, `scale`, `dtype`,
-            `speed`, or `call`.
+        check: Which check found it: `values`, `gradient`, `condition`, `scale`, `step`,
+            `dtype`, `speed`, or `call`.
         where: Names of the parts, tensors or layers; empty where it is about the whole.
         text: What is wrong and what it comes from, a sentence.
     """
@@ -74,6 +74,8 @@ class TensorReading:
         name: Its name in the target.
         rms: Root mean square of its numbers.
         native: The same for the template's own initialisation.
+        native_std: Standard deviation of the template's own initialisation (of the base, where
+            there is one).
         varies: Difference between conditions, relative to `rms`; `None` where not checked.
         shared: One tensor for all conditions, as the layout asks for.
         starts_constant: The plan starts it alike for all conditions.
@@ -81,11 +83,15 @@ class TensorReading:
         attached: Whether the generator gives it with a gradient.
         gradient: Root mean square of the gradient that the target gives it; `None` for none.
         used: Whether the outputs change with it; `None` where not checked.
+        step: How far one step of the optimiser moves it, relative to the spread of its numbers;
+            `None` without an optimiser, or where the template starts it as a constant.
+        native_step: The same for a plain network.
     """
 
     name: str
     rms: float
     native: float
+    native_std: float
     varies: float | None
     shared: bool
     starts_constant: bool
@@ -93,6 +99,8 @@ class TensorReading:
     attached: bool
     gradient: float | None
     used: bool | None = None
+    step: float | None = None
+    native_step: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +124,24 @@ class LayerReading:
     native_gradient: float
 
 
+@dataclass(frozen=True, slots=True)
+class StepReading:
+    """One step of the optimiser that was given.
+
+    Attributes:
+        optimizer: Its class name.
+        lost: Parameters of the hypernetwork that are in none of its groups.
+        grows: Whether the step grows with the gradient, as that of plain gradient descent does:
+            its size for the gradients measured here says nothing about another loss.
+        unmeasured: Why no step was taken; empty if one was.
+    """
+
+    optimizer: str
+    lost: tuple[str, ...] = ()
+    grows: bool = False
+    unmeasured: str = ""
+
+
 @dataclass(frozen=True)
 class Readings:
     """All that a backend measured in one run.
@@ -134,6 +160,7 @@ class Readings:
         slow: What ran on a slow path, in words.
         dtypes: Dtypes of the outputs, and those of the plain module.
         kept: Tensors that stay the target's own.
+        step: The step of the optimiser; `None` if none was given.
         warnings: Warnings that the call raised.
         errors: What could not be run, in words.
     """
@@ -150,5 +177,6 @@ class Readings:
     slow: tuple[str, ...] = ()
     dtypes: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
     kept: tuple[str, ...] = ()
+    step: StepReading | None = None
     warnings: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()

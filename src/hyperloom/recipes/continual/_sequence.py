@@ -20,7 +20,8 @@ class Training:
     Args:
         steps: Steps for each task. Default 400.
         batch_size: Examples in a step, drawn with replacement. Default 32.
-        learning_rate: Default 0.003.
+        learning_rate: That of a plain network; a hypernetwork's follow by `param_groups`.
+            Default 0.03.
         seed: Of the draws of batches. Default 0.
 
     Raises:
@@ -30,7 +31,7 @@ class Training:
 
     steps: int = 400
     batch_size: int = 32
-    learning_rate: float = 3e-3
+    learning_rate: float = 3e-2
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -114,7 +114,7 @@ class ContinualLearner:
             if on_step is not None:
                 on_step(done)
 
-        step = _stepper(loss, self.training)
+        step = _stepper(loss, _adam(self.hnet, self.training))
         start = self._params, self._net
         _fit(start, step, examples, self.training, self._draws, each)
         self._net.update(self.hnet, self._params)
@@ -250,7 +250,8 @@ class _Plain:
         graphdef, self.start = nnx.split(network)
         self.size = sum(leaf.size for leaf in jax.tree.leaves(self.start))
         self._run = jax.jit(lambda params, x: nnx.merge(graphdef, params, copy=True)(x))
-        self.step = _stepper(lambda params, _, x, y: loss(self._run(params, x), y), training)
+        adam = optax.adam(training.learning_rate)
+        self.step = _stepper(lambda params, _, x, y: loss(self._run(params, x), y), adam)
 
     def predict(self, params: Any, inputs: Any) -> np.ndarray:
         x, num = _padded(inputs)
@@ -332,14 +333,22 @@ def versions() -> dict[str, str]:
 Step = Callable[[Any, Any, Any, np.ndarray, np.ndarray], tuple[Any, Any]]
 
 
-def _stepper(loss: Callable[..., Array], training: Training) -> tuple[Any, Step]:
-    """Return Adam and its step on a batch; compiled once, for all batches of a size.
+def _adam(hnet: hl.HyperNetwork, training: Training) -> optax.GradientTransformation:
+    """Return Adam with the rates of `param_groups`."""
+    rates, labels = hl.param_groups(hnet, training.learning_rate)
+    steps = {name: optax.adam(rate) for name, rate in rates.items()}
+    return optax.multi_transform(steps, labels)
+
+
+def _stepper(
+    loss: Callable[..., Array], optimizer: optax.GradientTransformation
+) -> tuple[Any, Step]:
+    """Return an optimiser and its step on a batch; compiled once, for all batches of a size.
 
     Args:
         loss: Of parameters, what is not learned, inputs and targets.
-        training: For its rate.
+        optimizer: The optimiser.
     """
-    optimizer = optax.adam(training.learning_rate)
 
     @jax.jit
     def step(params: Any, state: Any, frozen: Any, x: Array, y: Array) -> tuple[Any, Any]:

@@ -319,7 +319,8 @@ def _fit(
 ) -> None:
     """Train a module's parameters on random batches with Adam."""
     inputs, targets = examples
-    optimizer = torch.optim.Adam(module.parameters(), lr=training.learning_rate)
+    # A plain network has one group, at the learning rate.
+    optimizer = torch.optim.Adam(hl.param_groups(module, training.learning_rate))
     module.train()
     for step in range(training.steps):
         batch = torch.randint(len(inputs), (training.batch_size,), generator=draws)

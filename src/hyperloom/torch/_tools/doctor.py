@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 
 from hyperloom._core.choices.execution import SlowWarning
@@ -37,6 +38,7 @@ from hyperloom.torch._hypernetwork import HyperNetwork
 from hyperloom.torch._run.call import Call
 from hyperloom.torch._run.run import run_encoded
 from hyperloom.torch._tools.doctor_layers import floats, look_inside, probe, rms
+from hyperloom.torch._tools.doctor_steps import check_optimizer, measure_step
 
 _SLOW = re.compile(
     r"performance drop because we have not yet implemented the batching rule for (\S+?)\. "
@@ -50,8 +52,10 @@ def examine(
     inputs: tuple[Any, ...],
     in_dims: Any,
     kwargs: dict[str, Any],
+    optimizer: Optimizer | None = None,
 ) -> Report:
     """Take all readings and return the report; the arguments are those of `forward`."""
+    check_optimizer(optimizer)
     name, kept = hnet.plan.spec.name, hnet.plan.kept
     readings = Readings(name, 1, parts=_parts(hnet, None, None), kept=kept)
     with _as_it_was(hnet) as again, warnings.catch_warnings(record=True) as caught:
@@ -73,7 +77,11 @@ def examine(
         again()
         stages, tensors, unchecked = _differences(hnet, condition, encoded, call, again)
         again()
-        inside = look_inside(hnet, encoded, call, tensors)
+        inside, step = look_inside(hnet, encoded, call, tensors), None
+        if optimizer is not None:
+            again()
+            read = measure_step(hnet, condition, call, grads, optimizer, inside.tensors)
+            inside, step = replace(inside, tensors=read[0]), read[1]
     return Report(
         replace(
             readings,
@@ -86,6 +94,7 @@ def examine(
             strategy=f"run as {how.strategy}: {how.reason}",
             slow=how.slow or _slow(told),
             dtypes=(_dtypes(outputs), inside.dtypes),
+            step=step,
             warnings=(*_others_told(told), *inside.errors),
         )
     )
@@ -365,6 +374,7 @@ def _tensor(
         name=name,
         rms=rms(value),
         native=rms(base) if base is not None else math.hypot(spec.mean, spec.std),
+        native_std=spec.std if base is None else rms(base - base.double().mean()),
         varies=None if changed is None else _apart([value], [changed[name]]),
         shared=is_constant(hnet.plan, entry),
         starts_constant=_starts_constant(hnet.plan, entry),

@@ -90,12 +90,12 @@ def look_inside(
     dtypes: tuple[str, ...] = ()
     tensors = tuple(replace(t, attached=attached[t.name]) for t in tensors)
     try:
-        for index in _first(call.batch):
-            args, kwargs = _inputs(call, index)
+        for index in first_conditions(call.batch):
+            args, kwargs = inputs_of(call, index)
             own = {name: value[index].detach() for name, value in made.items()}
-            outputs = runs[0].add(_plain(hnet, own), args, kwargs)
+            outputs = runs[0].add(plain_module(hnet, own), args, kwargs)
             dtypes = tuple(str(t.dtype).removeprefix("torch.") for t in floats(outputs))
-            runs[1].add(_plain(hnet, _native(hnet)), args, kwargs)
+            runs[1].add(plain_module(hnet, native_tensors(hnet)), args, kwargs)
         used = _used(hnet, made, call, runs[0].missing([t.name for t in tensors]))
     except Exception as error:  # the user's own modules: whatever they raise is told
         lines = str(error).strip().splitlines() or [""]
@@ -107,14 +107,14 @@ def look_inside(
     return Inside(read, tuple(_layers(*runs)), dtypes, ())
 
 
-def _first(batch: torch.Size) -> list[tuple[int, ...]]:
+def first_conditions(batch: torch.Size) -> list[tuple[int, ...]]:
     """Return the indices of the first few conditions."""
     num = min(_MOST_CONDITIONS, batch.numel())
     found = [torch.unravel_index(torch.tensor(i), batch) for i in range(num)] if batch else [()]
     return [tuple(int(i) for i in index) for index in found]
 
 
-def _inputs(call: Call, index: tuple[int, ...]) -> tuple[Any, Any]:
+def inputs_of(call: Call, index: tuple[int, ...]) -> tuple[Any, Any]:
     args, kwargs = call.inputs, call.kwargs
     for i in index:
         args = pick_like(args, call.dims, i)
@@ -134,7 +134,7 @@ def pick_like(tree: Any, dims: Any, index: int) -> Any:
     return tree
 
 
-def _plain(hnet: HyperNetwork, tensors: Mapping[str, Tensor]) -> nn.Module:
+def plain_module(hnet: HyperNetwork, tensors: Mapping[str, Tensor]) -> nn.Module:
     runner = hnet._runner
     module = runner.skeleton.build({**runner.kept(), **tensors}, runner.buffers_now())
     for parameter in module.parameters():
@@ -143,7 +143,7 @@ def _plain(hnet: HyperNetwork, tensors: Mapping[str, Tensor]) -> nn.Module:
     return module
 
 
-def _native(hnet: HyperNetwork) -> dict[str, Tensor]:
+def native_tensors(hnet: HyperNetwork) -> dict[str, Tensor]:
     """Draw the generated tensors as the template's were; a base is what it is."""
     bases, made = dict(hnet.bases.tensors()), {}
     device = next(hnet.parameters()).device
@@ -211,13 +211,13 @@ def _used(
     """Tell of tensors without a gradient whether the outputs change with them."""
     if not names:
         return {}
-    index = _first(call.batch)[0]
-    args, kwargs = _inputs(call, index)
+    index = first_conditions(call.batch)[0]
+    args, kwargs = inputs_of(call, index)
     own = {name: value[index].detach() for name, value in made.items()}
 
     def outputs(tensors: Mapping[str, Tensor]) -> list[Tensor]:
         torch.manual_seed(0)
-        return floats(_plain(hnet, tensors)(*args, **kwargs))
+        return floats(plain_module(hnet, tensors)(*args, **kwargs))
 
     with torch.no_grad():
         before, found = outputs(own), {}
