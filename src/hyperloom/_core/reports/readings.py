@@ -14,7 +14,7 @@ class Level(StrEnum):
     NOTE = "note"  # as asked for, or not checked
 
 
-CHECKS = ("values", "gradient", "condition", "scale", "dtype", "speed", "call")
+CHECKS = ("values", "gradient", "condition", "scale", "step", "dtype", "speed", "call")
 
 
 @dataclass(frozen=True, slots=True)
