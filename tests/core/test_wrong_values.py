@@ -216,7 +216,15 @@ RECORDS = {"Explanation", "Finding", "Plan", "Report", "Start", "Translation"}
 # What the library calls with records of its own, and a user's subclass defines.
 CALLED_BY_THE_LIBRARY = {
     *("compile", "parts", "assemble", "bank", "start", "variance", "out_width"),
-    *("num_parameters", "conditions_at_once", "features", "trunk_index", "settled"),
+    *(
+        "num_parameters",
+        "structure",
+        "with_more_ids",
+        "conditions_at_once",
+        "features",
+        "trunk_index",
+        "settled",
+    ),
     *("apply", "state_names"),
 }
 # Python's own, with names of ours.
@@ -259,7 +267,7 @@ def test_a_door_that_takes_anything_is_seen() -> None:
     """The helper can fail: accepted, not named, named after another, refused though legal."""
     found = knock(accepting(lambda size: None))
     assert "f(size=None): accepted" in found
-    assert not any("a huge int" in line for line in found)
+    assert "f(size=2): accepted" not in found
 
     def unnamed(size: Any) -> None:
         if size != 3:

@@ -171,7 +171,7 @@ class Empty(nnx.Module):
     ("choices", "error", "shown"),
     [
         ({"target": nnx.Linear}, TypeError, "target: got the class Linear; wanted an nnx.Module"),
-        ({"target": nn.Dense(2)}, TypeError, "target: got a Dense; wanted an nnx.Module, or a Lin"),
+        ({"target": nn.Dense(2)}, TypeError, "target: got a Dense; wanted an nnx.Module, Linen(mo"),
         ({"target": Empty()}, ValueError, "target: got Empty, which has no parameters; wanted a"),
         ({"rngs": 0}, TypeError, "rngs: got 0; wanted an nnx.Rngs with a params or default stream"),
         ({"rngs": nnx.Rngs(noise=0)}, TypeError, "rngs: got Rngs without a stream for params;"),

@@ -48,7 +48,7 @@ GROW = "Add new ids with add_conditions(num)."
         ([[0], [0, 1]], TypeError, f"condition: got [[0], [0, 1]]; {IDS}"),
         (2**70, TypeError, f"condition: got {2**70}; {IDS}"),
         (None, TypeError, f"condition: got None; {IDS}"),
-        (np.zeros(3), TypeError, f"condition: got array([0., 0., 0.]); {IDS}"),
+        (np.zeros(3), TypeError, f"condition: got a float64 NumPy array of shape (3,); {IDS}"),
         (
             torch.zeros(2, dtype=torch.int64, device="meta"),
             ValueError,

@@ -190,7 +190,8 @@ def test_a_module_for_a_part_that_has_none_is_refused(tmp_path: Path) -> None:
     hl.save(make(), tmp_path / "hnet")
     encoder, target = nn.Linear(2, 5), other_seed()
     text = (
-        f"checkpoint {tmp_path / 'hnet'}: got Embedding(3, 5) as its condition; wanted a condition"
+        f"condition: got a Linear; wanted None, as {tmp_path / 'hnet'} has Embedding(3, 5) as its "
+        "condition."
     )
     call = lambda: hl.load(tmp_path / "hnet", target, condition=encoder)  # noqa: E731
     refused(call, hl.CheckpointError, text, encoder, target)

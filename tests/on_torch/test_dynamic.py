@@ -254,7 +254,7 @@ def test_bad_states_and_values() -> None:
         plain.generate(c, carry=c)
     with pytest.raises(TypeError, match=r"carry: got one with Vector\(3\)"):
         hl.unroll(plain, x, condition=c)
-    with pytest.raises(ValueError, match=r"Recurrent.cell=.: got 'elman'; wanted rnn, gru, lstm"):
+    with pytest.raises(ValueError, match=r"Recurrent.cell=.: got 'elman'; wanted 'rnn', "):
         hl.Recurrent(3, 4, cell="elman")
     with pytest.raises(ValueError, match="condition: got no tensor"):
         hl.unroll(make(condition=hl.Concat(hl.Embedding(2, 2), Running())), x, condition=(1, 0.0))

@@ -11,6 +11,8 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
+
 Kind = TypeVar("Kind")
 
 
@@ -27,14 +29,12 @@ def message(argument: str, got: object, wanted: str, way_out: str = "") -> str:
 
     Args:
         argument: Name of the argument as the user wrote it.
-        got: What was given; shown with `repr` unless it is a string that already reads well (a
-            string the user gave is passed as its `repr`). A class is named as one.
+        got: What was given, or a string that says it (a string the user gave is passed as its
+            `repr`).
         wanted: What would have been right.
         way_out: What to do now, a whole sentence. May be empty.
     """
-    shown = f"the class {got.__name__}" if isinstance(got, type) else got
-    shown = shown if isinstance(shown, str) else repr(shown)
-    text = f"{argument}: got {shown}; wanted {wanted}."
+    text = f"{argument}: got {got if isinstance(got, str) else shown(got)}; wanted {wanted}."
     return f"{text} {way_out}" if way_out else text
 
 
@@ -56,6 +56,7 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
 
 
 _LONGEST = 200
+_LARGEST = 2**63 - 1  # frameworks keep sizes in 64 bits
 
 
 def shown(value: object) -> str:
@@ -64,10 +65,21 @@ def shown(value: object) -> str:
         return f"the class {value.__name__}"
     if callable(getattr(value, "parameters", None)):  # a module's own text may be a page long
         return f"a {type(value).__name__}"
+    if isinstance(getattr(value, "shape", None), tuple) and not isinstance(value, np.generic):
+        return _shown_array(value)
     text = repr(value)
-    if len(text) > _LONGEST:
-        return f"a {type(value).__name__}, {text[:_LONGEST]} ..."
-    return text
+    if len(text) <= _LONGEST and "\n" not in text:
+        return text
+    of_python = type(value).__module__ == "builtins"
+    return f"{text[:_LONGEST]} ..." if of_python else f"a {type(value).__name__}"
+
+
+def _shown_array(value: Any) -> str:
+    """Return dtype and shape of an array of NumPy or of a framework."""
+    dtype = str(getattr(value, "dtype", "object"))
+    kind = "tensor" if dtype.startswith("torch.") else "array"
+    kind = f"NumPy {kind}" if isinstance(value, np.ndarray) else kind
+    return f"a {dtype} {kind} of shape {tuple(value.shape)}"
 
 
 def a_kind(argument: str, value: object, kind: type[Kind], wanted: str, way_out: str = "") -> Kind:
@@ -83,12 +95,15 @@ def positive_int(argument: str, value: object, least: int = 1) -> int:
         raise TypeError(message(argument, shown(value), f"an int of at least {least}"))
     if value < least:
         raise ValueError(message(argument, value, f"an int of at least {least}"))
+    if value > _LARGEST:
+        raise ValueError(message(argument, value, f"an int of at least {least}, and 64 bits"))
     return value
 
 
 def some_ints(argument: str, value: object, wanted: str, least: int = 1) -> tuple[int, ...]:
     """Return `value` as a tuple if it is a tuple or list of ints of at least `least`."""
-    if not isinstance(value, (tuple, list)):
+    ints = isinstance(value, (tuple, list)) and all(type(number) is int for number in value)
+    if not isinstance(value, (tuple, list)) or not ints:
         raise TypeError(message(argument, shown(value), wanted))
     return tuple(positive_int(argument, number, least) for number in value)
 

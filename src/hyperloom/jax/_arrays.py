@@ -7,7 +7,11 @@ from typing import Any
 import numpy as np
 from jax import Array
 
+from hyperloom._core.backend.checks import ArrayKind
+
+ARRAY = ArrayKind((Array, np.ndarray), "an array")
+
 
 def is_array(value: Any) -> bool:
     """Whether a value is an array, which can pair with conditions."""
-    return isinstance(value, (Array, np.ndarray))
+    return isinstance(value, ARRAY.types)

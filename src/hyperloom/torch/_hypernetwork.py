@@ -13,7 +13,7 @@ from hyperloom._core.choices.forms import Form
 from hyperloom._core.choices.inits import Init
 from hyperloom._core.choices.layouts import Layout
 from hyperloom._core.choices.statistics import Statistics
-from hyperloom._core.errors import message
+from hyperloom._core.errors import a_bool, a_kind, message
 from hyperloom._core.plan.plan import Plan
 from hyperloom._core.reports.doctor import Report
 from hyperloom._core.reports.explanation import Explanation
@@ -22,6 +22,7 @@ from hyperloom.torch._generate.generator import Generator, grow, tensors_of
 from hyperloom.torch._run.call import Call
 from hyperloom.torch._run.checks import check_params, ids_of
 from hyperloom.torch._run.explain import explain
+from hyperloom.torch._run.pairing import refuse_meta_inputs
 from hyperloom.torch._run.route import route
 from hyperloom.torch._run.run import follow, run_given
 from hyperloom.torch._run.runner import Runner
@@ -110,6 +111,7 @@ class HyperNetwork(Generator):
             ValueError: The target's tensors are not those of the plan.
         """
         target = uncompiled(target)
+        a_kind("plan", plan, Plan, "a Plan, such as hnet.plan")
         found = plan.spec.differences(target_spec(target))
         if found:
             wanted = f"the tensors of {plan.spec.name}"
@@ -142,7 +144,7 @@ class HyperNetwork(Generator):
 
     @execution.setter
     def execution(self, choice: Execution) -> None:
-        self._runner.be_run(choice)
+        self._runner.be_run(a_kind("execution", choice, Execution, "an Execution object"))
 
     @property
     def statistics(self) -> Statistics:
@@ -266,6 +268,7 @@ class HyperNetwork(Generator):
         """
         batch = check_params(self, params)
         call = Call(batch, inputs, kwargs, in_dims)
+        refuse_meta_inputs(call, next(iter(params.values())).device)
         generated = {name: value for name, value in params.items() if name not in self.plan.kept}
         kept = {name: value for name, value in params.items() if name in self.plan.kept}
         return run_given(self._runner, generated, kept, call, ids_of(self, condition, batch))
@@ -325,6 +328,7 @@ class HyperNetwork(Generator):
 
     def train(self, mode: bool = True) -> HyperNetwork:
         """Set training mode here and in the target."""
+        a_bool("mode", mode)
         super().train(mode)
         self._runner.skeleton.module.train(mode)
         return self

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import pairwise
@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from hyperloom._core.backend.checks import ArrayKind
 from hyperloom._core.choices.conditions import Concat, Condition, Noise
 from hyperloom._core.choices.forms import Delta, Whole
 from hyperloom._core.choices.layouts import Head, Piece
-from hyperloom._core.errors import did_you_mean, message
+from hyperloom._core.errors import a_mapping, a_string, did_you_mean, finite_float, message
 from hyperloom._core.plan.plan import Plan
 
 
@@ -23,19 +24,28 @@ def weight_of(weights: Mapping[str, Any], name: str) -> Any:
     return next(matching, 1.0)
 
 
-def check_weights(
-    weights: Mapping[str, Any],
-    plan: Plan,
-    shape_of: Callable[[Any], tuple[int, ...]],
-    an_array: str,
-) -> None:
+def given_weights(weights: object, kind: ArrayKind) -> dict[str, Any]:
+    """Return the importance of tensors, if it is a dict from patterns to numbers and arrays.
+
+    Raises:
+        TypeError: It is not.
+    """
+    wanted = f"a dict from name patterns to a number or {kind.word}"
+    found = dict(a_mapping("weights", {} if weights is None else weights, wanted))
+    for pattern, weight in found.items():
+        a_string("weights", pattern, wanted)
+        if not isinstance(weight, kind.types):
+            finite_float(f"weights[{pattern!r}]", weight)
+    return found
+
+
+def check_weights(weights: Mapping[str, Any], plan: Plan, kind: ArrayKind) -> None:
     """Raise `ValueError` for a weight that is for nothing, or does not fit what it is for.
 
     Args:
         weights: Name pattern -> weight.
         plan: Whose tensors are meant.
-        shape_of: Returns the shape of a weight; `()` for a number.
-        an_array: What the backend calls it: `"a tensor"`, `"an array"`.
+        kind: The backend's arrays.
     """
     shapes = {entry.tensor: plan.spec[entry.tensor].shape for entry in plan.entries}
     for pattern, weight in weights.items():
@@ -44,26 +54,25 @@ def check_weights(
             got = f"the pattern {pattern!r}, which names no generated tensor"
             way_out = did_you_mean(pattern, shapes)
             raise ValueError(message("weights", got, "patterns that do", way_out))
-        size = shape_of(weight)
+        size = tuple(getattr(weight, "shape", ()))
         for name in named:
             if not _broadcasts(size, shapes[name]):
-                got = f"{an_array} of shape {size} for {name!r}"
+                got = f"{kind.word} of shape {size} for {name!r}"
                 wanted = f"a number, or a shape that broadcasts to {shapes[name]}"
                 raise ValueError(message(f"weights[{pattern!r}]", got, wanted))
 
 
-def check_fixed(choice: Condition, value: Any, arrays: tuple[type, ...], an_array: str) -> None:
+def check_fixed(choice: Condition, value: Any, kind: ArrayKind) -> None:
     """Raise `ValueError` for a raw value that asks for noise which differs from call to call.
 
     Args:
         choice: The condition.
         value: Its raw value.
-        arrays: The classes of arrays: noise that is given is one.
-        an_array: As for `check_weights`.
+        kind: The backend's arrays: noise that is given is one.
     """
-    if _is_drawn(choice, value, arrays):
+    if _is_drawn(choice, value, kind.types):
         wanted = "conditions that are the same at each call"
-        way_out = f"Give the noise itself, as {an_array}."
+        way_out = f"Give the noise itself, as {kind.word}."
         raise ValueError(message("conditions", "noise to be drawn anew", wanted, way_out))
 
 

@@ -9,7 +9,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from hyperloom._core.errors import message
+from hyperloom._core.backend.checks import ArrayKind, a_plan
+from hyperloom._core.errors import a_function, a_kind, a_mapping, a_string, message, shown
 from hyperloom._core.plan.plan import Plan
 
 Arrays = dict[str, Any]
@@ -39,12 +40,17 @@ def batches_of(params: Mapping[str, Any], plan: Plan) -> dict[str, tuple[int, ..
     return found
 
 
-def flatten(params: Mapping[str, Any], plan: Plan, join: Callable[[list[Any]], Any]) -> Any:
+def flatten(
+    params: Mapping[str, Any], plan: Plan, kind: ArrayKind, join: Callable[[list[Any]], Any]
+) -> Any:
     """Join tensors `{name: (*batch, *shape)}` into `(*batch, P)`; `join` along the last axis.
 
     Raises:
+        TypeError: Not a dict from names to arrays, or no plan.
         ValueError: A tensor is missing, has another shape, or another batch than the first.
     """
+    a_plan("plan", plan)
+    kind.check_all("params", params)
     batches = batches_of(params, plan)
     if len(set(batches.values())) > 1:
         got = f"batches {sorted(set(batches.values()))}"
@@ -52,27 +58,34 @@ def flatten(params: Mapping[str, Any], plan: Plan, join: Callable[[list[Any]], A
     return join([params[name].reshape(*batch, -1) for name, batch in batches.items()])
 
 
-def unflatten(flat: Any, plan: Plan, split: Callable[[Any, list[int]], Sequence[Any]]) -> Arrays:
+def unflatten(
+    flat: Any, plan: Plan, kind: ArrayKind, split: Callable[[Any, list[int]], Sequence[Any]]
+) -> Arrays:
     """Cut `(*batch, P)` into tensors; `split` into ranges of given sizes along the last axis.
 
     Raises:
+        TypeError: No array, or no plan.
         ValueError: Another width than `P`.
     """
+    kind.check("flat", flat)
+    a_plan("plan", plan)
+    check_width("flat", flat, plan)
     shapes = shapes_of(plan)
     sizes = [math.prod(shape) for shape in shapes.values()]
-    if flat.ndim == 0 or flat.shape[-1] != sum(sizes):
-        got = f"a tensor of shape {tuple(flat.shape)}"
-        raise ValueError(message("flat", got, f"(*batch, {sum(sizes)})"))
     cuts = zip(shapes.items(), split(flat, sizes), strict=True)
     return {name: cut.reshape(*flat.shape[:-1], *shape) for (name, shape), cut in cuts}
 
 
-def unstack(params: Mapping[str, Any], rows: Callable[[Any], Sequence[Any]]) -> list[Arrays]:
+def unstack(
+    params: Mapping[str, Any], kind: ArrayKind, rows: Callable[[Any], Sequence[Any]]
+) -> list[Arrays]:
     """Take a batch `{name: (B, *shape)}` apart; `rows` cuts along the first axis.
 
     Raises:
+        TypeError: Not a dict from names to arrays.
         ValueError: Tensors with different first dimensions, or none at all.
     """
+    kind.check_all("params", params)
     sizes = {tuple(value.shape[:1]) for value in params.values()}
     if len(sizes) != 1 or sizes == {()}:
         got = f"tensors with first dimensions {sorted(sizes)}"
@@ -81,22 +94,62 @@ def unstack(params: Mapping[str, Any], rows: Callable[[Any], Sequence[Any]]) -> 
     return [dict(zip(params, row, strict=True)) for row in apart]
 
 
-def stack(samples: Sequence[Mapping[str, Any]], join: Callable[[list[Any]], Any]) -> Arrays:
+def stack(
+    samples: Sequence[Mapping[str, Any]], kind: ArrayKind, join: Callable[[list[Any]], Any]
+) -> Arrays:
     """Put the tensors of several conditions into a batch; `join` makes the first axis.
 
     Raises:
-        ValueError: No sample, or samples with other names than the first.
+        TypeError: Not a list or tuple of dicts from names to arrays.
+        ValueError: No sample, or samples with other names or shapes than the first.
     """
+    if not isinstance(samples, (list, tuple)):
+        raise TypeError(message("samples", shown(samples), "a list of dicts"))
+    for i, sample in enumerate(samples):
+        kind.check_all(f"samples[{i}]", sample)
     if not samples or any(set(sample) != set(samples[0]) for sample in samples):
         raise ValueError(message("samples", "none, or different names", "dicts of the same names"))
+    for name in samples[0]:
+        shapes = sorted({tuple(sample[name].shape) for sample in samples})
+        if len(shapes) > 1:
+            got = f"shapes {' and '.join(map(str, shapes))} for {name!r}"
+            raise ValueError(message("samples", got, "tensors of one shape"))
     return {name: join([sample[name] for sample in samples]) for name in samples[0]}
 
 
 def check_id(cond_id: int, plan: Plan) -> None:
     """Raise for an id that the hypernetwork does not know."""
     num = plan.num_ids or 0
+    if isinstance(cond_id, bool) or not isinstance(cond_id, int):
+        raise TypeError(message("cond_id", shown(cond_id), f"an int id in 0 .. {num - 1}, or None"))
     if not 0 <= cond_id < num:
         raise IndexError(message("cond_id", cond_id, f"an id in 0 .. {num - 1}"))
+
+
+def check_width(argument: str, flat: Any, plan: Plan) -> None:
+    """Raise unless a vector is as wide as all generated tensors together."""
+    total = sum(math.prod(shape) for shape in shapes_of(plan).values())
+    if flat.ndim == 0 or flat.shape[-1] != total:
+        raise ValueError(message(argument, shown(flat), f"(*batch, {total})"))
+
+
+def check_handlers(**handlers: Any) -> None:
+    """Raise for a handler that is neither `None` nor can be called."""
+    for name, handler in handlers.items():
+        if handler is not None:
+            a_function(name, handler, "a function, or None")
+
+
+def check_parts(parts: Any, kind: type) -> Mapping[str, Any]:
+    """Return the parts of an assembly, if they are hypernetworks without a state, by name."""
+    wanted = "a dict from names to HyperNetworks"
+    for name, part in a_mapping("parts", parts, wanted).items():
+        a_string("parts", name, wanted)
+        a_kind(f"parts[{name!r}]", part, kind, "a HyperNetwork")
+        refuse_carry(f"parts[{name!r}]", part.plan)
+    if not parts:
+        raise ValueError(message("parts", "none", "at least one hypernetwork"))
+    return parts
 
 
 def check_noise(noise: Any, cuts: Mapping[str, Any], made: Mapping[str, Any]) -> None:
@@ -115,8 +168,7 @@ def check_assembled(found: Mapping[str, Any], plan: Plan) -> Arrays:
         ValueError: A tensor of the target is missing or of another shape, or an unknown name.
     """
     shapes, wanted = shapes_of(plan), "a tensor for each of the target's"
-    if not isinstance(found, Mapping):
-        raise TypeError(message("assemble", f"a {type(found).__name__}", wanted))
+    a_mapping("assemble", found, wanted)
     if set(found) != set(shapes):
         missing, unknown = set(shapes) - set(found), set(found) - set(shapes)
         got = f"{sorted(missing)} missing, {sorted(unknown)} unknown"
@@ -138,7 +190,7 @@ def conditions_of(condition: Any, parts: Sequence[str]) -> Arrays:
     if not isinstance(condition, Mapping):
         return dict.fromkeys(parts, condition)
     if set(condition) != set(parts):
-        raise ValueError(message("condition", sorted(condition), f"{sorted(parts)}"))
+        raise ValueError(message("condition", sorted(map(str, condition)), f"{sorted(parts)}"))
     return {name: condition[name] for name in parts}
 
 
@@ -154,6 +206,13 @@ def common_batch(
     if len(set(batches.values())) > 1:
         raise ValueError(message("condition", f"batches {batches}", "the same for all parts"))
     return next(iter(batches.values()))
+
+
+def need_carry(plan: Plan) -> None:
+    """Raise if a hypernetwork's condition carries no state."""
+    if not plan.condition.has_carry:
+        wanted = "a hypernetwork whose condition carries a state (Recurrent)"
+        raise TypeError(message("carry", f"one with {plan.condition}", wanted))
 
 
 def refuse_carry(argument: str, plan: Plan) -> None:

@@ -20,7 +20,7 @@ from hyperloom._core.checkpoint.json import from_json, to_json
 from hyperloom._core.choices.conditions import Concat, Custom
 from hyperloom._core.choices.statistics import Statistics
 from hyperloom._core.choices.trunks import CustomTrunk
-from hyperloom._core.errors import CheckpointError, message
+from hyperloom._core.errors import CheckpointError, a_mapping, a_path, message
 from hyperloom._core.plan.plan import Plan
 from hyperloom._core.records import Start
 
@@ -92,7 +92,7 @@ def read_description(path: str | os.PathLike[str]) -> Description:
         FileNotFoundError: There is no such file.
         CheckpointError: Cut, not a checkpoint of this library, or of a newer format.
     """
-    with Path(path).open("rb") as file:
+    with Path(a_path("path", path)).open("rb") as file:
         return _describe(path, file)
 
 
@@ -102,7 +102,7 @@ def read_file(path: str | os.PathLike[str]) -> tuple[Description, bytes]:
     Opened once: another process may put a new file in its place meanwhile. Raises as
     `read_description` does.
     """
-    with Path(path).open("rb") as file:
+    with Path(a_path("path", path)).open("rb") as file:
         described = _describe(path, file)
         file.seek(0)
         return described, file.read()
@@ -202,6 +202,17 @@ def _bad(path: str | os.PathLike[str], got: str, wanted: str, way_out: str = "")
     return CheckpointError(message(f"checkpoint {path}", got, wanted, way_out))
 
 
+def pairs_of_names(translate: object) -> Mapping[str, str] | None:
+    """Return the pairs of names that `load(translate=)` gives; `None` for no translation.
+
+    Raises:
+        TypeError: Neither a bool nor a dict.
+    """
+    if isinstance(translate, bool):
+        return {} if translate else None
+    return a_mapping("translate", translate, "a bool, or a dict from names to names")
+
+
 def other_target(path: Any, found: list[str]) -> CheckpointError:
     """Return the error about a checkpoint whose target differs as `found` says."""
     more = f" and {len(found) - 3} more" if len(found) > 3 else ""
@@ -219,8 +230,8 @@ def given_part(path: Any, argument: str, recorded: Any, module: Any) -> Any:
             raise CheckpointError(message(f"checkpoint {path}", got, "that module", way_out))
         return module
     if module is not None:
-        got = f"{recorded} as its {argument}"
-        raise CheckpointError(message(f"checkpoint {path}", got, f"a {argument} module"))
+        wanted = f"None, as {path} has {recorded} as its {argument}"
+        raise CheckpointError(message(argument, module, wanted))
     return recorded
 
 

@@ -58,7 +58,7 @@ class Explanation:
 
     def __getitem__(self, tensor: str) -> Used:
         for use in self.used:
-            if use.tensor == tensor:
+            if isinstance(tensor, str) and use.tensor == tensor:
                 return use
         way_out = did_you_mean(tensor, dict.fromkeys(use.tensor for use in self.used))
         got = shown(tensor)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from hyperloom._core.errors import message
+from hyperloom._core.errors import a_string, message, shown, some_ints
 from hyperloom._core.records import Role
 from hyperloom._core.target.spec import TargetSpec, TensorSpec, usual_start
 
@@ -19,13 +19,19 @@ def named_shapes(shapes: Sequence[Sequence[int]] | Mapping[str, Sequence[int]]) 
         ValueError: No shape.
         TypeError: A shape that is not a sequence of ints.
     """
-    given = dict(shapes) if isinstance(shapes, Mapping) else names_of_shapes(shapes)
-    if not given:
+    wanted = "a list of shapes, or a dict from names to shapes"
+    if not isinstance(shapes, (Mapping, list, tuple)):
+        raise TypeError(message("shapes", shown(shapes), wanted))
+    pairs = shapes.items() if isinstance(shapes, Mapping) else enumerate(shapes)
+    found = [(n, some_ints(f"shapes[{n!r}]", size, "a sequence of ints")) for n, size in pairs]
+    if not found:
         raise ValueError(message("shapes", "none", "at least one shape"))
-    for name, shape in given.items():
-        if isinstance(shape, (str, int)) or not all(isinstance(n, int) for n in shape):
-            raise TypeError(message(f"shapes[{name!r}]", repr(shape), "a sequence of ints"))
-    return {name: tuple(shape) for name, shape in given.items()}
+    if not isinstance(shapes, Mapping):
+        return names_of_shapes([size for _, size in found])
+    for name, _ in found:
+        if "" in a_string("shapes", name, wanted).split("."):
+            raise ValueError(message("shapes", f"the name {name!r}", "names between single dots"))
+    return {str(name): size for name, size in found}
 
 
 def names_of_shapes(shapes: Sequence[Sequence[int]]) -> dict[str, Shape]:

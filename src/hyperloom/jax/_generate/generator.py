@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from hyperloom._core.errors import message, positive_int
+from hyperloom._core.backend.views import need_carry
+from hyperloom._core.errors import positive_int
 from hyperloom._core.plan.plan import Plan
 from hyperloom.jax._generate.encoded import Encoded
 from hyperloom.jax._generate.numbers import assemble, raw_numbers, slot_features
@@ -58,12 +59,12 @@ class Generator:
         """Return the vector of a raw condition, with ids and the next state where there are any."""
         if carry is None:
             return self.condition(value, rngs)
-        refuse_without_carry(self.plan)
+        need_carry(self.plan)
         return self.condition(value, rngs, carry)
 
     def initial_carry(self, batch: int | tuple[int, ...]) -> Any:
         """Return the state that conditions start from; see `HyperNetwork.initial_carry`."""
-        refuse_without_carry(self.plan)
+        need_carry(self.plan)
         sizes = batch if isinstance(batch, tuple) else (batch,)
         for size in sizes:
             positive_int("batch", size, 0)
@@ -102,10 +103,3 @@ class Generator:
         scales = None if self.scales is None else self.scales[...]
         bases = {name: self.bases[name][...] for name in self.bases}
         return scales, bases, [bank[...] for bank in self.banks]
-
-
-def refuse_without_carry(plan: Plan) -> None:
-    """Raise if a hypernetwork's condition carries no state."""
-    if not plan.condition.has_carry:
-        wanted = "a hypernetwork whose condition carries a state (Recurrent)"
-        raise TypeError(message("carry", f"one with {plan.condition}", wanted))

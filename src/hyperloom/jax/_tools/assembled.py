@@ -9,11 +9,11 @@ import jax
 from flax import nnx
 from jax import Array
 
-from hyperloom._core.backend.views import check_assembled, common_batch, conditions_of, refuse_carry
+from hyperloom._core.backend.views import check_assembled, check_parts, common_batch, conditions_of
 from hyperloom._core.choices.conditions import Vector
 from hyperloom._core.choices.inits import Unscaled
 from hyperloom._core.choices.layouts import Given
-from hyperloom._core.errors import message
+from hyperloom._core.errors import a_function
 from hyperloom._core.plan.plan import Plan
 from hyperloom.jax._hypernetwork import HyperNetwork
 from hyperloom.jax._run.call import Dims
@@ -49,16 +49,11 @@ class Assembled(nnx.Module):
         parts: Mapping[str, HyperNetwork],
         assemble: Callable[[Parts], Mapping[str, Array]],
     ) -> None:
-        if not parts:
-            raise ValueError(message("parts", "none", "at least one hypernetwork"))
-        for name, part in parts.items():
-            if not isinstance(part, HyperNetwork):
-                got = f"a {type(part).__name__}"
-                raise TypeError(message(f"parts[{name!r}]", got, "a HyperNetwork"))
-            refuse_carry(f"parts[{name!r}]", part.plan)
+        check_parts(parts, HyperNetwork)
+        a_function("assemble", assemble, "a function of the parts' arrays")
+        read = read_target(target)
         self.parts: nnx.Dict[Any] = nnx.Dict(parts)
         self.assemble = assemble
-        read = read_target(target)
         # The target as a function of its parameters: nothing of it is learned.
         choices: Any = {"condition": Vector(read.spec.num_parameters), "layout": Given()}
         self.runner = HyperNetwork(read, init=Unscaled(), rngs=nnx.Rngs(0), **choices)

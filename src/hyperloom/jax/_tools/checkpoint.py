@@ -18,6 +18,7 @@ from hyperloom._core.checkpoint.file import (
     given_part,
     metadata,
     other_target,
+    pairs_of_names,
     read_file,
 )
 from hyperloom._core.checkpoint.tensors import (
@@ -31,11 +32,12 @@ from hyperloom._core.checkpoint.tensors import (
     parsed,
     write_whole,
 )
-from hyperloom._core.errors import message
+from hyperloom._core.errors import a_path, message
 from hyperloom.jax._hypernetwork import TOOLS, HyperNetwork
 from hyperloom.jax._target.read import target_spec
 from hyperloom.jax._target.translated import read_translated
 from hyperloom.jax._target.variables import Hole, Variable, is_random, walk
+from hyperloom.jax._tools.given import a_hypernetwork
 
 
 def save(hnet: HyperNetwork, path: str | os.PathLike[str]) -> None:
@@ -56,6 +58,7 @@ def save(hnet: HyperNetwork, path: str | os.PathLike[str]) -> None:
     """
     import hyperloom
 
+    hnet, path = a_hypernetwork("hnet", hnet), a_path("path", path)
     tensors = neutral_tensors(hnet)
     check_dtypes(tensors)
     bad = _not_finite(tensors)
@@ -102,14 +105,15 @@ def load(
             finite, or was made for another target; the message says which.
         ValueError: `translate` for networks that cannot be matched.
     """
+    names = pairs_of_names(translate)
     described, tensors = _read(path)
     plan = described.plan
-    if translate is False:
-        found = target_spec(target).differences(plan.spec)
+    spec = target_spec(target)
+    if names is None:
+        found = spec.differences(plan.spec)
         if found:
             raise other_target(path, found)
     else:
-        names = {} if translate is True else translate
         target = read_translated(target, plan.spec, names, buffers(tensors))
     hnet = HyperNetwork.from_plan(
         target,

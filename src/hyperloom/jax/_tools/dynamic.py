@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from hyperloom._core.backend.views import need_carry
 from hyperloom._core.errors import message
 from hyperloom.jax._generate.encoded import Encoded
-from hyperloom.jax._generate.generator import refuse_without_carry
 from hyperloom.jax._hypernetwork import HyperNetwork
 from hyperloom.jax._run.checks import as_rngs
 from hyperloom.jax._run.run import Asked, run_encoded
+from hyperloom.jax._tools.given import a_hypernetwork
 
 
 def unroll(
@@ -44,8 +45,8 @@ def unroll(
         TypeError: A condition without a state.
         ValueError: Arrays that differ in `T`, none at all, or what a call refuses.
     """
-    generator = hnet.generator
-    refuse_without_carry(generator.plan)
+    generator = a_hypernetwork("hnet", hnet).generator
+    need_carry(generator.plan)
     leaves, tree = jax.tree.flatten(condition)
     steps = _num_steps(leaves)
     moving = [isinstance(v, (Array, np.ndarray)) and v.ndim > 0 for v in leaves]

@@ -9,12 +9,14 @@ import jax
 from flax import nnx
 from jax import Array
 
-from hyperloom._core.backend.views import check_noise, refuse_carry
+from hyperloom._core.backend.views import check_handlers, check_noise, check_width, refuse_carry
 from hyperloom._core.errors import finite_float, message
 from hyperloom._core.plan.plan import Plan
+from hyperloom.jax._arrays import ARRAY
 from hyperloom.jax._hypernetwork import HyperNetwork
 from hyperloom.jax._run.call import Dims
 from hyperloom.jax._run.checks import as_rngs
+from hyperloom.jax._tools.given import a_hypernetwork
 from hyperloom.jax._tools.views import unflatten
 
 Params = dict[str, Array]
@@ -48,9 +50,8 @@ class Perturbed(nnx.Module):
         before: Callable[[Any], Any] | None = None,
         after: Callable[[Params, Any], Mapping[str, Array]] | None = None,
     ) -> None:
-        if not isinstance(hnet, HyperNetwork):
-            raise TypeError(message("hnet", f"a {type(hnet).__name__}", "a HyperNetwork"))
-        refuse_carry("hnet", hnet.plan)
+        refuse_carry("hnet", a_hypernetwork("hnet", hnet).plan)
+        check_handlers(before=before, after=after)
         self.hnet = hnet
         self.sigma = finite_float("sigma", sigma, least=0.0)
         self.before, self.after = before, after
@@ -86,6 +87,8 @@ class Perturbed(nnx.Module):
                 raise ValueError(message("noise", "an array", "none, as `after` is in its place"))
             return dict(self.after(made, condition))
         if noise is not None:
+            ARRAY.check("noise", noise, "an array (*batch, P), or None")
+            check_width("noise", noise, self.plan)
             cuts = unflatten(noise, self.plan)
             check_noise(noise, cuts, made)
         elif not self.sigma:

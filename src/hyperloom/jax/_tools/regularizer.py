@@ -16,6 +16,7 @@ from hyperloom._core.backend.regularizer import (
     check_batch,
     check_fixed,
     check_weights,
+    given_weights,
     gram_is_cheaper,
     linear_pieces,
     rows_that_count,
@@ -23,12 +24,14 @@ from hyperloom._core.backend.regularizer import (
 )
 from hyperloom._core.choices.conditions import Concat, Condition, Embedding
 from hyperloom._core.errors import finite_float, message, positive_int
+from hyperloom.jax._arrays import ARRAY
 from hyperloom.jax._generate.encoded import Encoded
 from hyperloom.jax._generate.heads import LinearHead
 from hyperloom.jax._hypernetwork import HyperNetwork
 from hyperloom.jax._run.checks import as_rngs
 from hyperloom.jax._target.adaptor import Box
 from hyperloom.jax._target.variables import Fixed, is_traced
+from hyperloom.jax._tools.given import a_hypernetwork
 
 
 class OutputRegularizer(nnx.Module):
@@ -72,7 +75,7 @@ class OutputRegularizer(nnx.Module):
     ) -> None:
         self.strength = finite_float("strength", strength, least=0.0)
         self.subset = None if subset is None else positive_int("subset", subset)
-        self.weights = Box(dict(weights or {}))
+        self.weights = Box(given_weights(weights, ARRAY))
         self.num_conditions = 0
         self.conditions = nnx.data(Fixed(None))
         self.targets = nnx.Dict({})
@@ -91,12 +94,13 @@ class OutputRegularizer(nnx.Module):
                 weight's pattern that names no generated tensor, or a weight whose shape does not
                 broadcast to that of a tensor it is for.
         """
+        a_hypernetwork("hnet", hnet)
         if isinstance(conditions, (range, list, tuple)) and len(conditions) == 0:
             self.conditions = nnx.data(Fixed(None))
             self.targets, self.heads, self.num_conditions = nnx.Dict({}), nnx.Dict({}), 0
             return
-        check_weights(self.weights.held, hnet.plan, np.shape, "an array")
-        check_fixed(hnet.plan.condition, conditions, (Array, np.ndarray), "an array")
+        check_weights(self.weights.held, hnet.plan, ARRAY)
+        check_fixed(hnet.plan.condition, conditions, ARRAY)
         raw = _as_arrays(hnet.plan.condition, conditions)
         generator = hnet.generator
         encoded = generator.encode(raw, None)

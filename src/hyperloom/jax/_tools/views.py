@@ -12,9 +12,11 @@ from jax import Array
 
 from hyperloom._core.backend import views
 from hyperloom._core.plan.plan import Plan
+from hyperloom.jax._arrays import ARRAY
 from hyperloom.jax._generate.table import Table
 from hyperloom.jax._hypernetwork import HyperNetwork
 from hyperloom.jax._target.adaptor import dotted
+from hyperloom.jax._tools.given import a_hypernetwork
 
 Params = dict[str, Array]
 
@@ -32,7 +34,7 @@ def flatten(params: Mapping[str, Array], plan: Plan) -> Array:
     Raises:
         ValueError: A tensor is missing, has another shape, or another batch than the first.
     """
-    return views.flatten(params, plan, partial(jnp.concatenate, axis=-1))
+    return views.flatten(params, plan, ARRAY, partial(jnp.concatenate, axis=-1))
 
 
 def unflatten(flat: Array, plan: Plan) -> Params:
@@ -52,7 +54,7 @@ def unflatten(flat: Array, plan: Plan) -> Params:
     def split(array: Array, sizes: list[int]) -> list[Array]:
         return jnp.split(array, np.cumsum(sizes)[:-1], axis=-1)
 
-    return views.unflatten(flat, plan, split)
+    return views.unflatten(flat, plan, ARRAY, split)
 
 
 def unstack(params: Mapping[str, Array]) -> list[Params]:
@@ -67,7 +69,7 @@ def unstack(params: Mapping[str, Array]) -> list[Params]:
     Raises:
         ValueError: Tensors with different first dimensions, or none at all.
     """
-    return views.unstack(params, jnp.unstack)
+    return views.unstack(params, ARRAY, jnp.unstack)
 
 
 def stack(samples: Sequence[Mapping[str, Array]]) -> Params:
@@ -82,7 +84,7 @@ def stack(samples: Sequence[Mapping[str, Array]]) -> Params:
     Raises:
         ValueError: No sample, or samples with other names than the first.
     """
-    return views.stack(samples, jnp.stack)
+    return views.stack(samples, ARRAY, jnp.stack)
 
 
 def shared_parameters(hnet: HyperNetwork) -> Params:
@@ -91,7 +93,7 @@ def shared_parameters(hnet: HyperNetwork) -> Params:
     Names are those of `functional`. Perturb them without changing them:
     `hnet.generate(c, parameters={n: p + d for ...})`.
     """
-    return _parts(hnet)[0]
+    return _parts(a_hypernetwork("hnet", hnet))[0]
 
 
 def conditional_parameters(hnet: HyperNetwork, cond_id: int | None = None) -> Params:
@@ -109,7 +111,7 @@ def conditional_parameters(hnet: HyperNetwork, cond_id: int | None = None) -> Pa
     Raises:
         IndexError: An id that the hypernetwork does not know.
     """
-    _, own, tables = _parts(hnet)
+    _, own, tables = _parts(a_hypernetwork("hnet", hnet))
     if cond_id is None:
         return own
     views.check_id(cond_id, hnet.plan)

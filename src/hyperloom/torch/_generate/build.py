@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hyperloom._core.backend.checks import check_again
 from hyperloom._core.backend.walk import starts_of_later_ids, values_used
 from hyperloom._core.choices.conditions import Concat, Condition
 from hyperloom._core.choices.forms import Form
@@ -66,7 +67,8 @@ def prepare(
 
 def modules_of(plan: Plan, condition: Any, trunk: Any) -> tuple[nn.Module, nn.ModuleList]:
     """Return the modules of condition and trunks for a plan; modules given stand for `Custom`."""
-    _, condition_module = build_condition(plan.condition if condition is None else condition)
+    neutral, condition_module = build_condition(plan.condition if condition is None else condition)
+    check_again(plan, None if condition is None else neutral, trunk, nn.Module)
     return condition_module, _build_trunks(plan, trunk)
 
 

@@ -20,8 +20,8 @@ from hyperloom._core.choices.conditions import (
     Recurrent,
     Vector,
 )
-from hyperloom._core.errors import call_it, message, positive_int
-from hyperloom.torch._generate.encoded import Encoded, shown
+from hyperloom._core.errors import call_it, message, positive_int, shown
+from hyperloom.torch._generate.encoded import Encoded, floating, refuse_meta
 from hyperloom.torch._generate.recurrent import RecurrentCondition
 from hyperloom.torch._generate.table import Table, unit_rows
 
@@ -67,20 +67,7 @@ class VectorCondition(nn.Module):
             draw = torch.randn(shape, dtype=self.like.dtype, device=self.like.device)
             return Encoded(draw * self.choice.std)
         wanted = f"a floating tensor (*batch, {dim}) for {name}({dim})"
-        if not isinstance(value, Tensor):
-            raise TypeError(message("condition", shown(value), wanted))
-        if not value.is_floating_point():
-            way_out = "For ids use Embedding(num, dim); otherwise call .float()."
-            raise TypeError(message("condition", shown(value), wanted, way_out))
-        if value.ndim == 0 or value.shape[-1] != dim:
-            raise ValueError(message("condition", shown(value), wanted))
-        _refuse_meta(value, self.like.device)
-        dtype = self.like.dtype
-        if value.dtype != dtype and torch.promote_types(value.dtype, dtype) != dtype:
-            way_out = f"Convert it, condition.to({dtype}), or the hypernetwork, .to({value.dtype})."
-            got, wanted = shown(value), f"{dtype}, in which the hypernetwork computes"
-            raise TypeError(message("condition", got, wanted, way_out))
-        return Encoded(self._encoded(value.to(self.like)))
+        return Encoded(self._encoded(floating(value, dim, self.like, wanted)))
 
     def _encoded(self, value: Tensor) -> Tensor:
         """Return the vector of a value that is right."""
@@ -236,7 +223,7 @@ def as_ids(value: Any, num: int, device: torch.device) -> Tensor:
     if value.dtype not in _INTEGERS:
         way_out = "For a vector as condition use Vector(dim); otherwise call .long()."
         raise TypeError(message("condition", shown(given), wanted, way_out))
-    _refuse_meta(value, device)
+    refuse_meta(value, device)
     # An int was there to read before it became a tensor.
     low, high = (given, given) if isinstance(given, int) else _range(value)
     if low < 0 or high >= num:
@@ -266,10 +253,3 @@ def _tensor(value: Any, device: torch.device) -> Tensor | None:
         return torch.as_tensor(value, device=device)
     except (TypeError, ValueError, RuntimeError):  # strings, ragged lists, more than 64 bits
         return None
-
-
-def _refuse_meta(value: Tensor, device: torch.device) -> None:
-    """Raise for a tensor that holds no numbers, unless the hypernetwork holds none either."""
-    if value.is_meta and device.type != "meta":
-        got = f"{shown(value)} on the meta device, which has no values"
-        raise ValueError(message("condition", got, f"a tensor on {device}, as the hypernetwork"))

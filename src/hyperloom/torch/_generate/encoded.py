@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hyperloom._core.errors import message, shown
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -29,10 +31,31 @@ class Encoded:
         return self.vector.shape[:-1]
 
 
-def shown(value: Any) -> str:
-    """Return how a value is named in an error."""
-    if isinstance(value, Tensor):
-        return f"a {value.dtype} tensor of shape {tuple(value.shape)}"
-    if isinstance(value, type):
-        return f"the class {value.__name__}"
-    return repr(value)
+def floating(value: Any, dim: int, like: Tensor, wanted: str) -> Tensor:
+    """Return the raw value of a condition as `like` is, if it is `(*batch, dim)` of floats.
+
+    Raises:
+        TypeError: No floating tensor, or one of a wider dtype than the hypernetwork computes in.
+        ValueError: Another width, or a tensor without values.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(message("condition", shown(value), wanted))
+    if not value.is_floating_point():
+        way_out = "For ids use Embedding(num, dim); otherwise call .float()."
+        raise TypeError(message("condition", shown(value), wanted, way_out))
+    if value.ndim == 0 or value.shape[-1] != dim:
+        raise ValueError(message("condition", shown(value), wanted))
+    refuse_meta(value, like.device)
+    dtype = like.dtype
+    if value.dtype != dtype and torch.promote_types(value.dtype, dtype) != dtype:
+        way_out = f"Convert it, condition.to({dtype}), or the hypernetwork, .to({value.dtype})."
+        computes = f"{dtype}, in which the hypernetwork computes"
+        raise TypeError(message("condition", shown(value), computes, way_out))
+    return value.to(like)
+
+
+def refuse_meta(value: Tensor, device: torch.device, argument: str = "condition") -> None:
+    """Raise for a tensor that holds no numbers, unless the hypernetwork holds none either."""
+    if value.is_meta and device.type != "meta":
+        got = f"{shown(value)} on the meta device, which has no values"
+        raise ValueError(message(argument, got, f"a tensor on {device}, as the hypernetwork"))

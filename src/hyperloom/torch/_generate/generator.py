@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hyperloom._core.backend.views import need_carry
 from hyperloom._core.errors import message, positive_int
 from hyperloom._core.plan.plan import Plan
 from hyperloom.torch._generate.build import Built
@@ -74,7 +75,7 @@ class Generator(nn.Module):
         module: Any = self._modules["condition"]
         if carry is None:
             return module(condition)
-        refuse_without_carry(self)
+        need_carry(self.plan)
         return module(condition, carry)
 
     def generate(
@@ -127,13 +128,6 @@ def fixed_of(generator: Generator) -> tuple[Tensor | None, dict[str, Tensor], li
     scales = generator.scales if plan.has_scales else None
     bases = dict(generator.bases.tensors()) if plan.has_bases else {}
     return scales, bases, list(generator.banks) if plan.banks else []
-
-
-def refuse_without_carry(generator: Generator) -> None:
-    """Raise if a hypernetwork's condition carries no state."""
-    if not generator.plan.condition.has_carry:
-        wanted = "a hypernetwork whose condition carries a state (Recurrent)"
-        raise TypeError(message("carry", f"one with {generator.plan.condition}", wanted))
 
 
 def grow(generator: Generator, num: int) -> list[nn.Parameter]:

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hyperloom._core.choices.conditions import NUM_GATES, Recurrent
-from hyperloom._core.errors import message
-from hyperloom.torch._generate.encoded import Encoded, shown
+from hyperloom._core.errors import message, shown
+from hyperloom.torch._generate.encoded import Encoded, floating
 
 _SAMPLE_STEPS = 8
 
@@ -66,11 +66,7 @@ class RecurrentCondition(nn.Module):
         like: Any = self.weight_ih
         dim = self.choice.dim
         wanted = f"a floating tensor (*batch, {dim}) for {self.choice}"
-        if not isinstance(value, Tensor) or not value.is_floating_point():
-            raise TypeError(message("condition", shown(value), wanted))
-        if value.ndim == 0 or value.shape[-1] != dim:
-            raise ValueError(message("condition", shown(value), wanted))
-        return value.to(like)
+        return floating(value, dim, like, wanted)
 
     def _state(self, state: Any, x: Tensor) -> Any:
         """Return the state, checked, or zeros of the input's batch."""

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hyperloom._core.choices.trunks import MLP, CustomTrunk, Deconv, Linear, Trunk
-from hyperloom._core.errors import call_it, message
+from hyperloom._core.errors import call_it, message, shown
 from hyperloom.torch._generate.activations import ACTIVATIONS
 from hyperloom.torch._generate.conditions import output_width
 from hyperloom.torch._generate.deconv import DeconvTrunk
@@ -142,7 +142,7 @@ def neutral_trunk(choice: Any) -> Trunk:
         return CustomTrunk(
             width, type(choice).__name__, sum(p.numel() for p in choice.parameters())
         )
-    got = choice if isinstance(choice, type) else repr(choice)
+    got = shown(choice)
     wanted = "None, MLP(*widths), Deconv(image) or a torch.nn.Module"
     raise TypeError(message("trunk", got, wanted, call_it(choice)))
 

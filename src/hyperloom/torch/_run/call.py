@@ -12,7 +12,13 @@ from torch import Tensor
 from hyperloom._core.backend.inputs import unpacked
 from hyperloom._core.plan.cost import Layer
 from hyperloom.torch._generate.conditions import Encoded
-from hyperloom.torch._run.pairing import dims_like, first_paired, narrow_like, pair_check
+from hyperloom.torch._run.pairing import (
+    check_dims,
+    dims_like,
+    first_paired,
+    narrow_like,
+    pair_check,
+)
 from hyperloom.torch._weights.weights import Weight
 
 Dims = int | None | tuple[Any, ...]
@@ -51,6 +57,7 @@ class Call:
                 self.dims, self.kwargs_dims, self.usual = (0,), {}, first
                 return
         self.inputs, self.kwargs = inputs, kwargs = unpacked(inputs, kwargs)
+        check_dims(in_dims)
         self.dims = dims_like(inputs, in_dims)
         each = isinstance(in_dims, (tuple, list))
         self.kwargs_dims = dims_like(kwargs, 0 if each else in_dims)

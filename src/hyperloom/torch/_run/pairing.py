@@ -8,7 +8,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hyperloom._core.errors import message
+from hyperloom._core.errors import message, shown
+from hyperloom.torch._generate.encoded import refuse_meta
+
+_DIMS = "an int or None, or a tuple with an entry for each positional input"
+
+
+def check_dims(dims: Any) -> None:
+    """Raise `TypeError` unless `dims` is of a class that `in_dims` may be of."""
+    if dims is not None and type(dims) is not int and not isinstance(dims, (tuple, list, dict)):
+        raise TypeError(message("in_dims", shown(dims), _DIMS))
+
+
+def refuse_meta_inputs(call: Any, device: torch.device) -> None:
+    """Raise for an input on the meta device beside weights that have values.
+
+    On CPU a product of a tensor and one without values does not fail: it is uninitialised memory.
+    """
+    for name, value in (*enumerate(call.inputs), *call.kwargs.items()):
+        if isinstance(value, Tensor):
+            refuse_meta(value, device, f"input {name}" if isinstance(name, int) else name)
 
 
 def dims_like(tree: Any, dims: Any) -> Any:
@@ -35,8 +54,7 @@ def dims_like(tree: Any, dims: Any) -> Any:
     if not isinstance(tree, Tensor):
         return None
     if dims is not None and type(dims) is not int:
-        wanted = "an int or None, or a tuple with an entry for each positional input"
-        raise TypeError(message("in_dims", repr(dims), wanted))
+        raise TypeError(message("in_dims", shown(dims), _DIMS))
     return dims
 
 

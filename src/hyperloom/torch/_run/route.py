@@ -17,6 +17,7 @@ from hyperloom.torch._generate.sharing import may_share
 from hyperloom.torch._run.call import Call
 from hyperloom.torch._run.chain import Program, write_program
 from hyperloom.torch._run.memory import LOOP, Fallback
+from hyperloom.torch._run.pairing import refuse_meta_inputs
 from hyperloom.torch._run.runner import Runner
 from hyperloom.torch._run.strategies import STRATEGIES, Strategy
 from hyperloom.torch._run.vmap import NotAtOnceError
@@ -99,11 +100,11 @@ def _kind(
         chained = runner.chain is not None and call.chain_input() is not None
         return *kind, call.rows(), chained, kind_of(runner, call)
     if runner.chain is None:
-        return *kind, x.shape, x.dtype
+        return *kind, x.shape, x.dtype, x.device
     # What a program passes over: hooks of the head, and autocast.
     (head, *others) = generator.heads._modules.values()
     hooked: Any = not others and (head._forward_hooks or head._forward_pre_hooks)  # type: ignore[union-attr]
-    cast = torch.is_autocast_enabled(x.device.type)
+    cast = not x.is_meta and torch.is_autocast_enabled(x.device.type)
     return *kind, x.shape, x.dtype, x.device, x.requires_grad, cast, bool(hooked)
 
 
@@ -111,6 +112,7 @@ def _decided(
     generator: Generator, runner: Runner, encoded: Encoded, call: Call, whole: bool
 ) -> Route:
     plan, execution, batch = generator.plan, runner.execution, call.batch
+    refuse_meta_inputs(call, encoded.vector.device)
     if not whole:
         num = batch[0] if len(batch) == 1 else 1
         each = plan.output_bytes(1, encoded.vector.element_size())
@@ -177,7 +179,9 @@ def _program(generator: Generator, runner: Runner, encoded: Encoded, call: Call)
         return None
     head: Any = next(iter(generator.heads.values()))
     hooked = head._forward_hooks or head._forward_pre_hooks
-    if type(x) is not Tensor or hooked or torch.is_autocast_enabled(x.device.type):
+    if type(x) is not Tensor or hooked or x.is_meta:
+        return None
+    if torch.is_autocast_enabled(x.device.type):
         return None
     return write_program(generator, chain, vector, x, torch.is_grad_enabled())
 
@@ -217,5 +221,5 @@ def kind_of(runner: Runner, call: Call) -> Any:
 
 def _kind_of(value: Any) -> Any:
     if isinstance(value, Tensor):
-        return value.ndim
+        return (value.ndim, "meta") if value.is_meta else value.ndim
     return value if isinstance(value, (bool, type(None))) else type(value)

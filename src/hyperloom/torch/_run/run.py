@@ -16,6 +16,7 @@ from hyperloom.torch._private import inside_transform
 from hyperloom.torch._run.attempt import ENDS_THE_CALL, attempt, quietly, reason_of, run_instead
 from hyperloom.torch._run.call import Call, Uses, slices
 from hyperloom.torch._run.loop import concatenated, same_draws
+from hyperloom.torch._run.refusal import name_inputs
 from hyperloom.torch._run.route import Route, in_order, route, strategy_of
 from hyperloom.torch._run.runner import Runner
 from hyperloom.torch._target.buffers import NO_BUFFERS, Buffers
@@ -61,6 +62,22 @@ def _told(name: str, value: Tensor, runner: Runner, uses: Uses) -> Dense:
 
 
 def run(
+    runner: Runner,
+    way: Route,
+    weights: Mapping[str, Any],
+    shared: Mapping[str, Tensor],
+    call: Call,
+    buffers: Buffers,
+) -> Any:
+    """Run the target; inputs that it refuses are named."""
+    try:
+        return _run(runner, way, weights, shared, call, buffers)
+    except Exception as error:
+        name_inputs(error, runner, call)
+        raise
+
+
+def _run(
     runner: Runner,
     way: Route,
     weights: Mapping[str, Any],

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hyperloom._core.errors import message, shown
 from hyperloom._core.target.spec import TargetSpec
 from hyperloom.torch._target.closures import attributes, held
 
@@ -92,7 +93,27 @@ def _copied(module: nn.Module, value: Convert, memo: dict[int, Any]) -> nn.Modul
             if isinstance(attribute, Tensor) and not attribute.is_leaf:
                 memo.setdefault(id(attribute), attribute.detach().clone())
     with torch.no_grad():
-        return copy.deepcopy(module, memo)
+        try:
+            return copy.deepcopy(module, dict(memo))
+        except Exception as error:
+            _name_attribute(module, memo, error)
+            raise
+
+
+def _name_attribute(module: nn.Module, memo: dict[int, Any], error: Exception) -> None:
+    """Raise an error that names the attribute that cannot be copied, if it is one."""
+    for path, part in module.named_modules():
+        for key, value in vars(part).items():
+            if key == "_modules":
+                continue
+            try:
+                copy.deepcopy(value, dict(memo))
+            except Exception:
+                where = f"{path}.{key}" if path else key
+                got = f"{type(module).__name__} whose attribute {where!r} is {shown(value)}"
+                wanted = "attributes that copy.deepcopy can copy, as the target is a template"
+                way_out = f"Make it where it is used, or leave it out of copies. It says: {error}"
+                raise TypeError(message("target", got, wanted, way_out)) from error
 
 
 def _tensors(module: nn.Module) -> list[Tensor]:

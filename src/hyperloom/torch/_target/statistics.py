@@ -16,7 +16,7 @@ from hyperloom._core.choices.statistics import (
     SharedStatistics,
     Statistics,
 )
-from hyperloom._core.errors import call_it, did_you_mean, message
+from hyperloom._core.errors import call_it, did_you_mean, message, shown
 from hyperloom._core.plan.plan import Plan
 from hyperloom.torch._target.skeleton import Skeleton, norms_of
 from hyperloom.torch._target.tensors import TensorTree
@@ -33,8 +33,7 @@ def checked_statistics(choice: Statistics | None, plan: Plan) -> Statistics:
         return SharedStatistics() if plan.num_ids is None else PerConditionStatistics()
     if not isinstance(choice, Statistics):
         wanted = "PerConditionStatistics(), SharedStatistics() or BatchStatistics()"
-        shown = choice if isinstance(choice, type) else repr(choice)
-        raise TypeError(message("statistics", shown, wanted, call_it(choice, Statistics)))
+        raise TypeError(message("statistics", shown(choice), wanted, call_it(choice, Statistics)))
     if isinstance(choice, PerConditionStatistics) and plan.num_ids is None:
         got = f"{choice} with the condition {plan.condition}"
         way_out = "Use SharedStatistics() or BatchStatistics()."

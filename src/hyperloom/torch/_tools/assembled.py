@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hyperloom._core.backend.views import check_assembled, common_batch, conditions_of, refuse_carry
+from hyperloom._core.backend.views import check_assembled, check_parts, common_batch, conditions_of
 from hyperloom._core.choices.conditions import Vector
 from hyperloom._core.choices.inits import Unscaled
 from hyperloom._core.choices.layouts import Given
-from hyperloom._core.errors import message
+from hyperloom._core.errors import a_function
 from hyperloom._core.plan.plan import Plan
 from hyperloom.torch._hypernetwork import HyperNetwork
+from hyperloom.torch._target.spec import target_spec
 
 Parts = dict[str, dict[str, Tensor]]
 
@@ -44,16 +45,11 @@ class Assembled(nn.Module):
         assemble: Callable[[Parts], Mapping[str, Tensor]],
     ) -> None:
         super().__init__()
-        if not parts:
-            raise ValueError(message("parts", "none", "at least one hypernetwork"))
-        for name, part in parts.items():
-            if not isinstance(part, HyperNetwork):
-                got = f"a {type(part).__name__}"
-                raise TypeError(message(f"parts[{name!r}]", got, "a HyperNetwork"))
-            refuse_carry(f"parts[{name!r}]", part.plan)
+        check_parts(parts, HyperNetwork)
+        a_function("assemble", assemble, "a function of the parts' tensors")
+        num = target_spec(target).num_parameters
         self.parts = nn.ModuleDict(parts)
         self.assemble = assemble
-        num = sum(p.numel() for p in target.parameters())
         # The target as a function of its parameters: nothing of it is learned.
         self.runner = HyperNetwork(target, condition=Vector(num), layout=Given(), init=Unscaled())
 

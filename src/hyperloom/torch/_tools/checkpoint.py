@@ -16,6 +16,7 @@ from hyperloom._core.checkpoint.file import (
     given_part,
     metadata,
     other_target,
+    pairs_of_names,
     read_file,
 )
 from hyperloom._core.checkpoint.tensors import (
@@ -29,13 +30,15 @@ from hyperloom._core.checkpoint.tensors import (
     parsed,
     write_whole,
 )
-from hyperloom._core.errors import message
+from hyperloom._core.errors import a_path, message
 from hyperloom._core.plan.plan import Plan
+from hyperloom._core.target.spec import TargetSpec
 from hyperloom.torch._generate.table import Table
 from hyperloom.torch._hypernetwork import HyperNetwork
 from hyperloom.torch._target.spec import target_spec
 from hyperloom.torch._target.statistics import checked_statistics
 from hyperloom.torch._target.translated import Translated
+from hyperloom.torch._tools.given import a_hypernetwork
 
 
 def save(hnet: HyperNetwork, path: str | os.PathLike[str]) -> None:
@@ -55,6 +58,7 @@ def save(hnet: HyperNetwork, path: str | os.PathLike[str]) -> None:
     """
     import hyperloom
 
+    hnet, path = a_hypernetwork("hnet", hnet), a_path("path", path)
     tensors = neutral_tensors(hnet)
     check_dtypes(tensors)
     bad = _not_finite(tensors)
@@ -99,12 +103,13 @@ def load(
             finite, or was made for another target; the message says which.
         ValueError: `translate` for networks that cannot be matched.
     """
+    names = pairs_of_names(translate)
     described, tensors = _read(path)
     plan = described.plan
-    if translate is False:
-        _same_target(path, plan, target)
+    spec = target_spec(target)
+    if names is None:
+        _same_target(path, plan, spec)
     else:
-        names = {} if translate is True else translate
         target = Translated(target, plan.spec, names, buffers(tensors))
     hnet = HyperNetwork.from_plan(
         target,
@@ -203,7 +208,7 @@ def _bytes(value: Tensor) -> bytes | memoryview:
     return flat.numpy().data
 
 
-def _same_target(path: Any, plan: Plan, target: nn.Module) -> None:
-    found = target_spec(target).differences(plan.spec)
+def _same_target(path: Any, plan: Plan, spec: TargetSpec) -> None:
+    found = spec.differences(plan.spec)
     if found:
         raise other_target(path, found)

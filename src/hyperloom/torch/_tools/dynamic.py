@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map
 
+from hyperloom._core.backend.views import need_carry
 from hyperloom._core.errors import message
 from hyperloom.torch._generate.encoded import Encoded
-from hyperloom.torch._generate.generator import refuse_without_carry
+from hyperloom.torch._hypernetwork import HyperNetwork
 from hyperloom.torch._run.call import Call
 from hyperloom.torch._run.run import run_encoded
-
-if TYPE_CHECKING:
-    from hyperloom.torch._hypernetwork import HyperNetwork
+from hyperloom.torch._tools.given import a_hypernetwork
 
 
 def unroll(
@@ -43,7 +42,8 @@ def unroll(
         TypeError: A condition without a state.
         ValueError: Tensors that differ in `T`, none at all, or what a call refuses.
     """
-    refuse_without_carry(hnet)
+    hnet = a_hypernetwork("hnet", hnet)
+    need_carry(hnet.plan)
     steps = _num_steps(condition)
     made = []
     for step in range(steps):

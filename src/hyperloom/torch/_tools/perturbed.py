@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hyperloom._core.backend.views import check_noise, refuse_carry
+from hyperloom._core.backend.views import check_handlers, check_noise, check_width, refuse_carry
 from hyperloom._core.errors import finite_float, message
 from hyperloom._core.plan.plan import Plan
+from hyperloom.torch._arrays import TENSOR
 from hyperloom.torch._hypernetwork import HyperNetwork
+from hyperloom.torch._tools.given import a_hypernetwork
 from hyperloom.torch._tools.views import unflatten
 
 Params = dict[str, Tensor]
@@ -45,9 +47,9 @@ class Perturbed(nn.Module):
         after: Callable[[Params, Any], Mapping[str, Tensor]] | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(hnet, HyperNetwork):
-            raise TypeError(message("hnet", f"a {type(hnet).__name__}", "a HyperNetwork"))
+        hnet = a_hypernetwork("hnet", hnet)
         refuse_carry("hnet", hnet.plan)
+        check_handlers(before=before, after=after)
         self.hnet = hnet
         self.sigma = finite_float("sigma", sigma, least=0.0)
         self.before, self.after = before, after
@@ -78,6 +80,8 @@ class Perturbed(nn.Module):
             return dict(self.after(made, condition))
         if noise is None:
             return {name: t + self.sigma * torch.randn_like(t) for name, t in made.items()}
+        TENSOR.check("noise", noise, "a tensor (*batch, P), or None")
+        check_width("noise", noise, self.hnet.plan)
         cuts = unflatten(noise, self.hnet.plan)
         check_noise(noise, cuts, made)
         return {name: value + self.sigma * cuts[name] for name, value in made.items()}

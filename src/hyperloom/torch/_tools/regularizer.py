@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from hyperloom._core.backend.regularizer import (
     check_batch,
     check_fixed,
     check_weights,
+    given_weights,
     gram_is_cheaper,
     linear_pieces,
     rows_that_count,
@@ -24,12 +25,12 @@ from hyperloom._core.backend.regularizer import (
 from hyperloom._core.choices.layouts import Piece
 from hyperloom._core.errors import finite_float, positive_int
 from hyperloom._core.plan.plan import Plan
+from hyperloom.torch._arrays import TENSOR
 from hyperloom.torch._generate.conditions import Encoded
 from hyperloom.torch._generate.generator import tensors_of
 from hyperloom.torch._generate.numbers import slot_features
-
-if TYPE_CHECKING:
-    from hyperloom.torch._hypernetwork import HyperNetwork
+from hyperloom.torch._hypernetwork import HyperNetwork
+from hyperloom.torch._tools.given import a_hypernetwork
 
 
 class OutputRegularizer:
@@ -69,7 +70,7 @@ class OutputRegularizer:
     ) -> None:
         self.strength = finite_float("strength", strength, least=0.0)
         self.subset = None if subset is None else positive_int("subset", subset)
-        self.weights = dict(weights or {})
+        self.weights = given_weights(weights, TENSOR)
         self._conditions: Any = None
         self._num = 0
         self._targets: dict[str, Tensor] = {}
@@ -93,11 +94,12 @@ class OutputRegularizer:
                 weight's pattern that names no generated tensor, or a weight whose shape does not
                 broadcast to that of a tensor it is for.
         """
+        hnet = a_hypernetwork("hnet", hnet)
         if isinstance(conditions, (range, list, tuple)) and len(conditions) == 0:
             self._conditions, self._num, self._targets, self._heads = None, 0, {}, {}
             return
-        check_weights(self.weights, hnet.plan, _shape, "a tensor")
-        check_fixed(hnet.plan.condition, conditions, (Tensor,), "a tensor")
+        check_weights(self.weights, hnet.plan, TENSOR)
+        check_fixed(hnet.plan.condition, conditions, TENSOR)
         with torch.no_grad():
             encoded = hnet.encode(conditions)
             check_batch(tuple(encoded.batch))
@@ -110,6 +112,7 @@ class OutputRegularizer:
 
     def __call__(self, hnet: HyperNetwork) -> Tensor:
         """Return the penalty, a scalar; zero while nothing is remembered."""
+        hnet = a_hypernetwork("hnet", hnet)
         if not self._num:
             parameter = next(hnet.parameters())
             return torch.zeros((), dtype=parameter.dtype, device=parameter.device)
@@ -175,10 +178,6 @@ def _made_elsewhere(plan: Plan, heads: Mapping[int, HeadMemory]) -> list[str]:
 def _slotted(features: Tensor) -> Tensor:
     """Give features of a head without slot embeddings the axis of its one slot: `(T, C, F)`."""
     return features.unsqueeze(-2) if features.ndim == 2 else features
-
-
-def _shape(weight: float | Tensor) -> tuple[int, ...]:
-    return tuple(weight.shape) if isinstance(weight, Tensor) else ()
 
 
 @dataclass(frozen=True)

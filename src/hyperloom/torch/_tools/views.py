@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from hyperloom._core.backend import views
 from hyperloom._core.plan.plan import Plan
+from hyperloom.torch._arrays import TENSOR
 from hyperloom.torch._generate.table import Table
-
-if TYPE_CHECKING:
-    from hyperloom.torch._hypernetwork import HyperNetwork
+from hyperloom.torch._hypernetwork import HyperNetwork
+from hyperloom.torch._tools.given import a_hypernetwork
 
 
 def flatten(params: Mapping[str, Tensor], plan: Plan) -> Tensor:
@@ -30,7 +29,7 @@ def flatten(params: Mapping[str, Tensor], plan: Plan) -> Tensor:
     Raises:
         ValueError: A tensor is missing, has another shape, or another batch than the first.
     """
-    return views.flatten(params, plan, partial(torch.cat, dim=-1))
+    return views.flatten(params, plan, TENSOR, partial(torch.cat, dim=-1))
 
 
 def unflatten(flat: Tensor, plan: Plan) -> dict[str, Tensor]:
@@ -46,7 +45,7 @@ def unflatten(flat: Tensor, plan: Plan) -> dict[str, Tensor]:
     Raises:
         ValueError: Another width than `P`.
     """
-    return views.unflatten(flat, plan, partial(torch.split, dim=-1))
+    return views.unflatten(flat, plan, TENSOR, partial(torch.split, dim=-1))
 
 
 def unstack(params: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
@@ -61,7 +60,7 @@ def unstack(params: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
     Raises:
         ValueError: Tensors with different first dimensions, or none at all.
     """
-    return views.unstack(params, torch.unbind)
+    return views.unstack(params, TENSOR, torch.unbind)
 
 
 def stack(samples: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -76,7 +75,7 @@ def stack(samples: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     Raises:
         ValueError: No sample, or samples with other names than the first.
     """
-    return views.stack(samples, torch.stack)
+    return views.stack(samples, TENSOR, torch.stack)
 
 
 def shared_parameters(hnet: HyperNetwork) -> dict[str, Tensor]:
@@ -84,6 +83,7 @@ def shared_parameters(hnet: HyperNetwork) -> dict[str, Tensor]:
 
     Perturb them without changing them: `hnet.generate(c, parameters={n: p + d for ...})`.
     """
+    hnet = a_hypernetwork("hnet", hnet)
     tables = _tables(hnet)
     named = hnet.named_parameters()
     return {name: p for name, p in named if name.rpartition(".")[0] not in tables}
@@ -103,6 +103,7 @@ def conditional_parameters(hnet: HyperNetwork, cond_id: int | None = None) -> di
     Raises:
         IndexError: An id that the hypernetwork does not know.
     """
+    hnet = a_hypernetwork("hnet", hnet)
     tables = _tables(hnet)
     if cond_id is None:
         named = hnet.named_parameters()
