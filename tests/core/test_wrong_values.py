@@ -215,16 +215,9 @@ DOORS = [
 RECORDS = {"Explanation", "Finding", "Plan", "Report", "Start", "Translation"}
 # What the library calls with records of its own, and a user's subclass defines.
 CALLED_BY_THE_LIBRARY = {
-    *("compile", "parts", "assemble", "bank", "start", "variance", "out_width"),
-    *(
-        "num_parameters",
-        "structure",
-        "with_more_ids",
-        "conditions_at_once",
-        "features",
-        "trunk_index",
-        "settled",
-    ),
+    *("compile", "parts", "structure", "bank", "start", "variance", "out_width"),
+    "with_more_ids",
+    *("num_parameters", "conditions_at_once", "features", "trunk_index", "settled"),
     *("apply", "state_names"),
 }
 # Python's own, with names of ours.

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 import hyperloom
+import hyperloom.extend
 import hyperloom.jax
 import hyperloom.torch
 import hyperloom.torch as hl
@@ -44,7 +45,7 @@ def build(layout: str) -> hl.HyperNetwork:
     )
 
 
-MODULES = [hyperloom, hyperloom.torch, hyperloom.jax]
+MODULES = [hyperloom, hyperloom.extend, hyperloom.torch, hyperloom.jax]
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda m: m.__name__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -12,8 +13,20 @@ from torch import nn
 from torch.func import functional_call, vmap
 
 import hyperloom.torch as hl
+from hyperloom import extend
+from tests.core.test_extend import Directions
 
 WAYS = ("inputs", "outputs", "dense")
+
+
+@dataclass(frozen=True, repr=False)
+class Bounded(extend.OnBase):
+    """A form of a user's own, with arithmetic of its own."""
+
+    def structure(self, tensor: extend.TensorSpec) -> extend.Structure:
+        return extend.Formed(lambda parts, base: base + parts[0] / (1 + abs(parts[0])))
+
+
 FORMS = {
     "whole": hl.Whole(),
     "delta": hl.Delta(trained=True),
@@ -24,6 +37,8 @@ FORMS = {
     "shift": hl.Shift(trained=True),
     "rank one": hl.RankOne(trained=True),
     "templates": hl.Templates(3),
+    "directions": Directions(2),
+    "bounded": Bounded(),
 }
 
 
@@ -185,7 +200,7 @@ def test_forms_equal_dense(target: str, form: str, way: str, take: Callable[[str
     ids=str,
 )
 def test_factors_of_axes_of_length_one(
-    target: nn.Module, shape: tuple[int, ...] | None, form: hl.Form, layout: hl.Layout
+    target: nn.Module, shape: tuple[int, ...] | None, form: extend.Form, layout: extend.Layout
 ) -> None:
     hnet = hl.HyperNetwork(
         target.double(), condition=hl.Vector(3), layout=layout, form={"weight": form}

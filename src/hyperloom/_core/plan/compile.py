@@ -13,6 +13,7 @@ from hyperloom._core.choices.layouts import Full, Head, Layout, Piece, Source
 from hyperloom._core.choices.patterns import resolve
 from hyperloom._core.choices.trunks import Linear, Trunk
 from hyperloom._core.errors import a_kind, message
+from hyperloom._core.plan.checked import check_form, check_placements
 from hyperloom._core.plan.plan import Entry, Plan
 from hyperloom._core.records import Bank, Part, Role, Start
 from hyperloom._core.target.spec import TargetSpec
@@ -162,6 +163,7 @@ def _parts(
         start = init.start(tensor, tensor.layer in biased)
         _refuse_start_not_finite(tensor.name, start)
         parts[tensor.name] = form.parts(tensor, start)
+        check_form(form, tensor, parts[tensor.name], form.bank(tensor, start))
     return parts
 
 
@@ -181,21 +183,21 @@ def _refuse_start_not_finite(name: str, start: Start) -> None:
 def _banks(
     spec: TargetSpec, forms: Mapping[str, Form], names: Iterable[str], init: Init
 ) -> tuple[tuple[Bank, ...], dict[str, int]]:
-    """Return the banks, one for each shape, and which of them each tensor combines."""
-    found: dict[tuple[int, ...], list[float]] = {}
-    bank_of: dict[str, tuple[int, ...]] = {}
+    """Return the banks, one for each form and shape, and which of them each tensor combines."""
+    found: dict[tuple[Form, tuple[int, ...]], list[float]] = {}
+    bank_of: dict[str, tuple[Form, tuple[int, ...]]] = {}
     for name in names:
-        tensor = spec[name]
-        bank = forms.get(name, Whole()).bank(tensor, init.start(tensor, False))
+        form, tensor = forms.get(name, Whole()), spec[name]
+        bank = form.bank(tensor, init.start(tensor, False))
         if bank is not None:
-            found.setdefault(bank.shape, []).append(bank.std)
-            bank_of[name] = bank.shape
+            bank_of[name] = (form, bank.shape)
+            found.setdefault(bank_of[name], []).append(bank.std)
     banks = tuple(
         Bank(shape, math.sqrt(sum(s * s for s in stds) / len(stds)))
-        for shape, stds in found.items()
+        for (_, shape), stds in found.items()
     )
-    index = {shape: i for i, shape in enumerate(found)}
-    return banks, {name: index[shape] for name, shape in bank_of.items()}
+    index = {key: i for i, key in enumerate(found)}
+    return banks, {name: index[key] for name, key in bank_of.items()}
 
 
 def _place(
@@ -211,7 +213,9 @@ def _place(
     heads: list[Head] = []
     pieces: dict[Part, Piece] = {}
     for layout, members in by_layout.items():
-        for placement in layout.compile(members, len(heads)):
+        placements = layout.compile(members, len(heads))
+        check_placements(layout, members, placements, len(heads))
+        for placement in placements:
             heads.append(placement.head)
             pieces.update(placement.pieces)
     count = {head.name: 0 for head in heads}

@@ -1,4 +1,4 @@
-"""Heads, and where the numbers of a part stand in a head's output."""
+"""What layouts share: where the numbers of a part stand in a head's output, and how it starts."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hyperloom._core.choice import Choice
-from hyperloom._core.records import Part, Piece, Placement
+from hyperloom._core.errors import message
+from hyperloom._core.records import Head, Part, Piece, Placement, Segment, Source
 
 
 @dataclass(frozen=True, repr=False)
 class Layout(Choice, open=True):
-    """Base class: which numbers become which weights."""
+    """Base class: which numbers become which weights.
+
+    A layout places parts in heads, and that is all it does: see `hyperloom.extend`.
+    """
 
     def compile(self, parts: Sequence[Part], first_head: int) -> list[Placement]:
         """Place `parts`; the heads returned are numbered from `first_head`."""
@@ -63,3 +67,75 @@ def whole_piece(head: int, start: int, part: Part, scale: float, shift: float) -
     """Return the piece of a part that stands in one block."""
     ones = (1,) * len(part.shape)
     return Piece(head, start, part.shape, ones, scale=scale, shift=shift)
+
+
+def in_slots(
+    layout: Layout,
+    name: str,
+    parts: Sequence[Part],
+    first_head: int,
+    size: int,
+    embedding: int,
+    per_condition: bool = False,
+    signs: bool = True,
+) -> list[Placement]:
+    """Place parts one after the other in the slots of one head, whose rows they share.
+
+    Each part has a fixed scale of its own, so that it starts as it should. Parts that must start
+    at exactly zero get a head of their own, which does.
+
+    Args:
+        layout: The layout, for errors.
+        name: Name of the head.
+        parts: The parts.
+        first_head: Index that the head will have.
+        size: Numbers in a slot; the last is cut to what is left.
+        embedding: Width of the slots' embeddings.
+        per_condition: Whether each condition id has embeddings of its own.
+        signs: Whether each slot sees the features under signs of its own.
+
+    Raises:
+        ValueError: A part that must start as the target's own values.
+    """
+    refuse_native(parts, layout)
+    made: list[Placement] = []
+    for exact in (False, True):
+        stream = [part for part in parts if part.start.exact is exact]
+        if not stream:
+            continue
+        total = sum(math.prod(part.shape) for part in stream)
+        used, common = min(size, total), common_std(stream)
+        pieces, start = [], 0
+        for part in stream:
+            scale, shift = scale_and_shift(part, common, stream)
+            index = first_head + len(made)
+            pieces.append((part, whole_piece(index, start, part, scale, shift)))
+            start += math.prod(part.shape)
+        head = Head(
+            name,
+            Source.FEATURES,
+            math.ceil(total / used),
+            used,
+            total,
+            embedding,
+            per_condition,
+            needs_scales(stream),
+            signs,
+            (Segment(0, used, 0.0, common),),
+        )
+        made.append(Placement(head, tuple(pieces)))
+    return made
+
+
+def refuse_native(parts: Sequence[Part], layout: Layout) -> None:
+    """Raise if a part must start as the target's own values, which shared rows cannot hold."""
+    for part in parts:
+        if part.start.native:
+            raise ValueError(
+                message(
+                    "init",
+                    f"BiasHyperInit() for {part.tensor!r}, which {layout} generates",
+                    "a layout with a row for every number (Full)",
+                    "With form=Delta(trained=True) every layout starts as the target.",
+                )
+            )

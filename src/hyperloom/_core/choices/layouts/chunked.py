@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hyperloom._core.choices.layouts.base import (
-    Layout,
-    common_std,
-    needs_scales,
-    scale_and_shift,
-    whole_piece,
-)
-from hyperloom._core.errors import a_bool, message, positive_int
-from hyperloom._core.records import Head, Part, Placement, Segment, Source
+from hyperloom._core.choices.layouts.base import Layout, in_slots
+from hyperloom._core.errors import a_bool, positive_int
+from hyperloom._core.records import Part, Placement
 
 
 @dataclass(frozen=True, repr=False)
@@ -49,48 +42,5 @@ class Chunked(Layout):
         a_bool("Chunked(signs=)", self.signs)
 
     def compile(self, parts: Sequence[Part], first_head: int) -> list[Placement]:
-        refuse_native(parts, self)
-        made = []
-        # A change that must start at zero needs a head that does.
-        for exact in (False, True):
-            stream = [part for part in parts if part.start.exact is exact]
-            if stream:
-                made.append(self._stream(stream, first_head + len(made)))
-        return made
-
-    def _stream(self, parts: Sequence[Part], head: int) -> Placement:
-        total = sum(math.prod(part.shape) for part in parts)
-        size = min(self.size, total)
-        common = common_std(parts)
-        pieces, start = [], 0
-        for part in parts:
-            scale, shift = scale_and_shift(part, common, parts)
-            pieces.append((part, whole_piece(head, start, part, scale, shift)))
-            start += math.prod(part.shape)
-        made = Head(
-            "chunked",
-            Source.FEATURES,
-            math.ceil(total / size),
-            size,
-            total,
-            self.embedding,
-            self.per_condition,
-            needs_scales(parts),
-            self.signs,
-            (Segment(0, size, 0.0, common),),
-        )
-        return Placement(made, tuple(pieces))
-
-
-def refuse_native(parts: Sequence[Part], layout: Layout) -> None:
-    """Raise if a part must start as the target's own values, which shared rows cannot hold."""
-    for part in parts:
-        if part.start.native:
-            raise ValueError(
-                message(
-                    "init",
-                    f"BiasHyperInit() for {part.tensor!r}, which {layout} generates",
-                    "a layout with a row for every number (Full)",
-                    "With form=Delta(trained=True) every layout starts as the target.",
-                )
-            )
+        options = (self.embedding, self.per_condition, self.signs)
+        return in_slots(self, "chunked", parts, first_head, self.size, *options)

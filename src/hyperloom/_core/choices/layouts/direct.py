@@ -6,8 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from hyperloom._core.choices.layouts.base import Layout, scale_and_shift, whole_piece
-from hyperloom._core.choices.layouts.chunked import refuse_native
+from hyperloom._core.choices.layouts.base import (
+    Layout,
+    refuse_native,
+    scale_and_shift,
+    whole_piece,
+)
 from hyperloom._core.choices.layouts.rows import own_rows
 from hyperloom._core.errors import a_bool, message, positive_int
 from hyperloom._core.records import Head, Part, Placement, Segment, Source

@@ -11,10 +11,10 @@ from hyperloom._core.choices.layouts.base import (
     Layout,
     common_std,
     needs_scales,
+    refuse_native,
     scale_and_shift,
     whole_piece,
 )
-from hyperloom._core.choices.layouts.chunked import refuse_native
 from hyperloom._core.errors import a_bool, call_it, message, positive_int
 from hyperloom._core.records import Head, Part, Piece, Placement, Segment, Source
 
