@@ -82,7 +82,9 @@ def compare(hnet: hl.HyperNetwork) -> None:
     """Check generated tensors against the oracle, and a batch of networks against a loop."""
     ids = jnp.array([2, 0])
     made = jax.jit(hnet.generate, compiler_options=QUICK)(ids)
-    tensors = {name: np.asarray(v, np.float64) for name, v in neutral_tensors(hnet).items()}
+    tensors = {
+        name: np.asarray(v, np.float64) for name, v in neutral_tensors(hnet, with_base=True).items()
+    }
     for i in range(2):
         for name, value in executor.generate(hnet.plan, tensors, int(ids[i])).items():
             np.testing.assert_allclose(made[name][i], value, atol=1e-12)

@@ -56,7 +56,7 @@ def close(actual: Any, expected: Any) -> None:
 def test_numbers_are_those_of_torch_and_numpy(cell: str) -> None:
     net, learned = hl.functional(plain(cell))
     hnet, call = plain(cell), jax.jit(functools.partial(net.generate, learned))
-    tensors = {name: np.asarray(a) for name, a in neutral_tensors(hnet).items()}
+    tensors = {name: np.asarray(a) for name, a in neutral_tensors(hnet, with_base=True).items()}
     theirs = hlt.HyperNetwork(
         torch.nn.Linear(1, 1), condition=hlt.Recurrent(DIM, HIDDEN, cell=cell)
     ).condition

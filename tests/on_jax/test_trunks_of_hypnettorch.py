@@ -32,7 +32,7 @@ def build(**choices: Any) -> Any:
 )
 def test_against_the_oracle(choices: dict[str, Any]) -> None:
     hnet = build(**choices)
-    state = {key: np.asarray(value) for key, value in neutral_tensors(hnet).items()}
+    state = {key: np.asarray(value) for key, value in neutral_tensors(hnet, with_base=True).items()}
     made = hnet.generate(2)
     for key, value in oracle(hnet.plan, state, 2).items():
         np.testing.assert_allclose(np.asarray(made[key]), value, atol=1e-5)

@@ -179,7 +179,7 @@ def test_assembled_by_a_function() -> None:
     for i, condition in enumerate((4, 0)):
         parts = {}
         for name, part in hnet.parts.items():
-            tensors = {n: np.asarray(v) for n, v in neutral_tensors(part).items()}
+            tensors = {n: np.asarray(v) for n, v in neutral_tensors(part, with_base=True).items()}
             parts[name] = executor.generate(part.plan, tensors, condition)
         one = from_parts(parts)
         same({name: made[name][i] for name in one}, one)

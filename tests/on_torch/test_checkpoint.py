@@ -33,7 +33,7 @@ def test_round_trip(layout: str, form: str, tmp_path: Path) -> None:
     hnet = make(layout=LAYOUTS[layout], form=FORMS[form])
     path = tmp_path / "hnet.safetensors"
     with unchanged(hnet):
-        hl.save(hnet, path)
+        hl.save(hnet, path, with_base=True)
     # A target with other values: kept tensors, bases and scales come from the file.
     target = other_seed()
     with unchanged(target):
@@ -71,7 +71,7 @@ def test_conditions_and_trunks_come_back(
     hnet = make(condition=condition, trunk=trunk, layout=hl.Chunked(7, 3))
     if trunk is not None:
         hnet(torch.randn(2, 7, 3), condition=value)  # moves the trunk's statistics, if it has any
-    hl.save(hnet, tmp_path / "hnet")
+    hl.save(hnet, tmp_path / "hnet", with_base=True)
     again = hl.load(tmp_path / "hnet", other_seed())
     assert again.plan.condition == hnet.plan.condition
     assert again.plan.trunk == hnet.plan.trunk
@@ -83,7 +83,7 @@ def test_ids_that_were_added_come_back(tmp_path: Path) -> None:
         hnet = make(layout=layout)
         hnet.add_conditions(2)
         hnet.add_conditions(1)
-        hl.save(hnet, tmp_path / "hnet")
+        hl.save(hnet, tmp_path / "hnet", with_base=True)
         again = hl.load(tmp_path / "hnet", other_seed())
         assert again.plan.num_ids == 6
         assert again.plan == hnet.plan
@@ -99,7 +99,7 @@ def test_ids_that_were_added_come_back(tmp_path: Path) -> None:
 def test_added_ids_start_alike_after_loading(tmp_path: Path) -> None:
     # What new ids start from (the template's values) is in the file, too.
     hnet = make(layout=hl.PerCondition(), init=hl.BiasHyperInit())
-    hl.save(hnet, tmp_path / "hnet")
+    hl.save(hnet, tmp_path / "hnet", with_base=True)
     again = hl.load(tmp_path / "hnet", other_seed())
     for one in (hnet, again):
         one.add_conditions(1)
@@ -126,7 +126,7 @@ def test_buffers_come_back(tmp_path: Path) -> None:
     target = Buffers()
     target(torch.randn(50, 3) + 1)  # moves the statistics
     hnet = make(target=target)
-    hl.save(hnet, tmp_path / "hnet")
+    hl.save(hnet, tmp_path / "hnet", with_base=True)
     fresh = Buffers()
     again = hl.load(tmp_path / "hnet", fresh)
     x = torch.randn(5, 3)
@@ -153,7 +153,7 @@ def test_odd_kept_tensors_come_back(tmp_path: Path) -> None:
             return self.fc(x) * self.phase.abs() + self.short + self.index
 
     hnet = make(target=Odd(2.0), layout={"fc.*": hl.Full()})
-    hl.save(hnet, tmp_path / "hnet")
+    hl.save(hnet, tmp_path / "hnet", with_base=True)
     again = hl.load(tmp_path / "hnet", Odd(0.0))
     made, then = again.instantiate(0).state_dict(), hnet.instantiate(0).state_dict()
     for name in then:
@@ -168,7 +168,7 @@ def test_modules_of_the_users_own_come_back(tmp_path: Path) -> None:
         return {"condition": encoder, "trunk": nn.Sequential(nn.Linear(8, 6), nn.Tanh())}
 
     hnet = make(layout=hl.Chunked(7, embedding=3), **_with_width(parts(0)))
-    hl.save(hnet, tmp_path / "hnet")
+    hl.save(hnet, tmp_path / "hnet", with_base=True)
     again = hl.load(tmp_path / "hnet", other_seed(), **_with_width(parts(1)))
     same_outputs(hnet, again, torch.ones(4, 2))
     for missing in ("condition", "trunk"):
@@ -202,7 +202,7 @@ def test_a_converted_hypernetwork_comes_back_in_its_dtype(
     dtype: torch.dtype, tmp_path: Path
 ) -> None:
     hnet = make(layout={"0.*": hl.Full(), "2.*": hl.Chunked(5)}).to(dtype)
-    hl.save(hnet, tmp_path / "hnet")
+    hl.save(hnet, tmp_path / "hnet", with_base=True)
     again = hl.load(tmp_path / "hnet", other_seed())
     same_outputs(hnet, again, [0, 1])
     x = torch.ones(2, 7, 3, dtype=dtype)
@@ -220,13 +220,13 @@ def test_a_converted_hypernetwork_comes_back_in_its_dtype(
 
 def test_a_float64_target_comes_back(tmp_path: Path) -> None:
     hnet = make(target=mlp().double(), layout=hl.Grouped())
-    hl.save(hnet, tmp_path / "hnet")
+    hl.save(hnet, tmp_path / "hnet", with_base=True)
     same_outputs(hnet, hl.load(tmp_path / "hnet", other_seed().double()), [0, 1, 2])
 
 
 def test_training_goes_on_after_loading(tmp_path: Path) -> None:
     hnet = make()
-    hl.save(hnet, tmp_path / "hnet")
+    hl.save(hnet, tmp_path / "hnet", with_base=True)
     again = hl.load(tmp_path / "hnet", other_seed())
     assert again.training
     for one in (hnet, again):
@@ -242,7 +242,7 @@ def test_training_goes_on_after_loading(tmp_path: Path) -> None:
 def test_the_file_is_plain_safetensors(tmp_path: Path) -> None:
     hnet = make(layout=LAYOUTS["mix"])
     path = tmp_path / "hnet.safetensors"
-    hl.save(hnet, path)
+    hl.save(hnet, path, with_base=True)
     raw = path.read_bytes()
     length = int.from_bytes(raw[:8], "little")
     header = json.loads(raw[8 : 8 + length])
@@ -274,7 +274,7 @@ def test_the_file_is_plain_safetensors(tmp_path: Path) -> None:
 
 def test_a_plan_is_read_without_torch(tmp_path: Path) -> None:
     hnet = make(layout=LAYOUTS["mix"])
-    hl.save(hnet, tmp_path / "hnet")
+    hl.save(hnet, tmp_path / "hnet", with_base=True)
     code = f"""
 import sys
 for name in ("torch", "jax", "safetensors"):
@@ -291,7 +291,7 @@ print(described.version, described.shapes["condition.table"], described.dtypes["
 def test_saving_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "hnet"
     first, second = make(0), make(1)
-    hl.save(first, path)
+    hl.save(first, path, with_base=True)
     before = path.read_bytes()
 
     def half_written(tensors: Any, name: Any, metadata: Any) -> None:
@@ -301,10 +301,10 @@ def test_saving_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     with monkeypatch.context() as patch:
         patch.setattr("hyperloom.torch._tools.checkpoint.save_file", half_written)
         with unchanged(second), pytest.raises(OSError, match="the disk is full"):
-            hl.save(second, path)
+            hl.save(second, path, with_base=True)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["hnet"]
-    hl.save(second, path)
+    hl.save(second, path, with_base=True)
     same_outputs(second, hl.load(path, other_seed()), [0, 1, 2])
     assert os.listdir(tmp_path) == ["hnet"]
 
@@ -350,7 +350,7 @@ def test_a_link_is_followed_and_a_device_is_refused(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     hnet = make()
     with unchanged(hnet), pytest.raises(FileNotFoundError):
-        hl.save(hnet, tmp_path / "no" / "hnet")
+        hl.save(hnet, tmp_path / "no" / "hnet", with_base=True)
     assert os.listdir(tmp_path) == []
 
 
@@ -371,5 +371,73 @@ def test_what_the_format_cannot_hold_is_refused(tmp_path: Path) -> None:
 
     hnet = make(target=Wide(), layout={"fc.*": hl.Full()})
     text = "hnet: got 'kept.phase' of dtype torch.complex128; wanted one of float64, float32, "
-    refused(lambda: hl.save(hnet, tmp_path / "hnet"), TypeError, text, hnet)
+    refused(lambda: hl.save(hnet, tmp_path / "hnet", with_base=True), TypeError, text, hnet)
     assert os.listdir(tmp_path) == []
+
+
+# ---- a base that the file does not hold ----------------------------------------------------------
+
+
+def large(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 3))
+
+
+def adapted(target: nn.Module, seed: int = 1) -> hl.HyperNetwork:
+    torch.manual_seed(seed)
+    layout = {"*.weight": hl.Grouped(embedding=3)}
+    return hl.HyperNetwork(
+        target, condition=hl.Embedding(4, 3), layout=layout, form={"*.weight": hl.LoRA(2)}
+    )
+
+
+def test_a_file_holds_what_is_learned(tmp_path: Path) -> None:
+    target = large()
+    hnet = adapted(target)
+    with unchanged(target):
+        hl.save(hnet, tmp_path / "hnet")
+        hl.save(hnet, tmp_path / "whole", with_base=True)
+        again, other = hl.load(tmp_path / "hnet", target), adapted(target, 2)
+        other.load(tmp_path / "hnet")
+    learned = sum(t.nbytes for t in hnet.state_dict().values())
+    base = sum(p.nbytes for p in target.parameters())
+    sizes = [(tmp_path / name).stat().st_size for name in ("hnet", "whole")]
+    header = sizes[0] - learned
+    assert 0 < header < 20_000
+    assert sizes[1] > learned + base
+    x = torch.randn(2, 5, 64)
+    for loaded in (again, other, hl.load(tmp_path / "whole", large(7))):
+        assert torch.equal(loaded(x, condition=[0, 3]), hnet(x, condition=[0, 3]))
+    held = dict(again.bases.tensors())["0.weight"]
+    assert held.data_ptr() == target.get_parameter("0.weight").data_ptr()
+
+
+def test_another_base_is_refused(tmp_path: Path) -> None:
+    hnet, path = adapted(large()), tmp_path / "hnet"
+    hl.save(hnet, path)
+    text = "got a target with another base; wanted the base that the hypernetwork was trained on"
+    with pytest.raises(hl.CheckpointError, match=text):
+        hl.load(path, large(7))
+    other = adapted(large(7))
+    start = f"checkpoint {path}: got a target with another base"
+    refused(lambda: other.load(path), hl.CheckpointError, start, other)
+    shifted = large()
+    with torch.no_grad():
+        shifted.get_parameter("2.bias")[1] += 1e-3  # kept, not generated
+    with pytest.raises(hl.CheckpointError, match=r"with_base=True"):
+        hl.load(path, shifted)
+
+
+def test_a_module_that_shares_the_base() -> None:
+    target = large()
+    hnet = adapted(target)
+    with unchanged(target):
+        shared, whole = hnet.instantiate(1, copy=False), hnet.instantiate(1)
+    kept = "0.bias"
+    assert shared.get_parameter(kept).data_ptr() == target.get_parameter(kept).data_ptr()
+    assert whole.get_parameter(kept).data_ptr() != target.get_parameter(kept).data_ptr()
+    x = torch.randn(5, 64)
+    torch.testing.assert_close(shared(x), hnet(x, condition=1))
+    torch.testing.assert_close(whole(x), shared(x))
+    with pytest.raises(TypeError, match="copy: got 'no'"):
+        hnet.instantiate(1, copy="no")  # type: ignore[arg-type]

@@ -358,9 +358,9 @@ def test_nan_in_what_is_the_targets_own(tmp_path: Path, monkeypatch: pytest.Monk
     hnet = make(target=target, layout={"0.*": hl.Full()})
     path = tmp_path / "nan"
     with pytest.raises(ValueError, match=r"hnet: got 1 NaN or infinite values in 'kept.4.bias'"):
-        hl.save(hnet, path)
+        hl.save(hnet, path, with_base=True)
     monkeypatch.setattr(checkpoint, "_not_finite", lambda tensors: None)
-    hl.save(hnet, path)
+    hl.save(hnet, path, with_base=True)
     monkeypatch.undo()
     fresh = other_seed()
     text = f"checkpoint {path}: got 1 NaN or infinite values in 'kept.4.bias'; wanted finite values"

@@ -33,7 +33,8 @@ def test_to_a_dtype(layout: str, dtype: torch.dtype) -> None:
         ways.append(lambda h: h.half())
     for way in ways:
         moved = way(copy.deepcopy(hnet))
-        assert {p.dtype for p in moved.state_dict().values()} == {dtype}
+        held = (*moved.state_dict().values(), *dict(moved.bases.tensors()).values())
+        assert {p.dtype for p in held if p.is_floating_point()} == {dtype}
         made = moved.generate([0, 1])
         assert {value.dtype for value in made.values()} == {dtype}
         tolerance = {torch.float64: 1e-6, torch.float16: 2e-2, torch.bfloat16: 1e-1}[dtype]
@@ -200,11 +201,12 @@ def test_batch_norm_without_statistics() -> None:
 @pytest.mark.parametrize("form", [hl.Whole(), hl.Delta(), hl.Delta(trained=True)], ids=repr)
 def test_a_state_dict_carries_everything(layout: str, form: hl.Delta) -> None:
     first = make(mlp(1), seed=1, layout=LAYOUTS[layout], form=form)
-    second = make(mlp(2), seed=2, layout=LAYOUTS[layout], form=form)
+    # Bases and kept tensors are held where they are: the state dict has their fingerprint.
+    second = make(mlp(1), seed=2, layout=LAYOUTS[layout], form=form)
     assert not identical(first.generate([0, 1, 2]), second.generate([0, 1, 2]))
     state = copy.deepcopy(first.state_dict())
     second.load_state_dict(state)
-    # Scales are measured on the template, bases and kept tensors copied from it: all are in there.
+    # Scales are measured on the template.
     assert ("scales" in state) == first.plan.has_scales
     assert identical(first.generate([0, 1, 2]), second.generate([0, 1, 2]))
     assert torch.equal(first(X, condition=[0, 1]), second(X, condition=[0, 1]))
@@ -270,8 +272,8 @@ def test_a_replica_runs_with_its_own_tensors() -> None:
     replica = hnet._replicate_for_data_parallel()
     for name, module in hnet._modules.items():
         setattr(replica, name, copy.deepcopy(module))
-    for tensor in dict(replica.kept.tensors()).values():
-        tensor.zero_()
+    for name, tensor in list(replica.kept.tensors()):
+        replica.kept.add_reference(name, torch.zeros_like(tensor))
     assert not replica(x, condition=c).any()
     assert hnet(x, condition=c).all()
 
@@ -321,14 +323,61 @@ def test_the_template_is_bitwise_unchanged(layout: str) -> None:
         hnet.eval().double()
 
 
-def test_the_template_may_change_afterwards() -> None:
+def test_a_base_is_held_where_it_is() -> None:
     target = mlp()
     hnet = make(target, layout={"0.*": hl.Full()}, form={"0.bias": hl.Delta()})
+    state = hnet.state_dict()
+    held = {**dict(hnet.kept.tensors()), **dict(hnet.bases.tensors())}
+    for name, value in held.items():
+        assert value.data_ptr() == target.get_parameter(name).data_ptr()
+        assert not value.requires_grad
+    assert not [name for name in state if name.startswith(("kept.", "bases."))]
+    twin = copy.deepcopy(hnet)
+    assert all(t.data_ptr() == held[n].data_ptr() for n, t in twin.kept.tensors())
     before = hnet(X, condition=[0, 1])
-    with torch.no_grad():
+    hnet.double()  # converts what the hypernetwork holds, not the user's module
+    assert {p.dtype for p in target.parameters()} == {torch.float32}
+    close(hnet(X.double(), condition=[0, 1]).float(), before, 1e-5)
+    with torch.no_grad():  # whoever trains the target on sees it in the networks
         for parameter in target.parameters():
             parameter.fill_(7.0)
+    assert not torch.equal(twin(X, condition=[0, 1]), before)
+
+
+def test_values_of_a_base_are_not_dropped() -> None:
+    hnet = make(mlp(), layout={"0.*": hl.Full()}, form={"0.bias": hl.Delta()})
+    state, before = hnet.state_dict(), hnet(X, condition=[0, 1])
+    hnet.to("meta").to_empty(device="cpu")
+    hnet.load_state_dict(state)
     assert torch.equal(hnet(X, condition=[0, 1]), before)
+
+
+def test_a_state_dict_beside_another_base_is_refused() -> None:
+    first, second = (
+        make(mlp(s), layout={"0.*": hl.Full()}, form={"0.bias": hl.Delta()}) for s in (1, 2)
+    )
+    with pytest.raises(RuntimeError, match="state_dict: got that of another base; wanted the base"):
+        second.load_state_dict(first.state_dict())
+    state = {k: v for k, v in first.state_dict().items() if k != "base_fingerprint"}
+    with pytest.raises(RuntimeError, match="base_fingerprint"):
+        second.load_state_dict(state)
+    around = nn.ModuleDict({"h": second})
+    with pytest.raises(RuntimeError, match="state_dict: got that of another base"):
+        around.load_state_dict({f"h.{k}": v for k, v in first.state_dict().items()})
+    around.load_state_dict(nn.ModuleDict({"h": second}).state_dict())
+
+
+def test_kept_parameters_keep_their_class_and_attributes() -> None:
+    class Marked(nn.Parameter):
+        pass
+
+    target = mlp()
+    target[0].weight = Marked(target[0].weight.detach())  # type: ignore[index, assignment]
+    target[0].weight.sharded = "rows"  # type: ignore[index, union-attr]
+    hnet = make(target, layout={"2.*": hl.Full()})
+    kept = dict(hnet.kept.tensors())["0.weight"]
+    assert type(kept) is Marked
+    assert kept.sharded == "rows"  # type: ignore[attr-defined]
 
 
 def test_gradients_reach_all_that_is_learned() -> None:

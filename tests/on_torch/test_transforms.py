@@ -82,6 +82,9 @@ def test_vmap_over_hypernetworks(layout: str) -> None:
     """stack_module_state works on hypernetworks too: an ensemble of generators."""
     models = [make("mlp", layout, seed=seed) for seed in range(3)]
     first = models[0]
+    for model in models:  # what is frozen is not stacked: an ensemble has one base
+        for name, value in first.hnet.kept.tensors():
+            model.hnet.kept.add_reference(name, value)
     condition = {"condition": (first.ids, first.vectors)}
     hnets: list[Any] = [m.hnet for m in models]
     stacked, buffers = stack_module_state(hnets)

@@ -332,7 +332,7 @@ def test_angles_keep_the_magnitude() -> None:
 
 def test_angles_against_the_oracle() -> None:
     hnet = build(condition=hl.Concat(hl.CosSin(2), hl.Vector(1))).double()
-    state = {key: t.double().numpy() for key, t in neutral_tensors(hnet).items()}
+    state = {key: t.double().numpy() for key, t in neutral_tensors(hnet, with_base=True).items()}
     raw = (torch.tensor([0.2, 0.9]).double(), torch.tensor([0.5]).double())
     made = hnet.generate(raw)
     for key, value in oracle(hnet.plan, state, tuple(v.numpy() for v in raw)).items():

@@ -53,7 +53,9 @@ def stub(spec: TargetSpec) -> nn.Module:
 
 def check(hnet: hj.HyperNetwork, conditions: Any, tolerance: float, path: Path | None) -> None:
     """Compare a batch of conditions with the oracle, and through a file with PyTorch."""
-    arrays = {name: np.asarray(v, np.float64) for name, v in neutral_tensors(hnet).items()}
+    arrays = {
+        name: np.asarray(v, np.float64) for name, v in neutral_tensors(hnet, with_base=True).items()
+    }
     made = {n: np.asarray(v) for n, v in jax.jit(hnet.generate)(conditions).items()}
     for i in range(NUM):
         raw = jax.tree.map(np.asarray, pick(conditions, i))
@@ -63,12 +65,12 @@ def check(hnet: hj.HyperNetwork, conditions: Any, tolerance: float, path: Path |
         for name, value in expected.items():
             close(made[name][i], value, tolerance)
     if path is not None:
-        hj.save(hnet, path)
+        hj.save(hnet, path, with_base=True)
         twin = ht.load(path, stub(hnet.plan.spec))
         again = twin.generate(jax.tree.map(lambda a: torch.tensor(np.asarray(a)), conditions))
         for name, value in again.items():
             close(made[name], value.detach().numpy(), tolerance)
-        mine, theirs = neutral_tensors(hnet), torch_tensors(twin)
+        mine, theirs = neutral_tensors(hnet, with_base=True), torch_tensors(twin, with_base=True)
         assert mine.keys() == theirs.keys()
         for name, value in mine.items():
             np.testing.assert_array_equal(value, theirs[name].numpy())

@@ -163,7 +163,7 @@ def test_a_checkpoint_of_torch_runs_in_jax(pair: str, tmp_path: Path) -> None:
     close(y, of_torch(hnet, x), 1e-5)
     close(read.instantiate(2)(jnp.asarray(x)), y[1], 1e-5)
     # And back: nothing of the file is lost.
-    hj.save(read, tmp_path / "jax.safetensors")
+    hj.save(read, tmp_path / "jax.safetensors", with_base=True)
     back = ht.load(tmp_path / "jax.safetensors", theirs())
     state = hnet.state_dict()
     for name, value in back.state_dict().items():
@@ -174,7 +174,7 @@ def test_a_checkpoint_of_torch_runs_in_jax(pair: str, tmp_path: Path) -> None:
 def test_a_checkpoint_of_jax_runs_in_torch(pair: str, tmp_path: Path) -> None:
     theirs, ours, inputs = PAIRS[pair]
     hnet = hj.HyperNetwork(ours(), condition=hj.Embedding(3, 4), rngs=nnx.Rngs(0))
-    hj.save(hnet, tmp_path / "jax.safetensors")
+    hj.save(hnet, tmp_path / "jax.safetensors", with_base=True)
     read = ht.load(tmp_path / "jax.safetensors", theirs(), translate=True)
     read.train(pair != "cnn-nnx")
     assert read.plan == hnet.plan
@@ -279,7 +279,7 @@ def test_without_translation_the_names_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", ["train", "eval"])
 def test_modes_reach_a_translated_target_in_torch(mode: str, tmp_path: Path) -> None:
     hnet = hj.HyperNetwork(NNXCNN(), condition=hj.Embedding(3, 4), rngs=nnx.Rngs(0))
-    hj.save(hnet, tmp_path / "jax.safetensors")
+    hj.save(hnet, tmp_path / "jax.safetensors", with_base=True)
     read = ht.load(tmp_path / "jax.safetensors", TorchCNN(), translate=True)
     getattr(read, mode)()
     net: Any = read.instantiate(0)

@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hyperloom._core.checkpoint.base import FINGERPRINT, SAME_BASE
 from hyperloom._core.choices.execution import Execution
 from hyperloom._core.choices.forms import Form
 from hyperloom._core.choices.inits import Init
 from hyperloom._core.choices.layouts import Layout
 from hyperloom._core.choices.statistics import Statistics
 from hyperloom._core.errors import a_bool, a_kind, message
+from hyperloom._core.plan.compile import started_from_values
 from hyperloom._core.plan.plan import Plan
 from hyperloom._core.reports.doctor import Report
 from hyperloom._core.reports.explanation import Explanation
@@ -29,6 +31,7 @@ from hyperloom.torch._run.runner import Runner
 from hyperloom.torch._target.skeleton import Skeleton
 from hyperloom.torch._target.spec import target_spec, uncompiled
 from hyperloom.torch._target.statistics import checked_statistics, grow_tables, tables
+from hyperloom.torch._target.tensors import fingerprint
 
 # The code of methods that stands above this class, by name. The package fills it in.
 TOOLS: dict[str, Callable[..., Any]] = {}
@@ -38,8 +41,8 @@ class HyperNetwork(Generator):
     """Generates the parameters of a target network from a condition, and runs it with them.
 
     The target is a template: its shapes and its forward are used, its values only where nothing
-    is generated. It is never trained and never changed. The hypernetwork keeps a copy of what it
-    needs, so the module given stays the user's own.
+    is generated. It is never trained and never changed. Frozen tensors, what the target keeps and
+    the bases of forms, are held where they are, in the target's memory; buffers are copied.
 
     Args:
         target: Any module with parameters, unmodified.
@@ -84,7 +87,8 @@ class HyperNetwork(Generator):
         statistics: Statistics | None = None,
     ) -> None:
         target = uncompiled(target)
-        spec = target_spec(target)
+        shapes = target_spec(target, measured=())
+        spec = target_spec(target, measured=started_from_values(shapes, layout, form))
         plan, modules = prepare(spec, condition, trunk, layout, form, init)
         self._build(target, plan, modules, statistics)
 
@@ -112,7 +116,7 @@ class HyperNetwork(Generator):
         """
         target = uncompiled(target)
         a_kind("plan", plan, Plan, "a Plan, such as hnet.plan")
-        found = plan.spec.differences(target_spec(target))
+        found = plan.spec.differences(target_spec(target, measured=()))
         if found:
             wanted = f"the tensors of {plan.spec.name}"
             raise ValueError(message("target", "; ".join(found[:3]), wanted))
@@ -273,7 +277,7 @@ class HyperNetwork(Generator):
         kept = {name: value for name, value in params.items() if name in self.plan.kept}
         return run_given(self._runner, generated, kept, call, ids_of(self, condition, batch))
 
-    def instantiate(self, condition: Any, *, carry: Any = None) -> nn.Module:
+    def instantiate(self, condition: Any, *, carry: Any = None, copy: bool = True) -> nn.Module:
         """Return a plain module of the target's class with the parameters of one condition in it.
 
         The module owns copies of the tensors and has nothing to do with the hypernetwork any
@@ -282,10 +286,15 @@ class HyperNetwork(Generator):
         Args:
             condition: Raw value of one condition.
             carry: For a condition that carries a state, that of the call before.
+            copy: `False` for a module that holds the tensors that are not generated where they
+                are, in the target's memory: a large base is not there twice, and whoever trains
+                the module trains the target. Default `True`.
 
         Raises:
+            TypeError: `copy` is no bool.
             ValueError: A batch of conditions. Otherwise as `forward`.
         """
+        a_bool("copy", copy)
         with torch.no_grad():
             encoded = self.encode(condition, carry)
             if encoded.batch:
@@ -294,7 +303,8 @@ class HyperNetwork(Generator):
                 raise ValueError(message("condition", got, "one condition", way_out))
             tensors, runner = tensors_of(self, encoded), self._runner
             with runner.buffers(encoded.ids, encoded.batch).one(0) as buffers:
-                return runner.skeleton.build({**runner.kept(), **tensors}, buffers)
+                shared = () if copy else self.plan.kept
+                return runner.skeleton.build({**runner.kept(), **tensors}, buffers, shared)
 
     def add_conditions(self, num: int) -> list[nn.Parameter]:
         """Add ids at the end; the outputs of the old ids stay bitwise the same.
@@ -325,6 +335,33 @@ class HyperNetwork(Generator):
         TOOLS["load"](self, path)
 
     # ---- what nn.Module does, reaching the target too ----------------------------------------
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        found = fingerprint(self.bases, self.kept)
+        if found is not None:
+            destination[prefix + FINGERPRINT] = found
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Any,
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        lists = missing_keys, unexpected_keys, error_msgs
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *lists)
+        name, found = prefix + FINGERPRINT, fingerprint(self.bases, self.kept)
+        said = state_dict.get(name)
+        if name in unexpected_keys:
+            unexpected_keys.remove(name)
+        if said is None and found is not None:
+            missing_keys.append(name)
+        elif said is not None and (found is None or not torch.equal(said.cpu(), found)):
+            error_msgs.append(message("state_dict", "that of another base", *SAME_BASE))
 
     def train(self, mode: bool = True) -> HyperNetwork:
         """Set training mode here and in the target."""

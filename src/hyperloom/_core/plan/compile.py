@@ -84,6 +84,17 @@ def compile_plan(
     return Plan(spec, condition, trunk, heads, entries, banks)
 
 
+def started_from_values(spec: TargetSpec, layout: object, form: object) -> set[str]:
+    """Return the tensors whose start may follow the target's own values: generated, no base.
+
+    Only they need their mean and standard deviation measured, which reads the whole tensor.
+    Arguments as in `compile_plan`.
+    """
+    layouts = resolve("layout", Full() if layout is None else layout, Layout, spec)
+    forms = resolve("form", Whole() if form is None else form, Form, spec)
+    return {name for name in layouts if not (name in forms and forms[name].has_base)}
+
+
 _WANTED = {
     "spec": "a TargetSpec, as target_spec(target) returns it",
     "condition": "a condition object (Embedding, Vector, Noise, Concat)",

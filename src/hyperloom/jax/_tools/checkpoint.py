@@ -13,6 +13,13 @@ from flax import nnx
 from safetensors import deserialize
 from safetensors.numpy import save_file
 
+from hyperloom._core.checkpoint.base import (
+    FINGERPRINT,
+    TREES,
+    fingerprint_of,
+    holds_base,
+    sample_step,
+)
 from hyperloom._core.checkpoint.file import (
     Description,
     given_part,
@@ -32,7 +39,7 @@ from hyperloom._core.checkpoint.tensors import (
     parsed,
     write_whole,
 )
-from hyperloom._core.errors import a_path, message
+from hyperloom._core.errors import a_bool, a_path, message
 from hyperloom.jax._hypernetwork import TOOLS, HyperNetwork
 from hyperloom.jax._target.read import target_spec
 from hyperloom.jax._target.translated import read_translated
@@ -40,16 +47,19 @@ from hyperloom.jax._target.variables import Hole, Variable, is_random, walk
 from hyperloom.jax._tools.given import a_hypernetwork
 
 
-def save(hnet: HyperNetwork, path: str | os.PathLike[str]) -> None:
+def save(hnet: HyperNetwork, path: str | os.PathLike[str], *, with_base: bool = False) -> None:
     """Write a hypernetwork to one safetensors file, which the PyTorch backend can read too.
 
-    The file holds all learned arrays, the target's own tensors that are kept, its state, and the
-    plan with condition, trunk and layout as JSON. Random streams are not saved. It appears whole
-    or not at all.
+    The file holds all learned arrays, the target's state, and the plan with condition, trunk and
+    layout as JSON. Of what is not trained, the tensors that the target keeps and the bases of
+    forms, it holds a fingerprint, by which `load` tells whether it is given the same base. Random
+    streams are not saved. The file appears whole or not at all.
 
     Args:
         hnet: The hypernetwork.
         path: Where to; a file that is there is replaced.
+        with_base: Write the frozen tensors too: the values of the target that `load` is given
+            then do not matter. Default `False`.
 
     Raises:
         OSError: The file cannot be written.
@@ -59,7 +69,8 @@ def save(hnet: HyperNetwork, path: str | os.PathLike[str]) -> None:
     import hyperloom
 
     hnet, path = a_hypernetwork("hnet", hnet), a_path("path", path)
-    tensors = neutral_tensors(hnet)
+    a_bool("with_base", with_base)
+    tensors = neutral_tensors(hnet, with_base)
     check_dtypes(tensors)
     bad = _not_finite(tensors)
     if bad is not None:
@@ -85,7 +96,9 @@ def load(
 
     Args:
         path: The file.
-        target: A target of the same class and shapes; its values do not matter.
+        target: A target of the same class and shapes. What the file holds replaces its values in
+            the hypernetwork; what is frozen has to be what it was, unless the file was saved
+            `with_base`.
         condition: The condition module, if the hypernetwork was made with one of the user's own
             (built the same way; its parameters are loaded). In a `Concat`, the whole `Concat`.
         trunk: The trunk module, likewise.
@@ -159,19 +172,43 @@ def neutral_variables(hnet: HyperNetwork) -> dict[str, list[Variable]]:
     return found
 
 
-def neutral_tensors(hnet: HyperNetwork) -> dict[str, np.ndarray]:
-    """Return all tensors under the names of the file."""
-    made: dict[str, np.ndarray] = {}
-    for name, variables in neutral_variables(hnet).items():
-        blocks = [np.asarray(variable.get_value()) for variable in variables]
-        whole = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
-        made[name] = np.ascontiguousarray(whole).reshape(whole.shape)
-    return made
+def neutral_tensors(hnet: HyperNetwork, with_base: bool = False) -> dict[str, np.ndarray]:
+    """Return all tensors under the names of the file.
+
+    Of the frozen ones the fingerprint, or `with_base` themselves.
+    """
+    if with_base:
+        return {name: _whole(found) for name, found in neutral_variables(hnet).items()}
+    base = base_tensors(hnet)
+    found = {n: v for n, v in neutral_variables(hnet).items() if n not in base}
+    tensors = {name: _whole(variables) for name, variables in found.items()}
+    if base:
+        some = {n: _bytes(v.reshape(-1)[:: sample_step(v.size)]) for n, v in base.items()}
+        parts = ((n.partition(".")[2], str(v.dtype), v.shape, some[n]) for n, v in base.items())
+        tensors[FINGERPRINT] = np.frombuffer(fingerprint_of(parts), np.uint8)
+    return tensors
+
+
+def base_tensors(hnet: HyperNetwork) -> dict[str, np.ndarray]:
+    """Return the frozen tensors under the names that they have in a file."""
+    return {
+        name: _whole(variables)
+        for name, variables in neutral_variables(hnet).items()
+        if name.partition(".")[0] in TREES and not isinstance(variables[0], nnx.Param)
+    }
+
+
+def _whole(variables: list[Variable]) -> np.ndarray:
+    blocks = [np.asarray(variable.get_value()) for variable in variables]
+    whole = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+    return np.ascontiguousarray(whole).reshape(whole.shape)
 
 
 def fill(hnet: HyperNetwork, tensors: dict[str, Any]) -> None:
     """Put tensors, by the names of the file, in place."""
     for name, variables in neutral_variables(hnet).items():
+        if name not in tensors:  # a base that the file does not hold
+            continue
         blocks = [tensors[name]]
         if len(variables) > 1:
             blocks = np.split(tensors[name], np.cumsum([v.shape[0] for v in variables])[:-1])
@@ -183,7 +220,11 @@ def fill(hnet: HyperNetwork, tensors: dict[str, Any]) -> None:
 
 def _fill(hnet: HyperNetwork, tensors: dict[str, Any], path: Any) -> None:
     """Copy tensors in, after all names, shapes and dtypes are checked."""
-    own = neutral_tensors(hnet)
+    own, base = neutral_tensors(hnet), base_tensors(hnet)
+    mine, said = own.get(FINGERPRINT), tensors.get(FINGERPRINT)
+    same = mine is not None and said is not None and np.array_equal(mine, said)
+    if holds_base(path, base, tensors, same):
+        own = neutral_tensors(hnet, with_base=True)
     way_out = "float64 in JAX needs jax.config.update('jax_enable_x64', True)."
     check_fit(path, own, tensors, lambda _: way_out)
     fill(hnet, tensors)

@@ -30,7 +30,7 @@ from hyperloom.torch._generate.heads import build_head, uniform
 from hyperloom.torch._generate.numbers import feature_moments
 from hyperloom.torch._generate.recurrent import RecurrentCondition
 from hyperloom.torch._generate.trunks import build_trunk, neutral_trunk
-from hyperloom.torch._target.tensors import TensorTree
+from hyperloom.torch._target.tensors import TensorTree, reference_to
 
 _MOST_SAMPLES = 256
 
@@ -88,7 +88,7 @@ def build(
 ) -> Built:
     """Make the modules that execute a plan, and fill them with their start."""
     heads = nn.ModuleDict({head.name: build_head(plan, i) for i, head in enumerate(plan.heads)})
-    native = {name: p.detach() for name, p in target.named_parameters(remove_duplicate=False)}
+    native = {n: reference_to(p) for n, p in target.named_parameters(remove_duplicate=False)}
     scales = torch.tensor([[p.scale, p.shift] for p in plan.pieces]) if plan.has_scales else None
     banks = nn.ParameterList(torch.empty(bank.shape) for bank in plan.banks)
     trees = _trees(target, plan, native)
@@ -103,9 +103,10 @@ def build(
 def _trees(
     target: nn.Module, plan: Plan, native: Mapping[str, Tensor]
 ) -> tuple[TensorTree, TensorTree, TensorTree, TensorTree]:
-    """Copy out of the target what is used of its values.
+    """Take what is used of the target's values.
 
-    Bases, kept tensors, buffers, and the values that ids added later will start from.
+    Bases, kept tensors, buffers, and the values that ids added later will start from. What is
+    trained or written is a copy; what stays as it is, is held where it is.
     """
     bases, kept, buffers, later = TensorTree(), TensorTree(), TensorTree(), TensorTree()
     for name in values_used(plan):
@@ -115,10 +116,12 @@ def _trees(
             raise ValueError(message("target", got, "values to keep or to start from", way_out))
     for entry in plan.entries:
         if entry.form.has_base:
-            add = bases.add_parameter if entry.form.trains_base else bases.add_buffer
-            add(entry.tensor, native[entry.tensor].clone())
+            if entry.form.trains_base:
+                bases.add_parameter(entry.tensor, native[entry.tensor].clone())
+            else:
+                bases.add_reference(entry.tensor, native[entry.tensor])
     for name in plan.kept:
-        kept.add_buffer(name, native[name].clone())
+        kept.add_reference(name, native[name])
     for path, module in target.named_modules():
         for key, value in module._buffers.items():
             if value is not None:

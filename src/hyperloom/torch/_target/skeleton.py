@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -246,12 +246,30 @@ class Skeleton:
             if tensor is not None
         }
 
-    def build(self, tensors: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> nn.Module:
-        """Return a plain module that owns copies of the given tensors, ties kept."""
+    def build(
+        self,
+        tensors: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        shared: Collection[str] = (),
+    ) -> nn.Module:
+        """Return a plain module over the given tensors, ties kept.
+
+        Args:
+            tensors: By the spec's names.
+            buffers: By their paths.
+            shared: Names of tensors that the module is to hold where they are; it owns copies of
+                the others.
+        """
         values = {n: tensors[t.name] for t in self.spec for n in t.names}
         values.update(buffers)
         by_id = self._lookup(values)
-        made = copy_with(self.module, lambda t: by_id[id(t)].detach().clone())
+        stay = {id(tensors[name]) for name in shared}
+        made = copy_with(
+            self.module,
+            lambda t: (
+                by_id[id(t)].detach() if id(by_id[id(t)]) in stay else by_id[id(t)].detach().clone()
+            ),
+        )
         for part in made.modules():
             compute_by_hooks(part)
         return tie(made, self.spec)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Container
 
 import torch
 from torch import nn
@@ -15,7 +16,7 @@ from hyperloom.torch._target.shapes import Shapes
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
-def target_spec(target: nn.Module) -> TargetSpec:
+def target_spec(target: nn.Module, measured: Container[str] | None = None) -> TargetSpec:
     """Return names, shapes, roles, fans, ties and initial statistics of a module's parameters.
 
     Parameters that share their storage are one tensor with several names. Initial mean and
@@ -24,6 +25,8 @@ def target_spec(target: nn.Module) -> TargetSpec:
 
     Args:
         target: Any module with parameters.
+        measured: Names of the tensors to measure; the others follow the usual initialisation too.
+            Measuring reads the whole tensor. `None` (default) for all.
 
     Returns:
         The spec; tensors in the module's own order.
@@ -49,7 +52,10 @@ def target_spec(target: nn.Module) -> TargetSpec:
             _refuse_overlap(name, parameter, storage, addresses)
             names.setdefault(storage, []).append(name)
             owners.setdefault(storage, (module, key, parameter))
-    tensors = [_tensor_spec(found, *owners[storage]) for storage, found in names.items()]
+    tensors = [
+        _tensor_spec(found, *owners[storage], measured is None or found[0] in measured)
+        for storage, found in names.items()
+    ]
     return TargetSpec(type(target).__name__, tuple(tensors))
 
 
@@ -110,14 +116,14 @@ def _refuse_overlap(
 
 
 def _tensor_spec(
-    names: list[str], module: nn.Module, key: str, parameter: nn.Parameter
+    names: list[str], module: nn.Module, key: str, parameter: nn.Parameter, measure: bool
 ) -> TensorSpec:
     shape = tuple(parameter.shape)
     name = names[0]
     role = _role(module, key, parameter)
     out_axis, in_axis = _axes(module, role, shape)
     fan_in, fan_out = _layer_fans(module, key, role, shape)
-    mean, std = _statistics(parameter, role, fan_in)
+    mean, std = _statistics(parameter, role, fan_in) if measure else usual_start(role, fan_in)
     return TensorSpec(
         name=name,
         shape=shape,

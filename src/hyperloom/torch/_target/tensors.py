@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import nn
 
+from hyperloom._core.checkpoint.base import fingerprint_of, sample_step
+
 
 class TensorTree(nn.Module):
-    """Holds parameters and buffers under names with dots, e.g. `"layers.0.weight"`."""
+    """Holds tensors under names with dots, e.g. `"layers.0.weight"`.
+
+    Parameters and buffers as any module; and references: tensors that stay where they are, in the
+    memory of somebody else's module. References are no part of the state dict, no optimiser and no
+    wrapper for several processes sees them, and copies of the tree share them. They follow
+    `.to()`: what that converts is a tensor of the tree's, and the other module's is as it was.
+    """
+
+    references: dict[str, torch.Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.references = {}
 
     def add_parameter(self, name: str, value: torch.Tensor) -> None:
         """Hold `value` as a learned parameter."""
@@ -20,6 +36,11 @@ class TensorTree(nn.Module):
         """Hold `value` as a buffer; one that is not `persistent` stays out of the state dict."""
         node, leaf = self._node(name)
         node.register_buffer(leaf, value, persistent=persistent)
+
+    def add_reference(self, name: str, value: torch.Tensor) -> None:
+        """Hold `value` where it is."""
+        node, leaf = self._node(name)
+        node.references[leaf] = value
 
     def remove(self, name: str) -> None:
         """Hold the buffer `name` no longer."""
@@ -33,7 +54,7 @@ class TensorTree(nn.Module):
 
     def tensors(self, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
         """Yield all names and tensors."""
-        for held in (self._parameters, self._buffers):
+        for held in (self._parameters, self._buffers, self.references):
             for key, value in held.items():
                 if value is not None:
                     yield prefix + key, value
@@ -41,11 +62,74 @@ class TensorTree(nn.Module):
             if isinstance(node, TensorTree):
                 yield from node.tensors(f"{prefix}{key}.")
 
-    def _node(self, name: str) -> tuple[nn.Module, str]:
+    def referred(self, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield names and tensors of the references."""
+        for key, value in self.references.items():
+            yield prefix + key, value
+        for key, node in self._modules.items():
+            if isinstance(node, TensorTree):
+                yield from node.referred(f"{prefix}{key}.")
+
+    def _node(self, name: str) -> tuple[TensorTree, str]:
         *path, leaf = name.split(".")
-        node: nn.Module = self
+        node: Any = self
         for step in path:
             if step not in node._modules:
                 node.add_module(step, TensorTree())
-            node = node._modules[step]  # type: ignore[assignment]
+            node = node._modules[step]
         return node, leaf
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)
+        self.references = {key: _followed(value, fn) for key, value in self.references.items()}
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TensorTree:
+        other = type(self).__new__(type(self))
+        memo[id(self)] = other
+        memo.update((id(value), value) for value in self.references.values())
+        other.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return other
+
+
+def reference_to(parameter: torch.Tensor) -> torch.Tensor:
+    """Return a tensor over the memory of a parameter: its values, class and attributes.
+
+    Without its gradient: what is kept of a target is not trained.
+    """
+    value = parameter.detach()
+    if type(parameter) not in (nn.Parameter, torch.Tensor):
+        value = value.as_subclass(type(parameter))
+    for name, attribute in vars(parameter).items():
+        setattr(value, name, attribute)
+    return value
+
+
+def _followed(value: torch.Tensor, fn: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """Bring a reference to where `fn` brings tensors, with its values.
+
+    `fn` may drop them (`to_empty`, `.to("meta")`): for what is learned a state dict brings them
+    back, for a reference nothing would.
+    """
+    probe = fn(torch.ones(1, dtype=value.dtype, device=value.device))
+    return value if probe.is_meta else value.to(device=probe.device, dtype=probe.dtype)
+
+
+def frozen(*trees: TensorTree) -> dict[str, torch.Tensor]:
+    """Return what several trees refer to, by name."""
+    return {name: value for tree in trees for name, value in tree.referred()}
+
+
+def fingerprint(*trees: TensorTree) -> torch.Tensor | None:
+    """Return the fingerprint of what the trees refer to, `(32,)` uint8; `None` for nothing."""
+    values = frozen(*trees)
+    if not values:
+        return None
+    parts = ((n, str(v.dtype), tuple(v.shape), _some_bytes(v)) for n, v in values.items())
+    return torch.tensor(list(fingerprint_of(parts)), dtype=torch.uint8)
+
+
+def _some_bytes(value: torch.Tensor) -> bytes:
+    value = value.detach().as_subclass(torch.Tensor)
+    some = value.reshape(-1)[:: sample_step(value.numel())]
+    return some.cpu().contiguous().view(torch.uint8).numpy().tobytes()

@@ -11,6 +11,7 @@ from safetensors import deserialize
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from hyperloom._core.checkpoint.base import FINGERPRINT, TREES, holds_base
 from hyperloom._core.checkpoint.file import (
     Description,
     given_part,
@@ -30,26 +31,31 @@ from hyperloom._core.checkpoint.tensors import (
     parsed,
     write_whole,
 )
-from hyperloom._core.errors import a_path, message
+from hyperloom._core.errors import a_bool, a_path, message
 from hyperloom._core.plan.plan import Plan
 from hyperloom._core.target.spec import TargetSpec
 from hyperloom.torch._generate.table import Table
 from hyperloom.torch._hypernetwork import HyperNetwork
 from hyperloom.torch._target.spec import target_spec
 from hyperloom.torch._target.statistics import checked_statistics
+from hyperloom.torch._target.tensors import frozen
 from hyperloom.torch._target.translated import Translated
 from hyperloom.torch._tools.given import a_hypernetwork
 
 
-def save(hnet: HyperNetwork, path: str | os.PathLike[str]) -> None:
+def save(hnet: HyperNetwork, path: str | os.PathLike[str], *, with_base: bool = False) -> None:
     """Write a hypernetwork to one safetensors file.
 
-    The file holds all learned tensors, the target's own tensors that are kept, its buffers, and
-    the plan with condition, trunk and layout as JSON. It appears whole or not at all.
+    The file holds all learned tensors, the target's buffers, and the plan with condition, trunk
+    and layout as JSON. Of what is not trained, the tensors that the target keeps and the bases of
+    forms, it holds a fingerprint, by which `load` tells whether it is given the same base. The
+    file appears whole or not at all.
 
     Args:
         hnet: The hypernetwork.
         path: Where to; a file that is there is replaced.
+        with_base: Write the frozen tensors too: the values of the target that `load` is given
+            then do not matter. Default `False`.
 
     Raises:
         OSError: The file cannot be written.
@@ -59,7 +65,8 @@ def save(hnet: HyperNetwork, path: str | os.PathLike[str]) -> None:
     import hyperloom
 
     hnet, path = a_hypernetwork("hnet", hnet), a_path("path", path)
-    tensors = neutral_tensors(hnet)
+    a_bool("with_base", with_base)
+    tensors = neutral_tensors(hnet, with_base)
     check_dtypes(tensors)
     bad = _not_finite(tensors)
     if bad is not None:
@@ -85,7 +92,9 @@ def load(
 
     Args:
         path: The file.
-        target: A target of the same class and shapes; its values do not matter.
+        target: A target of the same class and shapes. What the file holds replaces its values in
+            the hypernetwork; what is frozen is held where it is, in the target, and has to be
+            what it was, unless the file was saved `with_base`.
         condition: The condition module, if the hypernetwork was made with one of the user's own
             (built the same way; its parameters are loaded). In a `Concat`, the whole `Concat`.
         trunk: The trunk module, likewise.
@@ -106,7 +115,7 @@ def load(
     names = pairs_of_names(translate)
     described, tensors = _read(path)
     plan = described.plan
-    spec = target_spec(target)
+    spec = target_spec(target, measured=())
     if names is None:
         _same_target(path, plan, spec)
     else:
@@ -134,8 +143,11 @@ def load_into(hnet: HyperNetwork, path: str | os.PathLike[str]) -> None:
     _fill(hnet, tensors, path)
 
 
-def neutral_tensors(hnet: HyperNetwork) -> dict[str, Tensor]:
-    """Return all tensors under the names of the file: what was grown in blocks is one table."""
+def neutral_tensors(hnet: HyperNetwork, with_base: bool = False) -> dict[str, Tensor]:
+    """Return all tensors under the names of the file: what was grown in blocks is one table.
+
+    Of the frozen ones the fingerprint, or `with_base` themselves.
+    """
     blocks = {
         f"{path}.{i}": path
         for path, module in hnet.named_modules()
@@ -147,12 +159,35 @@ def neutral_tensors(hnet: HyperNetwork) -> dict[str, Tensor]:
         found.setdefault(blocks.get(name, name), []).append(tensor.detach())
     joined = {name: torch.cat(v) if len(v) > 1 else v[0] for name, v in found.items()}
     # Clones where storage is shared or strided: safetensors wants each tensor by itself.
-    return {name: value.contiguous().clone() for name, value in joined.items()}
+    tensors = {name: value.contiguous().clone() for name, value in joined.items()}
+    if with_base:
+        tensors.pop(FINGERPRINT, None)
+        tensors.update(_base(hnet))
+    return tensors
+
+
+def _base(hnet: HyperNetwork) -> dict[str, Tensor]:
+    """Return the frozen tensors under the names that they have in a file."""
+    trees: dict[str, Any] = {name: hnet.get_submodule(name) for name in TREES}
+    found = {
+        f"{name}.{key}": value.detach().contiguous()
+        for name, tree in trees.items()
+        for key, value in frozen(tree).items()
+    }
+    # A clone where storage is shared: safetensors wants each tensor by itself.
+    return {
+        name: value if value.untyped_storage().nbytes() == value.nbytes else value.clone()
+        for name, value in found.items()
+    }
 
 
 def _fill(hnet: HyperNetwork, tensors: dict[str, Tensor], path: Any) -> None:
-    """Copy tensors in, after all names, shapes and dtypes are checked."""
-    own = neutral_tensors(hnet)
+    """Put tensors in, after all names, shapes and dtypes are checked."""
+    own, base = neutral_tensors(hnet), _base(hnet)
+    mine, said = own.get(FINGERPRINT), tensors.get(FINGERPRINT)
+    same = mine is not None and said is not None and torch.equal(mine, said)
+    if holds_base(path, base, tensors, same):
+        own = neutral_tensors(hnet, with_base=True)
     tensors = _with_statistics(tensors, own)
     check_fit(path, own, tensors, lambda t: f"Convert the hypernetwork first: .to({t}).")
     state = {}
@@ -163,6 +198,13 @@ def _fill(hnet: HyperNetwork, tensors: dict[str, Tensor], path: Any) -> None:
             state.update({f"{name}.{i}": b for i, b in enumerate(tensor.split(sizes))})
         else:
             state[name] = tensor
+    given = {name: state.pop(name) for name in base if name in state}
+    for name, value in given.items():
+        tree, _, key = name.partition(".")
+        trees: Any = hnet.get_submodule(tree)
+        trees.add_reference(key, value.to(base[name].device))
+    if given:
+        state[FINGERPRINT] = neutral_tensors(hnet)[FINGERPRINT]
     hnet.load_state_dict(state)
 
 
