@@ -315,7 +315,7 @@ def test_the_template_is_bitwise_unchanged(layout: str) -> None:
             optimizer.zero_grad()
             hnet(x, condition=condition).square().sum().backward()
             optimizer.step()
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match="input 0: got"):
             hnet(torch.ones(2, 7, 99), condition=[0, 1])
         hnet.run(hnet.generate(0), X[0])
         hnet.instantiate(0)(X).sum().backward()
