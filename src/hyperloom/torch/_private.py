@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils import parametrize
 
 _C: Any = torch._C
 _torch: Any = torch
+_parametrize: Any = parametrize
 
 weight_norm = _torch._weight_norm
 pack_padded_sequence = _torch._pack_padded_sequence
@@ -38,3 +42,17 @@ def warn_of_slow_operations(on: bool) -> None:
 def transformed() -> bool:
     """Whether an operation that is being run has a transform of torch.func around it."""
     return _C._functorch.maybe_current_level() is not None
+
+
+@contextmanager
+def no_cached_parametrizations() -> Generator[None]:
+    """Let nothing be found that `parametrize.cached()` has kept of a call before."""
+    if not _parametrize._cache_enabled:
+        yield
+        return
+    kept = _parametrize._cache_enabled, _parametrize._cache
+    _parametrize._cache_enabled, _parametrize._cache = 0, {}
+    try:
+        yield
+    finally:
+        _parametrize._cache_enabled, _parametrize._cache = kept

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,11 +21,41 @@ from hyperloom.torch._weights.weights import Dense, Weight
 Rule = Callable[..., Any]
 
 
+class Modes(NamedTuple):
+    """Whether gradients are taken, and what autocast does on a device."""
+
+    grad: bool
+    inference: bool
+    autocast: bool
+    low: torch.dtype
+    device: str
+
+    @staticmethod
+    def now(device: str) -> Modes:
+        """Return the modes that are in force."""
+        low, cast = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
+        inference = not torch.compiler.is_compiling() and torch.is_inference_mode_enabled()
+        return Modes(torch.is_grad_enabled(), inference, cast, low, device)
+
+    def run(self, function: Callable[[], Tensor]) -> Tensor:
+        """Run a function in these modes."""
+        if self == Modes.now(self.device):
+            return function()
+        autocast = torch.autocast(self.device, self.low, self.autocast)
+        if torch.compiler.is_compiling():  # a graph knows no inference mode
+            with autocast, torch.set_grad_enabled(self.grad):
+                return function()
+        # In this order: to leave or enter inference mode sets what becomes of gradients.
+        with torch.inference_mode(self.inference), torch.set_grad_enabled(self.grad), autocast:
+            return function()
+
+
 class Generated(Tensor):
     """Stands for a `Weight`: a shape and a dtype, numbers on demand."""
 
     weight: Weight
     kind: torch.dtype
+    modes: Modes
 
     @staticmethod
     def of(weight: Weight, dtype: torch.dtype) -> Generated:
@@ -36,6 +66,7 @@ class Generated(Tensor):
             made = empty_like(Guarded, weight.shape, dtype, weight.owned[0].device)
         made.weight = weight
         made.kind = dtype
+        made.modes = Modes.now(weight.owned[0].device.type)
         return made
 
     @classmethod
@@ -73,7 +104,8 @@ def _dense(tree: Any) -> Any:
         weight = tree.weight
         if not isinstance(weight, Dense):
             weight.note("other", "dense")
-            value = weight.dense().to(tree.kind)
+            # It is kept: what is in force where it is read first must not matter.
+            value = tree.modes.run(lambda: weight.dense().to(tree.kind))
             tree.weight = weight = Dense(weight.name, weight.shape, weight.num, value, lead=0)
         return weight.value
     if isinstance(tree, (tuple, list)):
@@ -160,7 +192,8 @@ def embedding(
         return F.embedding(_dense(input), _dense(weight), *options)
     ids = _dense(input)
     if padding_idx is None and isinstance(weight, Generated):
-        return weight.weight.embed(ids)
+        with torch.autocast(weight.modes.device, enabled=False):  # it leaves a look-up alone
+            return weight.weight.embed(ids).to(weight.kind)
     dense = _dense(weight)
     if padding_idx is not None:  # its row gets no gradient; vmap over F.embedding forgets that
         rows = torch.arange(len(dense), device=dense.device).unsqueeze(-1)

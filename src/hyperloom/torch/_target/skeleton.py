@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from hyperloom._core.target.spec import TargetSpec
-from hyperloom.torch._private import saving_hooks
+from hyperloom.torch._private import no_cached_parametrizations, saving_hooks
 from hyperloom.torch._target.attributes import compute_by_hooks, computed_by_hooks
 from hyperloom.torch._target.checkpointing import (
     CheckpointedError,
@@ -156,7 +156,10 @@ class Skeleton:
             try:
                 if watched:
                     self._place(given)
-                return functional_call(self.module, given, args, dict(kwargs), tie_weights=False)
+                with no_cached_parametrizations():  # of another condition
+                    return functional_call(
+                        self.module, given, args, dict(kwargs), tie_weights=False
+                    )
             finally:
                 for part, parameters in before:
                     part.__dict__["_parameters"] = parameters
