@@ -13,7 +13,7 @@ from hyperloom._core.choices.execution import Execution
 from hyperloom._core.choices.forms import Form
 from hyperloom._core.choices.inits import Init
 from hyperloom._core.choices.layouts import Layout
-from hyperloom._core.errors import message
+from hyperloom._core.errors import a_kind, message
 from hyperloom._core.plan.plan import Plan
 from hyperloom._core.reports.explanation import Explanation
 from hyperloom.jax._generate.build import (
@@ -27,11 +27,11 @@ from hyperloom.jax._generate.build import (
 )
 from hyperloom.jax._generate.generator import Generator
 from hyperloom.jax._generate.supplied import with_parameters
-from hyperloom.jax._run.call import Dims
 from hyperloom.jax._run.checks import as_rngs, check_state
 from hyperloom.jax._run.explain import explain
+from hyperloom.jax._run.pairing import Dims
 from hyperloom.jax._run.run import Asked, forward, run_given
-from hyperloom.jax._run.runner import Runner
+from hyperloom.jax._run.runner import Memory, Runner
 from hyperloom.jax._target.adaptor import Adaptor, Box, Method
 from hyperloom.jax._target.variables import Param
 
@@ -91,7 +91,8 @@ class HyperNetwork(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         rngs = check_rngs(rngs)
-        self.execution = Execution() if execution is None else execution
+        execution = Execution() if execution is None else execution
+        self.execution = a_kind("execution", execution, Execution, "an Execution(...)")
         if not isinstance(target, Planned):
             target = planned(target, condition, trunk, (layout, form, init), rngs)
         self._take(target, rngs)
@@ -125,7 +126,7 @@ class HyperNetwork(nnx.Module):
     def _take(self, given: Planned, rngs: nnx.Rngs) -> None:
         made = build(given, rngs)
         self._plan = Box(made.plan)
-        self._notices = Box(set[str]())
+        self._memory = Box(Memory())
         self.condition = made.condition
         self.trunks = made.trunks
         self.heads = made.heads
@@ -143,9 +144,9 @@ class HyperNetwork(nnx.Module):
         return self._plan.held
 
     @property
-    def notices(self) -> set[str]:
-        """What was said once already."""
-        return self._notices.held
+    def memory(self) -> Memory:
+        """What is remembered of calls; results do not depend on it."""
+        return self._memory.held
 
     @property
     def generator(self) -> Generator:

@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+from jax import Array
 
 from hyperloom.jax._rules import control, equations
-from hyperloom.jax._rules.evaluate import evaluate
+from hyperloom.jax._rules.evaluate import evaluate, to_dense
 from hyperloom.jax._rules.products import Context
 from hyperloom.jax._weights.choose import Record, device_class
 from hyperloom.jax._weights.weights import StructuredWeight, formed
@@ -45,6 +46,24 @@ def with_kernels(weights: Mapping[str, Any], num: int) -> dict[str, Any]:
         else formed(name, weight, 1)
         for name, weight in weights.items()
     }
+
+
+def formed_for_all(
+    weights: Mapping[str, Any], num: int, record: Record | None = None
+) -> dict[str, Array]:
+    """Return weights of a batch of conditions as arrays `(B, *shape)`.
+
+    Args:
+        weights: Arrays and objects by name.
+        num: Conditions `B`.
+        record: Where to note what was chosen.
+    """
+    context = Context(num, record=record)
+
+    def one(weights: Mapping[str, Any]) -> dict[str, Array]:
+        return {name: to_dense(context, weight) for name, weight in weights.items()}
+
+    return jax.vmap(one, in_axes=(axes(weights),), axis_size=num)(dict(weights))
 
 
 def call(

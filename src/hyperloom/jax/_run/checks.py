@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,17 +23,6 @@ def as_rngs(rngs: Any) -> nnx.Rngs | None:
         return nnx.Rngs(rngs)
     way_out = "Make one from a seed: jax.random.key(0)."
     raise TypeError(message("rngs", repr(rngs), "an nnx.Rngs, a key or a dict of keys", way_out))
-
-
-def outside() -> int:
-    """Return the stack level of the code that called the hypernetwork."""
-    level, frame = 1, sys._getframe(1)
-    while frame is not None:
-        name = frame.f_globals.get("__name__", "")
-        if not name.startswith(("hyperloom.", "jax.", "flax.")):
-            return level
-        level, frame = level + 1, frame.f_back
-    return 2
 
 
 def check_state(

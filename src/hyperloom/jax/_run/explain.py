@@ -23,7 +23,7 @@ def explain(generator: Generator, runner: Runner, encoded: Encoded, asked: Asked
     """Trace a call, and note what was chosen for every use of a generated tensor."""
     plan, call = generator.plan, asked.of(runner, encoded.batch)
     size, single = encoded.vector.dtype.itemsize, not call.batch
-    way = route(plan, runner.execution, call, size)
+    way = route(plan, runner, call, size)
     key = generator.trunk_key(asked.streams)
     notes: list[tuple[str, str, str, Layer | None]] = []
 
@@ -41,6 +41,7 @@ def explain(generator: Generator, runner: Runner, encoded: Encoded, asked: Asked
         return travel(own, way, make, encoded, here, record)[0]
 
     jax.eval_shape(run, state, flat_encoded(encoded), call.slices())
+    way = route(plan, runner, call, size)  # tracing may have shown that it takes a loop
     entries = {entry.tensor: entry for entry in plan.entries}
     seen = {name for name, *_ in notes}
     notes += [(name, "other", "dense", None) for name in entries if name not in seen]

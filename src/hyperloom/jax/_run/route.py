@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hyperloom._core.choices.execution import Execution
 from hyperloom._core.plan.plan import Plan
 from hyperloom.jax._run.call import Call
+from hyperloom.jax._run.runner import Runner
 from hyperloom.jax._weights.make import worth_objects
 
 
@@ -29,25 +29,32 @@ class Route:
     as_objects: bool
 
 
-_REASONS = {
-    "single": "one condition: the target is run as it is",
-    "vmap": "the target is traced, and its equations run for all conditions at once",
-}
-
-
-def route(plan: Plan, execution: Execution, call: Call, itemsize: int | None) -> Route:
+def route(plan: Plan, runner: Runner, call: Call, itemsize: int | None) -> Route:
     """Decide how a call is run.
 
     Args:
         plan: The plan.
-        execution: How batches are to be run.
+        runner: The runner.
         call: The call.
         itemsize: Bytes of a generated number; `None` for tensors that are there already.
     """
-    strategy = "vmap" if call.batch else "single"
+    execution = runner.execution
+    strategy, reason = _strategy(runner, call)
     if itemsize is None:
-        return Route(strategy, _REASONS[strategy], call.num, False, False)
+        return Route(strategy, reason, call.num, False, False)
     most = execution.conditions_at_once(plan.output_bytes(1, itemsize))
     at_once = call.num if most is None else min(most, call.num)
     as_objects = strategy == "vmap" and worth_objects(plan, at_once, call.rows(), itemsize)
-    return Route(strategy, _REASONS[strategy], at_once, execution.recompute, as_objects)
+    return Route(strategy, reason, at_once, execution.recompute, as_objects)
+
+
+def _strategy(runner: Runner, call: Call) -> tuple[str, str]:
+    """Return the name of the strategy, and why."""
+    execution, found = runner.execution, runner.memory.loops.get(call.kind())
+    if not call.batch:
+        return "single", "one condition: the target is run as it is"
+    if execution.strategy == "loop":
+        return "loop", "execution asks for one condition after the other"
+    if execution.strategy == "auto" and found is not None:
+        return "loop", found
+    return "vmap", "the target is traced, and its equations run for all conditions at once"

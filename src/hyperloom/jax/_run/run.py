@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -13,13 +12,15 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from hyperloom._core.choices.execution import SlowWarning
 from hyperloom._core.errors import message
 from hyperloom._core.plan.plan import Plan
 from hyperloom.jax._generate.encoded import Encoded
 from hyperloom.jax._generate.generator import Generator
 from hyperloom.jax._generate.norms import training
-from hyperloom.jax._run.call import Call, Dims, PairedInputs, flat_batch, unflat_batch
-from hyperloom.jax._run.checks import check_params, check_state, outside
+from hyperloom.jax._run.call import Call
+from hyperloom.jax._run.checks import check_params, check_state
+from hyperloom.jax._run.pairing import Dims, PairedInputs, flat_batch, unflat_batch
 from hyperloom.jax._run.route import Route, route
 from hyperloom.jax._run.runner import Runner
 from hyperloom.jax._run.strategies import STRATEGIES, Result, Target
@@ -63,7 +64,8 @@ class Asked:
         inputs = PairedInputs.of(batch, self.inputs, self.in_axes, self.kwargs)
         state = check_state(runner.target.state(), self.state or {}, batch)
         call = Call(batch, inputs, mutable=self.mutable, method=self.method)
-        keys = split_keys(runner.target.keys(self.streams, self.method), call)
+        keys = runner.target.keys(self.streams, self.method)
+        keys = split_keys(keys, call, runner.execution.randomness)
         flat = {name: flat_batch(value, batch) for name, value in state.items()}
         return call.with_slices((inputs.paired, keys, flat), batch)
 
@@ -79,7 +81,7 @@ def forward(
 def run_encoded(generator: Generator, runner: Runner, encoded: Encoded, asked: Asked) -> Any:
     """Generate and run for conditions that are encoded already."""
     call = asked.of(runner, encoded.batch)
-    way = route(generator.plan, runner.execution, call, encoded.vector.dtype.itemsize)
+    way = route(generator.plan, runner, call, encoded.vector.dtype.itemsize)
     make = maker(generator, runner, way, call, generator.trunk_key(asked.streams))
     result, notes = travel(runner, way, make, flat_encoded(encoded), call)
     return store(runner, call, result, notes)
@@ -89,7 +91,7 @@ def run_given(plan: Plan, runner: Runner, params: Mapping[str, Array], asked: As
     """Run with tensors that are given."""
     batch = check_params(plan, params)
     call = asked.of(runner, batch)
-    way = route(plan, runner.execution, call, None)
+    way = route(plan, runner, call, None)
     kept = {name: value for name, value in params.items() if name in plan.kept}
     source = {n: flat_batch(v, batch) for n, v in params.items() if n not in kept}
     result, notes = travel(runner, way, lambda source, _: (source, kept), source, call)
@@ -137,7 +139,7 @@ def travel(
         batch = (num,) if call.batch else ()
         weights, shared = make(source, index)
         target = Target(runner, {**runner.kept_tensors(), **shared}, notes, record)
-        return STRATEGIES[way.strategy](target, weights, call.with_slices(slices, batch))
+        return _run(way, target, weights, call.with_slices(slices, batch))
 
     def run(num: int) -> Callable[..., Result]:
         function = partial(part, num)
@@ -149,6 +151,20 @@ def travel(
     else:
         result = _in_parts(run, slices, call.num, way.at_once)
     return jax.tree.map(lambda a: unflat_batch(a, call.batch), result), notes
+
+
+def _run(way: Route, target: Target, weights: Mapping[str, Any], call: Call) -> Result:
+    """Run the target the way that was decided; where JAX cannot batch it, in a loop."""
+    memory, may_loop = target.runner.memory, target.runner.execution.strategy == "auto"
+    try:
+        return STRATEGIES[way.strategy](target, weights, call)
+    except NotImplementedError as error:  # what JAX raises where a primitive has no batching rule
+        if way.strategy != "vmap" or not may_loop:
+            raise
+        why = str(error).partition("\n")[0]
+        memory.loops[call.kind()] = f"JAX cannot run the target for all conditions at once: {why}"
+        memory.warn(f"target: run on one condition after the other, as {why}", SlowWarning)
+    return STRATEGIES["loop"](target, weights, call)
 
 
 def _in_parts(run: Callable[[int], Callable[..., Result]], slices: Any, num: int, size: int) -> Any:
@@ -173,12 +189,10 @@ def store(runner: Runner, call: Call, result: Result, notes: Notes) -> Any:
     runner.target.advance(notes.used)
     if call.mutable:
         return out, left
-    if notes.written and "lost" not in runner.notices:
-        runner.notices.add("lost")
-        warnings.warn(
+    if notes.written:
+        runner.memory.warn(
             f"target: it updates its state, {sorted(notes.written)[0]!r} first, which is not "
-            "kept. Call with mutable=True to get the state of each condition, or use eval().",
-            stacklevel=outside(),
+            "kept. Call with mutable=True to get the state of each condition, or use eval()."
         )
     return out
 
@@ -191,8 +205,10 @@ def flat_encoded(encoded: Encoded) -> Encoded:
     )
 
 
-def split_keys(keys: Mapping[str, Array], call: Call) -> dict[str, Array]:
-    """Return keys of its own for each condition."""
+def split_keys(keys: Mapping[str, Array], call: Call, randomness: str) -> dict[str, Array]:
+    """Return keys for each condition, its own or the same for all."""
     if not call.batch:
         return dict(keys)
+    if randomness == "same":
+        return {name: jnp.broadcast_to(key, (call.num, *key.shape)) for name, key in keys.items()}
     return {name: jax.random.split(key, call.num) for name, key in keys.items()}

@@ -2,13 +2,46 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import sys
+import warnings
+from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
 from jax import Array
 
 from hyperloom._core.choices.execution import Execution
+from hyperloom._core.errors import a_kind
 from hyperloom.jax._target.adaptor import Adaptor
+
+
+@dataclass(eq=False)
+class Memory:
+    """What one hypernetwork remembers of its calls; results do not depend on it.
+
+    Attributes:
+        loops: Kinds of calls that cannot be run at once, and why.
+        warned: What was warned of.
+    """
+
+    loops: dict[Any, str] = field(default_factory=dict[Any, str])
+    warned: set[str] = field(default_factory=set[str])
+
+    def warn(self, text: str, kind: type[Warning] = UserWarning) -> None:
+        """Warn whoever called the hypernetwork, once."""
+        if text not in self.warned:
+            self.warned.add(text)
+            warnings.warn(text, kind, stacklevel=_outside())
+
+
+def _outside() -> int:
+    """Return the stack level of the code that called the hypernetwork, for the caller's caller."""
+    level, frame = 1, sys._getframe(1)
+    while frame is not None:
+        name = frame.f_globals.get("__name__", "")
+        if not name.startswith(("hyperloom.", "jax.", "flax.")):
+            return level
+        level, frame = level + 1, frame.f_back
+    return 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,17 +54,22 @@ class Runner:
         target: The target without its parameters.
         kept: The target's tensors that nothing generates, by name.
         execution: How batches are run.
-        notices: What was said once already.
+        memory: What is remembered of calls.
     """
 
     target: Adaptor
     kept: Any
     execution: Execution
-    notices: set[str]
+    memory: Memory
 
     @classmethod
     def of(cls, owner: Any) -> Self:
-        """Return the runner whose parts are attributes of `owner`."""
+        """Return the runner whose parts are attributes of `owner`.
+
+        Raises:
+            TypeError: Its `execution` is none.
+        """
+        a_kind("execution", owner.execution, Execution, "an Execution(...)")
         return cls(**{field.name: getattr(owner, field.name) for field in fields(cls)})
 
     def modules(self) -> dict[str, Any]:

@@ -76,7 +76,15 @@ def run_vmap(target: Target, weights: Mapping[str, Any], call: Call) -> Result:
     return jax.vmap(one, in_axes=axes, axis_size=call.num)(weights, call.slices())
 
 
+def run_loop(target: Target, weights: Mapping[str, Any], call: Call) -> Result:
+    """Run the target on one condition after the other: the definition of a batch."""
+    function, common = target.function(call), target.common(call)
+    tensors = interpret.formed_for_all(weights, call.num, target.record)
+    return jax.lax.map(lambda x: function(*x, *common), (tensors, call.slices()))
+
+
 STRATEGIES: dict[str, Callable[[Target, Mapping[str, Any], Call], Result]] = {
     "single": run_single,
     "vmap": run_vmap,
+    "loop": run_loop,
 }

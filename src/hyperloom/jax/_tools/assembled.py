@@ -16,8 +16,8 @@ from hyperloom._core.choices.layouts import Given
 from hyperloom._core.errors import a_function
 from hyperloom._core.plan.plan import Plan
 from hyperloom.jax._hypernetwork import HyperNetwork
-from hyperloom.jax._run.call import Dims
 from hyperloom.jax._run.checks import as_rngs
+from hyperloom.jax._run.pairing import Dims
 from hyperloom.jax._target.read import read_target
 
 Params = dict[str, Array]

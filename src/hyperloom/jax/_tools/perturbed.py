@@ -14,8 +14,8 @@ from hyperloom._core.errors import finite_float, message
 from hyperloom._core.plan.plan import Plan
 from hyperloom.jax._arrays import ARRAY
 from hyperloom.jax._hypernetwork import HyperNetwork
-from hyperloom.jax._run.call import Dims
 from hyperloom.jax._run.checks import as_rngs
+from hyperloom.jax._run.pairing import Dims
 from hyperloom.jax._tools.given import a_hypernetwork
 from hyperloom.jax._tools.views import unflatten
 
