@@ -141,7 +141,12 @@ def test_a_condition_module_of_another_width() -> None:
         ((2, 5, 3), {}, ValueError, "input 0: got shape (2, 5, 3) beside conditions (3,); wanted"),
         ((3,), {"in_axes": 1}, ValueError, "input 0: got shape (3,) beside conditions (3,)"),
         ((3, 5, 3), {"in_axes": (0, 0)}, ValueError, "in_axes: got 2 entries for 1 inputs"),
-        ((3, 5, 3), {"in_axes": "0"}, TypeError, "in_axes: got '0'; wanted an int or None"),
+        (
+            (3, 5, 3),
+            {"in_axes": "0"},
+            TypeError,
+            "in_axes: got '0' for input 0; wanted an int or None",
+        ),
         ((3, 5, 3), {"rngs": 0}, TypeError, "rngs: got 0; wanted an nnx.Rngs, a key or a dict"),
         ((3, 5, 3), {"state": {"a": 1}}, ValueError, "state: got the name 'a'; wanted names of"),
     ],

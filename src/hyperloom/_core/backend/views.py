@@ -55,7 +55,8 @@ def flatten(
     if len(set(batches.values())) > 1:
         got = f"batches {sorted(set(batches.values()))}"
         raise ValueError(message("params", got, "the same for all tensors"))
-    return join([params[name].reshape(*batch, -1) for name, batch in batches.items()])
+    sizes = {name: math.prod(shape) for name, shape in shapes_of(plan).items()}  # no -1: B may be 0
+    return join([params[name].reshape(*b, sizes[name]) for name, b in batches.items()])
 
 
 def unflatten(

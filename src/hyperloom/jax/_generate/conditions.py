@@ -27,6 +27,7 @@ from hyperloom.jax._generate.draws import Start
 from hyperloom.jax._generate.encoded import Encoded, shown
 from hyperloom.jax._generate.recurrent import RecurrentCondition
 from hyperloom.jax._generate.table import Table
+from hyperloom.jax._target.streams import draw
 from hyperloom.jax._target.variables import is_traced, walk
 
 
@@ -60,8 +61,7 @@ class VectorCondition(nnx.Module):
         name, dim = type(self.choice).__name__, self.choice.dim
         if isinstance(self.choice, Noise) and (value is None or type(value) is int):
             shape = (*batch, dim) if value is None else (positive_int("condition", value), dim)
-            stream: Any = self.noise if keys is None else keys.noise
-            key = stream()
+            key = draw(self.noise, "noise", keys)
             return Encoded(jax.random.normal(key, shape, self.dtype) * self.choice.std)
         wanted = f"a floating array (*batch, {dim}) for {name}({dim})"
         if not isinstance(value, (Array, np.ndarray)):

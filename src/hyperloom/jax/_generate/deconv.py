@@ -43,14 +43,15 @@ class DeconvTrunk(nnx.Module):
         self, vector: Array, slots: Array | None, key: Array | None = None, ids: Array | None = None
     ) -> Array:
         rows = beside(vector, slots)
-        flat = rows.reshape(-1, rows.shape[-1])
+        num = math.prod(rows.shape[:-1])
+        flat = rows.reshape(num, rows.shape[-1])
         flat = flat @ self._normed(self.first.weight[...]).T + self.first.bias[...]
-        image_RCHW = self._finish(flat.reshape(-1, *self.choice.first), 0)
+        image_RCHW = self._finish(flat.reshape(num, *self.choice.first), 0)
         for i, step in enumerate(self.steps):
             image_RCHW = step(image_RCHW, self._normed(step.weight[...]))
             if not step.step.last:
                 image_RCHW = self._finish(image_RCHW, i + 1)
-        return image_RCHW.reshape(*rows.shape[:-1], -1)
+        return image_RCHW.reshape(*rows.shape[:-1], math.prod(image_RCHW.shape[1:]))
 
     def _finish(self, image_RCHW: Array, layer: int) -> Array:
         """Norm, activation, attention of a hidden layer."""
@@ -117,7 +118,8 @@ class SelfAttention(nnx.Module):
         self.gamma = nnx.Param(start.zeros(()))
 
     def __call__(self, image_RCHW: Array) -> Array:
-        pixels_RNC = _turned(image_RCHW.reshape(*image_RCHW.shape[:2], -1))
+        num = math.prod(image_RCHW.shape[2:])
+        pixels_RNC = _turned(image_RCHW.reshape(*image_RCHW.shape[:2], num))
         agreement_RNN = self.query(pixels_RNC) @ _turned(self.key(pixels_RNC))
         mean_RNC = jax.nn.softmax(agreement_RNN) @ self.value(pixels_RNC)
         return image_RCHW + self.gamma[...] * _turned(mean_RNC).reshape(image_RCHW.shape)

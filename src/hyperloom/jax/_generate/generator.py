@@ -15,7 +15,8 @@ from hyperloom._core.errors import positive_int
 from hyperloom._core.plan.plan import Plan
 from hyperloom.jax._generate.encoded import Encoded
 from hyperloom.jax._generate.numbers import assemble, raw_numbers, slot_features
-from hyperloom.jax._target.variables import Fixed
+from hyperloom.jax._target.streams import draw
+from hyperloom.jax._target.variables import Fixed, arrays_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +75,7 @@ class Generator:
         """Return a key for dropout in the trunk, where there is any and it is on."""
         if self.dropout is None or all(la.deterministic for t in self.trunks for la in t.layers):
             return None
-        return self.dropout() if rngs is None else rngs.dropout()
+        return draw(self.dropout, "dropout", rngs)
 
     def features(self, encoded: Encoded, key: Array | None = None) -> dict[int, Array]:
         """Run every trunk: head index -> `(*batch, C, F)`."""
@@ -101,5 +102,4 @@ class Generator:
     def numbers(self) -> tuple[Array | None, dict[str, Array], list[Array]]:
         """Return scales, bases and banks as arrays."""
         scales = None if self.scales is None else self.scales[...]
-        bases = {name: self.bases[name][...] for name in self.bases}
-        return scales, bases, [bank[...] for bank in self.banks]
+        return scales, arrays_of(self.bases), [bank[...] for bank in self.banks]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -18,9 +20,10 @@ from hyperloom.jax._generate.table import Table
 from hyperloom.jax._target.variables import Param
 
 
+@partial(jax.tree_util.register_dataclass, data_fields=["features", "ids"], meta_fields=["batch"])
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a head is run on.
+    """What a head is run on: a pytree.
 
     Attributes:
         features: `(*batch, C, F)`; `None` for a head that needs none.
@@ -175,7 +178,7 @@ def build_head(plan: Plan, index: int, start: Start) -> HeadModule:
 
 
 def _flat(numbers: Array) -> Array:
-    return numbers.reshape(*numbers.shape[:-2], -1)
+    return numbers.reshape(*numbers.shape[:-2], math.prod(numbers.shape[-2:]))
 
 
 def _new_rows(head: Head, num: int, start: Start) -> Array:

@@ -121,8 +121,8 @@ class CustomTrunkModule(nnx.Module):
     ) -> Array:
         x = beside(vector, slots)
         call: Any = self.module
-        made = call(x.reshape(-1, x.shape[-1]))
         rows = math.prod(x.shape[:-1])
+        made = call(x.reshape(rows, x.shape[-1]))
         if not isinstance(made, Array) or made.shape != (rows, self.width):
             got = f"an array of shape {made.shape}" if isinstance(made, Array) else repr(made)
             name = type(self.module).__name__

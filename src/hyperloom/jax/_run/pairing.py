@@ -104,7 +104,7 @@ class _Leaf:
 
 def _all_leaves(inputs: tuple[Any, ...], in_axes: Dims, kwargs: dict[str, Any]) -> Iterator[_Leaf]:
     """Yield the leaves of all inputs, in the order of the leaves of `(inputs, kwargs)`."""
-    dims: dict[int | str, Any] = dict.fromkeys((*range(len(inputs)), *kwargs), 0)
+    dims: dict[Any, Any] = dict.fromkeys((*range(len(inputs)), *kwargs), 0)
     if isinstance(in_axes, Mapping):
         for name in in_axes:
             if name not in dims:

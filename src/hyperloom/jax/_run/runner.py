@@ -12,6 +12,7 @@ from jax import Array
 from hyperloom._core.choices.execution import Execution
 from hyperloom._core.errors import a_kind
 from hyperloom.jax._target.adaptor import Adaptor
+from hyperloom.jax._target.variables import arrays_of
 
 
 @dataclass(eq=False)
@@ -78,4 +79,4 @@ class Runner:
 
     def kept_tensors(self) -> dict[str, Array]:
         """Return the kept tensors as arrays."""
-        return {name: self.kept[name][...] for name in self.kept}
+        return arrays_of(self.kept)

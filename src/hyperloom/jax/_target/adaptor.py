@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
+from types import FunctionType, MethodType
 from typing import Any
 
 from flax import nnx
@@ -45,8 +46,25 @@ class Read:
     adaptor: Adaptor
 
 
+@dataclass(frozen=True)
+class _Hidden:
+    """A method that `nnx.tabulate` does not see.
+
+    It runs every public function of a module's class by `jax.jit`, with arrays in and out.
+    """
+
+    function: Callable[..., Any]
+
+    def __get__(self, owner: Any, kind: type) -> Any:
+        return self if owner is None else MethodType(self.function, owner)
+
+
 class Adaptor(nnx.Module):
     """Base class: a target that is run with given tensors."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        _hide_methods(cls)
 
     def state(self) -> dict[str, Any]:
         """Return the target's own state: all that is neither parameter nor random stream."""
@@ -78,6 +96,15 @@ class Adaptor(nnx.Module):
     def build(self, tensors: Mapping[str, Any], state: Mapping[str, Any]) -> Any:
         """Return a plain module with the given tensors and state in it."""
         raise TypeError(f"{type(self).__name__} does not define build()")
+
+
+def _hide_methods(cls: type) -> None:
+    for name, value in list(vars(cls).items()):
+        if isinstance(value, FunctionType) and not name.startswith("_"):
+            setattr(cls, name, _Hidden(value))
+
+
+_hide_methods(Adaptor)
 
 
 class Notes:

@@ -21,6 +21,12 @@ class Hole(Variable):
     """The place of a parameter in the template; its value is given at every call."""
 
 
+def arrays_of(held: nnx.Dict[Any]) -> dict[str, Any]:
+    """Return the values of a dict of variables; marks that `nnx.tabulate` leaves are none."""
+    found = {name: held[name] for name in held}  # it runs `items()` by jit
+    return {name: v[...] for name, v in found.items() if isinstance(v, nnx.Variable)}
+
+
 def walk(node: Any) -> Iterator[tuple[str, Variable]]:
     """Yield dotted path and variable of everything below `node`, shared ones at every path.
 

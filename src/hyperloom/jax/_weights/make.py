@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -180,7 +181,7 @@ class WeightMaker:
         """Return a part `(B, *shape)`, dense."""
         if from_rows(self.plan, piece):
             features, weight, bias = self._scaled(piece, row)
-            return (features @ weight.T + bias).reshape(-1, *piece.shape)
+            return (features @ weight.T + bias).reshape(features.shape[0], *piece.shape)
         if piece.head not in self.parts:
             self._cut(piece.head)
         return self.parts[piece.head][row]
@@ -220,7 +221,7 @@ def structured(
             u = parts[0] if factor == 1.0 else factor * parts[0]
             return factored(name, shape, dtype, u, parts[1], split, base)
         case Sum() if bank is not None:
-            coefficients = parts[0].reshape(len(parts[0]), -1)
+            coefficients = parts[0].reshape(parts[0].shape[0], math.prod(parts[0].shape[1:]))
             return combined(name, shape, dtype, coefficients, jnp.moveaxis(bank, 0, -1), base)
         case Shifted() if base is not None:
             return shifted(name, base, dtype, parts[0])

@@ -257,7 +257,7 @@ def factored(
         base: `(*shape)`, shared, or `None`.
     """
     axes = tuple(range(len(shape)))
-    u = u.reshape(len(u), *shape[:split], -1)
+    u = u.reshape(u.shape[0], *shape[:split], u.shape[-1])
     v = v.reshape(*v.shape[:-1], *shape[split:])
     term = (Factor(u, (*axes[:split], -1), True), Factor(v, (-1, *axes[split:]), True))
     return _weight(name, shape, dtype, term, base)

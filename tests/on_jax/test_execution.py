@@ -1,0 +1,120 @@
+"""How batches are run: at once, in parts, one after the other; and what is drawn in them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import hyperloom.jax as hl
+from hyperloom import SlowWarning
+from tests.on_jax.plain import draws, same
+
+IDS = jnp.array([0, 2, 1, 0])
+
+
+def make(target: Any, **choices: Any) -> hl.HyperNetwork:
+    choices = {"condition": hl.Embedding(3, 2), **choices}
+    return hl.HyperNetwork(target, rngs=nnx.Rngs(1), **choices)
+
+
+class Noisy(nnx.Module):
+    """Linear, then dropout; counts its calls."""
+
+    def __init__(self) -> None:
+        rngs = nnx.Rngs(0)
+        self.linear = nnx.Linear(3, 8, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+        self.calls = nnx.Variable(jnp.zeros(()))
+
+    def __call__(self, x: Any) -> Any:
+        self.calls[...] += 1
+        return self.dropout(self.linear(x))
+
+
+@pytest.mark.parametrize("form", [hl.Whole(), {"linear.kernel": hl.LoRA(1)}])
+def test_the_loop_is_what_a_batch_is(form: Any) -> None:
+    hnet, x, key = make(Noisy(), form=form), draws(0, 4, 5, 3), jax.random.key(3)
+    wanted, state = hnet(x, condition=IDS, rngs=key, mutable=True)
+    hnet.execution = hl.Execution(strategy="loop")
+    y, left = hnet(x, condition=IDS, rngs=key, mutable=True)
+    same(y, wanted)
+    same(left, state)
+    assert left["calls"].tolist() == [1] * 4
+    given, _ = hnet.run(hnet.generate(IDS), x, rngs=key, mutable=True)
+    same(given, wanted)
+    explained = hnet.explain(x, condition=IDS)
+    assert explained.strategy == "loop"
+    assert "one condition after the other" in explained.reason
+    text = jax.jit(lambda x: hnet(x, condition=IDS, rngs=key, mutable=True)).lower(x).as_text()
+    assert "while" in text
+
+
+def test_the_same_draws_for_all_conditions() -> None:
+    hnet, x = make(Noisy()), jnp.broadcast_to(draws(0, 5, 3), (4, 5, 3))
+
+    def dropped() -> np.ndarray:
+        return np.asarray(hnet(x, condition=IDS, rngs=jax.random.key(0), mutable=True)[0] == 0)
+
+    masks = dropped()
+    assert any((mask != masks[0]).any() for mask in masks)
+    for more in ({}, {"max_memory": 1}, {"strategy": "loop"}):
+        hnet.execution = hl.Execution(randomness="same", **more)
+        masks = dropped()
+        assert 0.2 < masks.mean() < 0.8
+        assert all((mask == masks[0]).all() for mask in masks)
+
+
+def test_parts_of_a_batch_with_two_dimensions() -> None:
+    hnet = make(nnx.Linear(3, 2, rngs=nnx.Rngs(0)))
+    ids, x = jnp.array([[0, 1, 2], [2, 1, 0]]), draws(0, 2, 3, 5, 3)
+    wanted = hnet(x, condition=ids)
+    hnet.execution = hl.Execution(max_memory=hnet.plan.output_bytes(4))
+    same(hnet(x, condition=ids), wanted)
+    text = jax.jit(lambda x: hnet(x, condition=ids)).lower(x).as_text()
+    assert "while" in text
+
+
+class Experts(nnx.Module):
+    """A mixture of experts, whose product JAX has no rule to batch for."""
+
+    def __init__(self) -> None:
+        self.kernel = nnx.Param(draws(1, 2, 3, 4))
+
+    def __call__(self, x: Any) -> Any:
+        return jax.lax.ragged_dot(x, self.kernel[...], jnp.array([2, 3]))
+
+
+def test_what_jax_cannot_batch_runs_in_a_loop() -> None:
+    hnet, x = make(Experts()), draws(0, 4, 5, 3)
+    with pytest.warns(SlowWarning, match="target: run on one condition after the other, as ragged"):
+        y = hnet(x, condition=IDS)
+    same(y, jnp.stack([hnet(x[i], condition=IDS[i]) for i in range(4)]))
+    same(hnet(x, condition=IDS), y)  # said once
+    net, params, *_ = hl.functional(hnet)
+    grads = jax.grad(lambda p: jnp.sum(net(p, x, condition=IDS) ** 2))(params)
+    one = jax.grad(lambda p: sum(jnp.sum(net(p, x[i], condition=IDS[i]) ** 2) for i in range(4)))(
+        params
+    )
+    same(grads, one, 1e-4)
+    explained = hnet.explain(x, condition=IDS)
+    assert explained.strategy == "loop"
+    assert "JAX cannot run the target for all conditions at once" in explained.reason
+    hnet.execution = hl.Execution(strategy="vmap")
+    with pytest.raises(NotImplementedError, match="ragged_dot"):
+        hnet(x, condition=IDS)
+
+
+@pytest.mark.parametrize("execution", ["nonsense", 5, hl.Execution])
+def test_an_execution_that_is_none_is_refused(execution: Any) -> None:
+    target = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+    with pytest.raises(TypeError, match=r"execution: got .*; wanted an Execution\(...\)"):
+        make(target, execution=execution)
+    hnet = make(target)
+    hnet.execution = execution
+    with pytest.raises(TypeError, match=r"execution: got .*; wanted an Execution\(...\)"):
+        hnet(jnp.ones(3), condition=0)
