@@ -62,8 +62,12 @@ def test_the_same_draws_for_all_conditions() -> None:
 
     masks = dropped()
     assert any((mask != masks[0]).any() for mask in masks)
-    for more in ({}, {"max_memory": 1}, {"strategy": "loop"}):
-        hnet.execution = hl.Execution(randomness="same", **more)
+    for execution in (
+        hl.Execution(randomness="same"),
+        hl.Execution(randomness="same", max_memory=1),
+        hl.Execution(randomness="same", strategy="loop"),
+    ):
+        hnet.execution = execution
         masks = dropped()
         assert 0.2 < masks.mean() < 0.8
         assert all((mask == masks[0]).all() for mask in masks)

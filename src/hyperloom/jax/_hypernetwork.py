@@ -177,8 +177,10 @@ class HyperNetwork(nnx.Module):
                 Or one `Inputs` object, for targets that take a keyword named `condition`.
             condition: Raw value of one condition, or of a batch with leading dimensions.
             in_axes: Which dimension of the inputs pairs with the conditions, as `in_axes` of
-                `jax.vmap`: an int or `None` (inputs shared by all conditions) for all inputs, or
-                a tuple with an entry for each positional input.
+                `jax.vmap`: an int or `None` (inputs shared by all conditions) for all inputs; a
+                tuple with an entry for each positional input; or a dict from places and keywords
+                to entries, `{1: None, "mask": None}`, 0 for what it does not name. The entry for
+                a dict, a tuple or another tree is for all of it, or mirrors it.
             rngs: Random streams for this call: an `nnx.Rngs`, a key, or a dict of keys. Dropout
                 and the like in the target draw from it, anew for each condition, and so do noise
                 conditions (`noise`) and dropout in the trunk (`dropout`). By default from the
@@ -190,8 +192,8 @@ class HyperNetwork(nnx.Module):
             method: What is called, if not the target itself: the name of one of its methods
                 (`"decode"`, or dotted for one of a part of it, `"encoder.embed"`), or a function
                 `f(module, *inputs)`.
-            **kwargs: The target's keyword arguments. Arrays in them pair at dimension 0, or as
-                `in_axes` says if that is an int or `None`. With a condition that carries a state
+            **kwargs: The target's keyword arguments, paired likewise. One number, a string, a
+                function or `None` is one setting for all conditions. With a condition that carries a state
                 (`Recurrent`), `carry` is not the target's: it is the state that the call before
                 returned; `None`, the default, is the start.
 

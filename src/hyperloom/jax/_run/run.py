@@ -84,7 +84,7 @@ def run_encoded(generator: Generator, runner: Runner, encoded: Encoded, asked: A
     way = route(generator.plan, runner, call, encoded.vector.dtype.itemsize)
     make = maker(generator, runner, way, call, generator.trunk_key(asked.streams))
     result, notes = travel(runner, way, make, flat_encoded(encoded), call)
-    return store(runner, call, result, notes)
+    return store(runner, asked, result, notes)
 
 
 def run_given(plan: Plan, runner: Runner, params: Mapping[str, Array], asked: Asked) -> Any:
@@ -95,7 +95,7 @@ def run_given(plan: Plan, runner: Runner, params: Mapping[str, Array], asked: As
     kept = {name: value for name, value in params.items() if name in plan.kept}
     source = {n: flat_batch(v, batch) for n, v in params.items() if n not in kept}
     result, notes = travel(runner, way, lambda source, _: (source, kept), source, call)
-    return store(runner, call, result, notes)
+    return store(runner, asked, result, notes)
 
 
 def maker(generator: Generator, runner: Runner, way: Route, call: Call, key: Array | None) -> Make:
@@ -180,14 +180,14 @@ def _in_parts(run: Callable[[int], Callable[..., Result]], slices: Any, num: int
     return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), made, last)
 
 
-def store(runner: Runner, call: Call, result: Result, notes: Notes) -> Any:
+def store(runner: Runner, asked: Asked, result: Result, notes: Notes) -> Any:
     """Let streams that were used go on; return what the call asked for.
 
     It is said once that state of the target is not kept.
     """
     out, left = result
-    runner.target.advance(notes.used)
-    if call.mutable:
+    runner.target.advance(notes.used, asked.streams)
+    if asked.mutable:
         return out, left
     if notes.written:
         runner.memory.warn(

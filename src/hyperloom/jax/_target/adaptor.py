@@ -78,8 +78,13 @@ class Adaptor(nnx.Module):
         """Return a fresh key for each random stream of the target."""
         raise TypeError(f"{type(self).__name__} does not define keys()")
 
-    def advance(self, used: set[str]) -> None:
-        """Note that streams of the target's own were used, so that the next call differs."""
+    def advance(self, used: set[str], rngs: nnx.Rngs | None) -> None:
+        """Let the target's own streams go on if they were used, so that the next call differs.
+
+        Args:
+            used: The streams that were used.
+            rngs: Those of the call, which stand for all of the same name.
+        """
 
     def pure(self, notes: Notes, method: Method = None) -> Pure:
         """Return the target as `pure(tensors, state, keys, args, kwargs) -> (out, state)`.

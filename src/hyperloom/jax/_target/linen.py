@@ -137,7 +137,8 @@ class LinenTarget(Adaptor):
     def keys(self, rngs: nnx.Rngs | None, method: Method = None) -> dict[str, Array]:
         if rngs is None:
             return {}
-        names = {"dropout" if tag == "default" else tag: stream for tag, stream in rngs.items()}
+        # Linen takes that of the parameters where there is none of the name that is asked for.
+        names = {"params" if tag == "default" else tag: stream for tag, stream in rngs.items()}
         return {name: stream() for name, stream in names.items()}
 
     def pure(self, notes: Notes, method: Method = None) -> Pure:

@@ -14,6 +14,7 @@ from jax import Array
 from hyperloom._core.target.spec import TargetSpec
 from hyperloom.jax._target.adaptor import Adaptor, Box, Method, Notes, Pure, Read, dotted, method_of
 from hyperloom.jax._target.spec import tensor_spec
+from hyperloom.jax._target.streams import has_stream, own_streams
 from hyperloom.jax._target.variables import Hole, Variable, become, is_random, walk
 
 
@@ -68,7 +69,7 @@ class NNXTarget(Adaptor):
     def keys(self, rngs: nnx.Rngs | None, method: Method = None) -> dict[str, Array]:
         found: dict[str, Array] = {}
         for name, stream in self._streams():
-            if rngs is not None and (stream.tag in rngs or "default" in rngs):
+            if rngs is not None and has_stream(rngs, stream.tag):
                 found[name] = rngs[stream.tag]()
             else:
                 found[name] = jax.random.fold_in(stream.key[...], stream.count[...])
@@ -81,10 +82,11 @@ class NNXTarget(Adaptor):
             if isinstance(node, nnx.RngStream):
                 yield dotted(path), node
 
-    def advance(self, used: set[str]) -> None:
+    def advance(self, used: set[str], rngs: nnx.Rngs | None) -> None:
         for name, stream in self._streams():
-            if name in used:
-                stream.count[...] += 1
+            if name in used and not has_stream(rngs, stream.tag):
+                with own_streams():
+                    stream.count[...] += 1
 
     def pure(self, notes: Notes, method: Method = None) -> Pure:
         graphdef, state = nnx.split(self.template)

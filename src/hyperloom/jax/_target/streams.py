@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,7 +31,7 @@ def draw(own: Any, name: str, rngs: nnx.Rngs | None) -> Array:
 
 
 @contextmanager
-def own_streams() -> Iterator[None]:
+def own_streams() -> Generator[None]:
     """Say what to do where a stream of the hypernetwork's own cannot go on."""
     try:
         yield

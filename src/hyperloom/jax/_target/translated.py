@@ -78,8 +78,8 @@ class TranslatedTarget(Adaptor):
     def keys(self, rngs: nnx.Rngs | None, method: Method = None) -> dict[str, Array]:
         return self.inner.keys(rngs, method)
 
-    def advance(self, used: set[str]) -> None:
-        self.inner.advance(used)
+    def advance(self, used: set[str], rngs: nnx.Rngs | None) -> None:
+        self.inner.advance(used, rngs)
 
     def pure(self, notes: Notes, method: Method = None) -> Pure:
         inner, translation = self.inner.pure(notes, method), self.translation.held
