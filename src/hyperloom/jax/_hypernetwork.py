@@ -193,9 +193,9 @@ class HyperNetwork(nnx.Module):
                 (`"decode"`, or dotted for one of a part of it, `"encoder.embed"`), or a function
                 `f(module, *inputs)`.
             **kwargs: The target's keyword arguments, paired likewise. One number, a string, a
-                function or `None` is one setting for all conditions. With a condition that carries a state
-                (`Recurrent`), `carry` is not the target's: it is the state that the call before
-                returned; `None`, the default, is the start.
+                function or `None` is one setting for all conditions. With a condition that
+                carries a state (`Recurrent`), `carry` is not the target's: it is the state that
+                the call before returned; `None`, the default, is the start.
 
         Returns:
             What the target returns; for a batch, with the batch's dimensions in front. With
