@@ -14,7 +14,8 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.func import vmap
 
 import hyperloom.torch as hl
-from hyperloom.torch._rules.graphs import convolutions, functions, pooling, scatter
+from hyperloom.torch._rules.graphs import convolutions
+from hyperloom.torch._rules.registry import GRAPH
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what torch.compile imports and does inside
 B = 3
@@ -160,7 +161,7 @@ def test_pooling_is_torchs(name: str, dim: int | None) -> None:
     sizes = list(shape)
     if dim is not None:
         sizes.insert(dim, B)
-    rule = pooling.RULES[function]
+    rule = GRAPH[function]
     compare(
         # One input more, so that there is always something to map.
         lambda x, zero: rule(x, *args, **options),
@@ -176,7 +177,7 @@ def test_every_name_of_a_pool_has_a_rule() -> None:
         (F.max_pool1d_with_indices, F.max_pool1d(x, 2, return_indices=True)),
         (F.adaptive_max_pool1d_with_indices, F.adaptive_max_pool1d(x, 2, return_indices=True)),
     ):
-        close(pooling.RULES[function](x, 2), expected)
+        close(GRAPH[function](x, 2), expected)
 
 
 PLACES = torch.tensor([[2, 0, 1], [1, 1, 0]])
@@ -195,14 +196,14 @@ def into(name: str, *args: Any, **options: Any) -> tuple[Put, Put]:
         return run
 
     function = getattr(Tensor, name)
-    return call(scatter.RULES[function]), call(function)
+    return call(GRAPH[function]), call(function)
 
 
 PUTS: dict[str, tuple[Put, Put]] = {
     "scatter": into("scatter", 1),
     "scatter-number": into("scatter", 1, 3.0),
     "scatter-value": (
-        lambda x, index, src: scatter.RULES[torch.scatter](x, 0, index, value=2.0),
+        lambda x, index, src: GRAPH[torch.scatter](x, 0, index, value=2.0),
         lambda x, index, src: torch.scatter(x, 0, index, value=2.0),
     ),
     "scatter_": into("scatter_", 1),
@@ -211,15 +212,15 @@ PUTS: dict[str, tuple[Put, Put]] = {
     "scatter_reduce": into("scatter_reduce", 1, reduce="amax", include_self=False),
     "scatter_reduce_": into("scatter_reduce_", 0, reduce="sum"),
     "gather": (
-        lambda x, index, src: scatter.RULES[torch.gather](x, -1, index) * src,
+        lambda x, index, src: GRAPH[torch.gather](x, -1, index) * src,
         lambda x, index, src: torch.gather(x, -1, index) * src,
     ),
     "take_along_dim": (  # what has one row is repeated
-        lambda x, index, src: scatter.RULES[torch.take_along_dim](x, index[:1], 1) * src[:1],
+        lambda x, index, src: GRAPH[torch.take_along_dim](x, index[:1], 1) * src[:1],
         lambda x, index, src: torch.take_along_dim(x, index[:1], 1) * src[:1],
     ),
     "take_along_all": (
-        lambda x, index, src: scatter.RULES[Tensor.take_along_dim](x, index) * src.sum(),
+        lambda x, index, src: GRAPH[Tensor.take_along_dim](x, index) * src.sum(),
         lambda x, index, src: torch.take_along_dim(x, index) * src.sum(),
     ),
 }
@@ -240,9 +241,9 @@ def test_gather_and_scatter_are_torchs(name: str, dims: Any) -> None:
 
 
 def test_what_the_rules_leave_to_torch() -> None:
-    rule, x = scatter.RULES[torch.scatter], draw(3, 3)
+    rule, x = GRAPH[torch.scatter], draw(3, 3)
     close(rule(x, 1, PLACES, x, reduce="add"), torch.scatter(x, 1, PLACES, x, reduce="add"))
-    rule, row = scatter.RULES[torch.gather], draw()
+    rule, row = GRAPH[torch.gather], draw()
     close(rule(row, 0, torch.tensor(0)), row)
 
 
@@ -320,4 +321,4 @@ def test_a_static_graph_keeps_torchs_kernels() -> None:
 
 def test_graph_rules_hold_them_all() -> None:
     for function in (F.conv2d, F.max_pool2d, F.adaptive_avg_pool2d, torch.gather, Tensor.scatter_):
-        assert function in functions.RULES
+        assert function in GRAPH

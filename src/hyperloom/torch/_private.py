@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,10 @@ _parametrize: Any = parametrize
 weight_norm = _torch._weight_norm
 pack_padded_sequence = _torch._pack_padded_sequence
 pad_packed_sequence = _torch._pad_packed_sequence
+# Whether autocast is on, on any device.
+any_autocast = _C._is_any_autocast_enabled
+# Return the hooks for saved tensors that are in force, or `None`.
+saving_hooks = partial(_C._autograd._top_saved_tensors_default_hooks, True)
 
 
 def is_batched(tensor: Tensor) -> bool:
@@ -27,11 +32,6 @@ def is_batched(tensor: Tensor) -> bool:
 def inside_transform() -> bool:
     """Whether a transform of torch.func (vmap, grad ...) is being run around this."""
     return not torch.compiler.is_compiling() and _C._functorch.maybe_current_level() is not None
-
-
-def saving_hooks() -> Any:
-    """Return the hooks for saved tensors that are in force, or `None`."""
-    return _C._autograd._top_saved_tensors_default_hooks(True)
 
 
 def warn_of_slow_operations(on: bool) -> None:

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from hyperloom._core.choices.conditions import Condition
 from hyperloom._core.choices.forms import Form, Whole
-from hyperloom._core.choices.structure import Structure
+from hyperloom._core.choices.structure import Plain, Structure
 from hyperloom._core.choices.trunks import Trunk
 from hyperloom._core.errors import positive_int
 from hyperloom._core.records import Bank, Head, Piece
@@ -71,6 +71,12 @@ class Plan:
     def structures(self) -> dict[str, Structure]:
         """How each generated tensor follows from its parts."""
         return {e.tensor: e.form.structure(self.spec[e.tensor]) for e in self.entries}
+
+    @cached_property
+    def as_generated(self) -> tuple[str, ...]:
+        """Names of the tensors in order, if each is its part as it is; else empty."""
+        plain = all(type(structure) is Plain for structure in self.structures.values())
+        return tuple(self.structures) if plain else ()
 
     @cached_property
     def sections(self) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]:

@@ -33,11 +33,11 @@ def raw_numbers(
         encoded: The conditions.
         scales: `(num_pieces, 2)`, scale and shift of each piece; `None` if no head has any.
     """
-    features = slot_features(plan, trunks, heads, encoded)
+    features, batch = slot_features(plan, trunks, heads, encoded), encoded.vector.shape[:-1]
     made, modules = [], heads._modules  # its own look-up takes as long as a small operation
     for i, head in enumerate(plan.heads):
         module: Any = modules[head.name]
-        made.append(module.numbers(Seen(features.get(i), encoded.ids, encoded.batch, scales)))
+        made.append(module.numbers(Seen(features.get(i), encoded.ids, batch, scales)))
     if waits_for_gradient(plan):
         made[0] = made[0] + 0 * encoded.vector.sum(-1, keepdim=True)
     return made
@@ -103,7 +103,8 @@ def assemble(
         banks: The plan's banks.
         dtypes: Wanted dtype of each tensor.
     """
-    made = join(plan, cut(plan, raw), bases, banks)
+    parts, names = cut(plan, raw), plan.as_generated
+    made = dict(zip(names, parts, strict=True)) if names else join(plan, parts, bases, banks)
     for name, value in made.items():
         if value.dtype != dtypes[name]:
             made[name] = value.to(dtypes[name])

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from hyperloom.torch._private import is_batched
 from hyperloom.torch._rules.graphs.functions import attention as graphed
-from hyperloom.torch._rules.standin import as_autocast
+from hyperloom.torch._rules.registry import OPENED, WEIGHT, rule
+from hyperloom.torch._rules.standin import as_autocast, without_override_check
 
 
 class _Folded(torch.autograd.Function):
@@ -67,25 +68,30 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, options: dict[s
     return F.scaled_dot_product_attention(q, k, v, mask, **options)
 
 
-def attention_rule(same_draws: bool) -> Any:
-    """Return the rule for `F.scaled_dot_product_attention`."""
+def attention(
+    same_draws: bool,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    **options: Any,
+) -> Tensor:
+    """Return `F.scaled_dot_product_attention`; `same_draws` says how dropout draws."""
+    options.update(dropout_p=dropout_p, is_causal=is_causal)
+    query, key, value = map(as_autocast, (query, key, value))
+    attn_mask = attn_mask if attn_mask is None else as_autocast(attn_mask)
+    if torch.compiler.is_compiling():
+        return graphed(query, key, value, attn_mask, options)
+    if dropout_p and same_draws:  # one mask of dropout for all conditions cannot be folded
+        return F.scaled_dot_product_attention(query, key, value, attn_mask, **options)
+    return attend(query, key, value, attn_mask, options)
 
-    def rule(
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attn_mask: Tensor | None = None,
-        dropout_p: float = 0.0,
-        is_causal: bool = False,
-        **options: Any,
-    ) -> Tensor:
-        options.update(dropout_p=dropout_p, is_causal=is_causal)
-        query, key, value = map(as_autocast, (query, key, value))
-        attn_mask = attn_mask if attn_mask is None else as_autocast(attn_mask)
-        if torch.compiler.is_compiling():
-            return graphed(query, key, value, attn_mask, options)
-        if dropout_p and same_draws:  # one mask of dropout for all conditions cannot be folded
-            return F.scaled_dot_product_attention(query, key, value, attn_mask, **options)
-        return attend(query, key, value, attn_mask, options)
 
-    return rule
+# Its parts have rules: the projections and the attention.
+_opened = without_override_check(F.multi_head_attention_forward)
+rule(F.multi_head_attention_forward, when=(OPENED, WEIGHT))(_opened)
+_cross_entropy = getattr(F, "linear_cross_entropy", None)  # not in every torch
+if _cross_entropy is not None:
+    rule(_cross_entropy, when=OPENED)(without_override_check(_cross_entropy))

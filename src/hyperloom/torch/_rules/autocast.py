@@ -15,9 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from hyperloom.torch._rules.registry import AUTOCAST, Rule, rule
 from hyperloom.torch._rules.standin import Generated, as_autocast, dense_tree
-
-Rule = Callable[..., Any]
 
 
 def _active(args: Any, kwargs: Any) -> str:
@@ -41,7 +40,7 @@ def _converted(function: Any, convert: Callable[[Tensor], Tensor], only: str = "
     def leaf(value: Any) -> Any:
         return convert(value) if isinstance(value, Tensor) else value
 
-    def rule(*args: Any, **kwargs: Any) -> Any:
+    def converted(*args: Any, **kwargs: Any) -> Any:
         kind = _active(args, kwargs)
         # A stand-in that meets a layer's function takes its own way, and converts by itself.
         own = function in WITH_WEIGHT and any(isinstance(a, Generated) for a in args)
@@ -50,7 +49,7 @@ def _converted(function: Any, convert: Callable[[Tensor], Tensor], only: str = "
         args, kwargs = dense_tree(args), dense_tree(kwargs)
         return function(*tree_map(leaf, args), **tree_map(leaf, kwargs))
 
-    return rule
+    return converted
 
 
 def _single(x: Tensor) -> Tensor:
@@ -62,14 +61,14 @@ def _single(x: Tensor) -> Tensor:
 def _left_alone(function: Any) -> Rule:
     """Return a function that autocast does not know, but knows what `vmap` makes of it."""
 
-    def rule(*args: Any, **kwargs: Any) -> Any:
+    def without(*args: Any, **kwargs: Any) -> Any:
         kind = _active(args, kwargs)
         if not kind:
             return function(*args, **kwargs)
         with torch.autocast(kind, enabled=False):
             return function(*args, **kwargs)
 
-    return rule
+    return without
 
 
 WITH_WEIGHT = (
@@ -124,9 +123,11 @@ _ON_CPU = (
     torch.fft.irfftn,
 )
 
-RULES: dict[Any, Rule] = {
-    **{function: _converted(function, as_autocast) for function in (*WITH_WEIGHT, *_PRODUCTS)},
-    **{function: _left_alone(function) for function in _UNKNOWN},
-    **{function: _converted(function, _single) for function in _LOSSES},
-    **{function: _converted(function, _single, "cpu") for function in _ON_CPU},
-}
+for _function in (*WITH_WEIGHT, *_PRODUCTS):
+    rule(_function, when=AUTOCAST)(_converted(_function, as_autocast))
+for _function in _UNKNOWN:
+    rule(_function, when=AUTOCAST)(_left_alone(_function))
+for _function in _LOSSES:
+    rule(_function, when=AUTOCAST)(_converted(_function, _single))
+for _function in _ON_CPU:
+    rule(_function, when=AUTOCAST)(_converted(_function, _single, "cpu"))

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from hyperloom.torch._private import pack_padded_sequence, pad_packed_sequence
 from hyperloom.torch._rules.dtypes import as_plain
+from hyperloom.torch._rules.registry import VMAP, rule
 from hyperloom.torch._rules.standin import as_autocast, dense_leaf
 
 # Hidden state, and for LSTM the cell state: (N, H) each.
@@ -121,7 +122,7 @@ def _run_packed(
 def _layers(cell: Cell, num_states: int) -> Callable[..., Any]:
     """Return the rule for a whole recurrent module."""
 
-    def rule(*args: Any) -> Any:
+    def run(*args: Any) -> Any:
         packed = isinstance(args[3], (list, tuple))  # after the sizes of the steps
         x, sizes = args[0], args[1].tolist() if packed else None
         hx, params, has_biases, num_layers, dropout, train, both = args[1 + packed : 8 + packed]
@@ -153,21 +154,22 @@ def _layers(cell: Cell, num_states: int) -> Callable[..., Any]:
         x = x.transpose(0, 1) if batch_first else x
         return x, *(torch.stack(own) for own in zip(*last, strict=True))
 
-    return rule
+    return run
 
 
 def _cell(cell: Cell, num_states: int) -> Callable[..., Any]:
     """Return the rule for a recurrent cell."""
 
-    def rule(x: Any, hx: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = None) -> Any:
+    def step(x: Any, hx: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = None) -> Any:
         own = _Tensors((w_ih, w_hh, b_ih, b_hh), b_ih is not None)
         state = tuple(hx) if num_states > 1 else (hx,)
         made = cell(own.from_inputs(as_autocast(x)), tuple(map(_state, state)), own)
         return made if num_states > 1 else made[0]
 
-    return rule
+    return step
 
 
+@rule(pack_padded_sequence, when=VMAP)
 def _pack(padded: Tensor, lengths: Tensor, batch_first: bool) -> tuple[Tensor, Tensor]:
     """`torch._pack_padded_sequence`: lengths fall; return rows and the sequences of each step."""
     x_TN = padded.transpose(0, 1) if batch_first else padded
@@ -181,6 +183,7 @@ def _pack(padded: Tensor, lengths: Tensor, batch_first: bool) -> tuple[Tensor, T
     return rows, torch.tensor(sizes, dtype=torch.int64)
 
 
+@rule(pad_packed_sequence, when=VMAP)
 def _pad(
     data: Tensor, batch_sizes: Tensor, batch_first: bool, padding_value: float, total_length: int
 ) -> tuple[Tensor, Tensor]:
@@ -197,20 +200,14 @@ def _pad(
     return (padded_TN.transpose(0, 1) if batch_first else padded_TN), lengths
 
 
-RULES: dict[Any, Callable[..., Any]] = {
-    **{
-        function: as_plain(function, rule)
-        for function, rule in {
-            torch.lstm: _layers(_lstm_step, 2),
-            torch.gru: _layers(_gru_step, 1),
-            torch.rnn_tanh: _layers(_tanh_step, 1),
-            torch.rnn_relu: _layers(_relu_step, 1),
-            torch.lstm_cell: _cell(_lstm_step, 2),
-            torch.gru_cell: _cell(_gru_step, 1),
-            torch.rnn_tanh_cell: _cell(_tanh_step, 1),
-            torch.rnn_relu_cell: _cell(_relu_step, 1),
-        }.items()
-    },
-    pack_padded_sequence: _pack,
-    pad_packed_sequence: _pad,
-}
+for _function, _by_hand in {
+    torch.lstm: _layers(_lstm_step, 2),
+    torch.gru: _layers(_gru_step, 1),
+    torch.rnn_tanh: _layers(_tanh_step, 1),
+    torch.rnn_relu: _layers(_relu_step, 1),
+    torch.lstm_cell: _cell(_lstm_step, 2),
+    torch.gru_cell: _cell(_gru_step, 1),
+    torch.rnn_tanh_cell: _cell(_tanh_step, 1),
+    torch.rnn_relu_cell: _cell(_relu_step, 1),
+}.items():
+    rule(_function, when=VMAP)(as_plain(_function, _by_hand))

@@ -11,14 +11,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from hyperloom.torch._rules.graphs import convolutions
+from hyperloom.torch._rules.registry import WEIGHT, rule
 from hyperloom.torch._target.placeholder import PlaceholderError, empty_like
 from hyperloom.torch._weights.weights import Dense, Weight
-
-Rule = Callable[..., Any]
 
 
 class Modes(NamedTuple):
@@ -75,9 +72,9 @@ class Generated(Tensor):
         if func in _SHAPE_ONLY:
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
-        rule = _RULES.get(func)
-        if rule is not None:
-            return rule(*args, **kwargs)
+        known = WEIGHT.get(func)
+        if known is not None:
+            return known(*args, **kwargs)
         return func(*_dense(args), **_dense(kwargs))
 
 
@@ -126,14 +123,6 @@ def dense_leaf(tensor: Tensor) -> Tensor:
     return _dense(tensor)
 
 
-# `input` is how torch names it, and it may be given by name.
-def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:  # noqa: A002
-    if not isinstance(weight, Generated):
-        return F.linear(_dense(input), weight, _dense(bias))
-    y = weight.weight.linear(_dense(input))
-    return y if bias is None else y + _dense(bias).to(y.dtype)
-
-
 def as_autocast(x: Tensor) -> Tensor:
     """Convert as autocast would; inside vmap it does not for convolutions (torch 2.13)."""
     kind = x.device.type
@@ -141,73 +130,6 @@ def as_autocast(x: Tensor) -> Tensor:
     if not convertible or not torch.is_autocast_enabled(kind):
         return x
     return x.to(torch.get_autocast_dtype(kind))
-
-
-def _convolution(plain: Any, graphed: Any, transposed: bool) -> Rule:
-    """Return the rule for a convolution whose bias and options come after the weight.
-
-    Args:
-        plain: The function of PyTorch.
-        graphed: The same, for `vmap` in graphs.
-        transposed: Whether it is a transposed one.
-    """
-
-    def rule(
-        input: Tensor,  # noqa: A002
-        weight: Tensor,
-        bias: Any = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any:
-        x = as_autocast(_dense(input))
-        in_graph = torch.compiler.is_compiling() and not x.is_complex()
-        conv = graphed if in_graph else plain
-        if not isinstance(weight, Generated):
-            return conv(x, weight, _dense(bias), *args, **kwargs)
-        groups = kwargs.get("groups", args[3] if len(args) > 3 else 1)
-
-        def apply(x: Tensor, kernel: Tensor, times: int) -> Tensor:
-            return conv(x, as_autocast(kernel), None, *args, **kwargs)
-
-        y = weight.weight.convolve(apply, x, transposed, groups)
-        if bias is None:
-            return y
-        spatial = len(weight.weight.shape) - 2
-        return y + _dense(bias).to(y.dtype).reshape(-1, *(1,) * spatial)
-
-    return rule
-
-
-def embedding(
-    input: Tensor,  # noqa: A002
-    weight: Tensor,
-    padding_idx: int | None = None,
-    max_norm: float | None = None,
-    norm_type: float = 2.0,
-    scale_grad_by_freq: bool = False,
-    sparse: bool = False,
-) -> Tensor:
-    if max_norm is not None or scale_grad_by_freq or sparse:
-        options = (padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
-        return F.embedding(_dense(input), _dense(weight), *options)
-    ids = _dense(input)
-    if padding_idx is None and isinstance(weight, Generated):
-        with torch.autocast(weight.modes.device, enabled=False):  # it leaves a look-up alone
-            return weight.weight.embed(ids).to(weight.kind)
-    dense = _dense(weight)
-    if padding_idx is not None:  # its row gets no gradient; vmap over F.embedding forgets that
-        rows = torch.arange(len(dense), device=dense.device).unsqueeze(-1)
-        dense = torch.where(rows == padding_idx % len(dense), dense.detach(), dense)
-    # vmap's rule for F.embedding reads the number of conditions: a graph for each.
-    return dense[ids] if torch.compiler.is_compiling() else F.embedding(ids, dense)
-
-
-def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return `F.bilinear` as one product."""
-    # As one product: vmap has no rule for bilinear and would loop.
-    outer = (_dense(input1).unsqueeze(-1) * _dense(input2).unsqueeze(-2)).flatten(-2)
-    y = outer @ _dense(weight).flatten(1).mT
-    return y if bias is None else y + _dense(bias)
 
 
 _CHECKS = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
@@ -227,12 +149,50 @@ def without_override_check(function: Any, **replaced: Any) -> Any:
     return made
 
 
+# Told without asking the tensor: torch.compile would come back here to answer, for ever.
+@rule(Tensor.device.__get__, when=WEIGHT)  # type: ignore[attr-defined]
 def _device(tensor: Generated) -> torch.device:
     return tensor.weight.owned[0].device
 
 
+@rule(Tensor.dtype.__get__, when=WEIGHT)  # type: ignore[attr-defined]
+def _dtype(tensor: Generated) -> torch.dtype:
+    return tensor.kind
+
+
+@rule(Tensor.shape.__get__, when=WEIGHT)  # type: ignore[attr-defined]
+def _shape(tensor: Generated) -> torch.Size:
+    return tensor.weight.shape
+
+
+@rule(Tensor.ndim.__get__, Tensor.dim, when=WEIGHT)  # type: ignore[attr-defined]
+def _ndim(tensor: Generated) -> int:
+    return len(tensor.weight.shape)
+
+
+@rule(Tensor.size, when=WEIGHT)
 def _size(tensor: Generated, dim: int | None = None) -> Any:
     return tensor.weight.shape if dim is None else tensor.weight.shape[dim]
+
+
+@rule(Tensor.numel, when=WEIGHT)
+def _numel(tensor: Generated) -> int:
+    return tensor.weight.shape.numel()
+
+
+@rule(Tensor.is_floating_point, when=WEIGHT)
+def _is_floating_point(tensor: Generated) -> bool:
+    return tensor.kind.is_floating_point
+
+
+@rule(Tensor.is_complex, when=WEIGHT)
+def _is_complex(tensor: Generated) -> bool:
+    return tensor.kind.is_complex
+
+
+@rule(Tensor.__len__, when=WEIGHT)
+def _len(tensor: Generated) -> int:
+    return tensor.weight.shape[0]
 
 
 _SHAPE_ONLY = {
@@ -240,38 +200,4 @@ _SHAPE_ONLY = {
     Tensor.is_nested.__get__,  # type: ignore[attr-defined]
     Tensor.is_quantized.__get__,  # type: ignore[attr-defined]
     Tensor.layout.__get__,  # type: ignore[attr-defined]
-}
-
-CONVOLUTIONS: dict[Any, Rule] = {
-    **{
-        getattr(F, f"conv{n}d"): _convolution(
-            getattr(F, f"conv{n}d"), convolutions.convolution(n), False
-        )
-        for n in (1, 2, 3)
-    },
-    **{
-        getattr(F, f"conv_transpose{n}d"): _convolution(
-            getattr(F, f"conv_transpose{n}d"), convolutions.transposed(n), True
-        )
-        for n in (1, 2, 3)
-    },
-}
-
-# Told without asking the tensor: torch.compile would come back here to answer, for ever.
-_RULES: dict[Any, Rule] = {
-    Tensor.device.__get__: _device,  # type: ignore[attr-defined]
-    Tensor.dtype.__get__: lambda tensor: tensor.kind,  # type: ignore[attr-defined]
-    Tensor.shape.__get__: lambda tensor: tensor.weight.shape,  # type: ignore[attr-defined]
-    Tensor.ndim.__get__: lambda tensor: len(tensor.weight.shape),  # type: ignore[attr-defined]
-    Tensor.dim: lambda tensor: len(tensor.weight.shape),
-    Tensor.size: _size,
-    Tensor.numel: lambda tensor: tensor.weight.shape.numel(),
-    Tensor.is_floating_point: lambda tensor: tensor.kind.is_floating_point,
-    Tensor.is_complex: lambda tensor: tensor.kind.is_complex,
-    Tensor.__len__: lambda tensor: tensor.weight.shape[0],
-    F.linear: _linear,
-    F.embedding: embedding,
-    F.bilinear: bilinear,
-    F.multi_head_attention_forward: without_override_check(F.multi_head_attention_forward),
-    **CONVOLUTIONS,
 }

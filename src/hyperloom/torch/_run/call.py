@@ -36,7 +36,7 @@ class Call:
     Attributes:
         dims: For each tensor in the inputs the dimension that pairs with the conditions, or `None`.
         kwargs_dims: The same for the keyword inputs.
-        usual: The input `(B, ...)`, where it is the only one and there is one batch dimension.
+        usual: The input `(B, ...)` or `(...)`, where it is the only one, as a tensor.
 
     Raises:
         ValueError: Inputs that do not pair with the conditions.
@@ -51,9 +51,10 @@ class Call:
     ) -> None:
         self.batch, self.inputs, self.kwargs = batch, inputs, kwargs
         self.usual: Tensor | None = None
-        if len(inputs) == 1 == len(batch) and not kwargs and type(in_dims) is int and in_dims == 0:
-            first = inputs[0]  # the usual call, without the walk through trees
-            if isinstance(first, Tensor) and first.ndim and first.shape[0] == batch[0]:
+        usual = len(inputs) == 1 and not kwargs and type(in_dims) is int and in_dims == 0
+        if usual and len(batch) <= 1:  # without the walk through trees
+            first = inputs[0]
+            if isinstance(first, Tensor) and first.shape[: len(batch)] == batch:
                 self.dims, self.kwargs_dims, self.usual = (0,), {}, first
                 return
         self.inputs, self.kwargs = inputs, kwargs = unpacked(inputs, kwargs)

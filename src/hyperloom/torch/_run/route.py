@@ -11,9 +11,8 @@ from torch import Tensor
 from hyperloom._core.choices.execution import Execution
 from hyperloom._core.plan.contraction import contracts
 from hyperloom.torch._generate.encoded import Encoded
-from hyperloom.torch._generate.generator import Generator
+from hyperloom.torch._generate.generator import Generator, may_share
 from hyperloom.torch._generate.numbers import waits_for_gradient
-from hyperloom.torch._generate.sharing import may_share
 from hyperloom.torch._run.call import Call
 from hyperloom.torch._run.chain import Program, write_program
 from hyperloom.torch._run.memory import LOOP, Fallback

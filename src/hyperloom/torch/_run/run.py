@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from hyperloom.torch._generate.encoded import Encoded
-from hyperloom.torch._generate.generator import Generator, tensors_of
-from hyperloom.torch._generate.sharing import distinct
+from hyperloom.torch._generate.generator import Generator, distinct, tensors_of
 from hyperloom.torch._private import inside_transform
 from hyperloom.torch._run.attempt import ENDS_THE_CALL, attempt, quietly, reason_of, run_instead
 from hyperloom.torch._run.call import Call, Uses, slices

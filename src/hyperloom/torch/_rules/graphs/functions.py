@@ -9,7 +9,7 @@ products, reductions and elementwise functions they do not. Convolutions, poolin
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,17 +17,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hyperloom.torch._rules.dtypes import as_plain
-from hyperloom.torch._rules.graphs import pooling, scatter
+from hyperloom.torch._rules.registry import GRAPH, rule
 from hyperloom.torch._rules.standin import (
-    CONVOLUTIONS,
     as_autocast,
     dense_leaf,
+    dense_tree,
     without_override_check,
 )
 
-Rule = Callable[..., Any]
 
-
+@rule(torch.cat, torch.concat, torch.concatenate, when=GRAPH)
 def _cat(tensors: Sequence[Any], dim: int = 0, **kwargs: Any) -> Tensor:
     given = [dense_leaf(t) for t in tensors]
     dim = kwargs.pop("axis", dim)
@@ -88,6 +87,7 @@ def _group_norm(
     return (y if bias is None else y + bias.reshape(rest)).to(x.dtype)
 
 
+@rule(torch.index_select, Tensor.index_select, when=GRAPH)
 def _index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:  # noqa: A002
     x = dense_leaf(input)
     place: list[Any] = [slice(None)] * x.ndim
@@ -95,6 +95,7 @@ def _index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:  # noqa: A0
     return x[tuple(place)]
 
 
+@rule(torch.index_add, Tensor.index_add, when=GRAPH)
 def _index_add(
     input: Tensor,  # noqa: A002
     dim: int,
@@ -147,24 +148,16 @@ def _attention(
     return attention(q, k, v, mask, {"dropout_p": dropout_p, "is_causal": is_causal})
 
 
-# Functions that are traced whole, with attention as above.
-OPENED: dict[Any, Rule] = {
-    F.multi_head_attention_forward: without_override_check(
-        F.multi_head_attention_forward, scaled_dot_product_attention=_attention
-    )
-}
+_attention_opened = without_override_check(
+    F.multi_head_attention_forward, scaled_dot_product_attention=_attention
+)
 
-RULES: dict[Any, Rule] = {
-    **CONVOLUTIONS,
-    **pooling.RULES,
-    **scatter.RULES,
-    torch.cat: _cat,
-    torch.concat: _cat,
-    torch.concatenate: _cat,
-    F.layer_norm: as_plain(F.layer_norm, _layer_norm),
-    F.group_norm: as_plain(F.group_norm, _group_norm),
-    torch.index_select: _index_select,
-    Tensor.index_select: _index_select,
-    torch.index_add: _index_add,
-    Tensor.index_add: _index_add,
-}
+
+@rule(F.multi_head_attention_forward, when=GRAPH)
+def _multi_head_attention(*args: Any, **kwargs: Any) -> Any:
+    """Traced whole, with attention as above."""
+    return _attention_opened(*dense_tree(args), **dense_tree(kwargs))
+
+
+rule(F.layer_norm, when=GRAPH)(as_plain(F.layer_norm, _layer_norm))
+rule(F.group_norm, when=GRAPH)(as_plain(F.group_norm, _group_norm))

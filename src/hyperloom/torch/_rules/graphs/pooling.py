@@ -5,7 +5,6 @@ The conditions are folded into the rows, as in PyTorch's own rules, which fix th
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,9 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hyperloom.torch._rules.graphs.ops import define_by_rows, each, on_rows
+from hyperloom.torch._rules.registry import GRAPH, Rule, rule
 from hyperloom.torch._rules.standin import dense_leaf
-
-Rule = Callable[..., Any]
 
 _MAX: Any = F.max_pool1d, F.max_pool2d, F.max_pool3d
 _MEAN: Any = F.avg_pool1d, F.avg_pool2d, F.avg_pool3d
@@ -81,7 +79,7 @@ _windows = define_by_rows(
 
 
 def _max_pools(axes: int, both: bool = False) -> Rule:
-    def rule(
+    def pool(
         input: Tensor,  # noqa: A002
         kernel_size: Any,
         stride: Any = None,
@@ -95,11 +93,11 @@ def _max_pools(axes: int, both: bool = False) -> Rule:
         made = on_rows(_max_pool, dense_leaf(input), axes + 1, *numbers, ceil_mode)
         return made if both or return_indices else made[0]
 
-    return rule
+    return pool
 
 
 def _avg_pools(axes: int) -> Rule:
-    def rule(
+    def pool(
         input: Tensor,  # noqa: A002
         kernel_size: Any,
         stride: Any = None,
@@ -113,7 +111,7 @@ def _avg_pools(axes: int) -> Rule:
         options = (*numbers, ceil_mode, count_include_pad, divisor_override)
         return on_rows(_avg_pool, dense_leaf(input), axes + 1, *options)
 
-    return rule
+    return pool
 
 
 def _given(stride: Any) -> bool:
@@ -121,7 +119,7 @@ def _given(stride: Any) -> bool:
 
 
 def _adaptive_pools(axes: int, largest: bool, both: bool = False) -> Rule:
-    def rule(
+    def pool(
         input: Tensor,  # noqa: A002
         output_size: Any,
         return_indices: bool = both,
@@ -132,9 +130,10 @@ def _adaptive_pools(axes: int, largest: bool, both: bool = False) -> Rule:
         made = on_rows(_adaptive_max_pool if largest else _adaptive_avg_pool, x, axes + 1, sizes)
         return made if not largest or both or return_indices else made[0]
 
-    return rule
+    return pool
 
 
+@rule(F.interpolate, when=GRAPH)
 def _interpolate(
     input: Tensor,  # noqa: A002
     size: Any = None,
@@ -152,6 +151,7 @@ def _interpolate(
     return _resized(x, sizes, scales, mode, align_corners, recompute_scale_factor, antialias)
 
 
+@rule(F.unfold, when=GRAPH)
 def _unfold(
     input: Tensor,  # noqa: A002
     kernel_size: Any,
@@ -164,18 +164,14 @@ def _unfold(
 
 
 _torch: Any = torch
-RULES: dict[Any, Rule] = {
-    **{getattr(_torch, f"max_pool{n}d"): _max_pools(n) for n in (1, 2, 3)},
-    **{getattr(F, f"max_pool{n}d"): _max_pools(n) for n in (1, 2, 3)},
-    **{getattr(F, f"max_pool{n}d_with_indices"): _max_pools(n, True) for n in (1, 2, 3)},
-    **{getattr(F, f"avg_pool{n}d"): _avg_pools(n) for n in (1, 2, 3)},
-    **{getattr(F, f"adaptive_avg_pool{n}d"): _adaptive_pools(n, False) for n in (1, 2, 3)},
-    **{getattr(F, f"adaptive_max_pool{n}d"): _adaptive_pools(n, True) for n in (1, 2, 3)},
-    **{
-        getattr(F, f"adaptive_max_pool{n}d_with_indices"): _adaptive_pools(n, True, True)
-        for n in (1, 2, 3)
-    },
-    torch.adaptive_max_pool1d: _adaptive_pools(1, True, True),
-    F.interpolate: _interpolate,
-    F.unfold: _unfold,
-}
+for _n in (1, 2, 3):
+    _both = (f"max_pool{_n}d_with_indices", f"adaptive_max_pool{_n}d_with_indices")
+    rule(getattr(F, f"max_pool{_n}d"), getattr(_torch, f"max_pool{_n}d"), when=GRAPH)(
+        _max_pools(_n)
+    )
+    rule(getattr(F, _both[0]), when=GRAPH)(_max_pools(_n, both=True))
+    rule(getattr(F, f"avg_pool{_n}d"), when=GRAPH)(_avg_pools(_n))
+    rule(getattr(F, f"adaptive_avg_pool{_n}d"), when=GRAPH)(_adaptive_pools(_n, largest=False))
+    rule(getattr(F, f"adaptive_max_pool{_n}d"), when=GRAPH)(_adaptive_pools(_n, largest=True))
+    rule(getattr(F, _both[1]), when=GRAPH)(_adaptive_pools(_n, largest=True, both=True))
+rule(torch.adaptive_max_pool1d, when=GRAPH)(_adaptive_pools(1, largest=True, both=True))

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hyperloom.torch._rules.graphs.ops import define
+from hyperloom.torch._rules.registry import GRAPH, Rule, rule
 from hyperloom.torch._rules.standin import dense_leaf
-
-Rule = Callable[..., Any]
 
 
 def _in_front(info: Any, dims: Any, tensors: Any) -> list[Tensor]:
@@ -61,6 +59,7 @@ _scattered = define(
 )
 
 
+@rule(torch.gather, Tensor.gather, when=GRAPH)
 def _gather(
     input: Tensor,  # noqa: A002
     dim: int,
@@ -73,6 +72,7 @@ def _gather(
     return _gathered(x, dim % x.ndim, index)
 
 
+@rule(torch.take_along_dim, Tensor.take_along_dim, when=GRAPH)
 def _take_along(
     input: Tensor,  # noqa: A002
     indices: Tensor,
@@ -100,7 +100,7 @@ def _into(reduce: str, inplace: bool, function: Any) -> Rule:
     """
     known = {"reduce", "include_self"} if reduce == "told" else set[str]()
 
-    def rule(
+    def put(
         input: Tensor,  # noqa: A002
         dim: int,
         index: Tensor,
@@ -118,16 +118,11 @@ def _into(reduce: str, inplace: bool, function: Any) -> Rule:
         made = _scattered(x, dim % x.ndim, index, src, way, options.get("include_self", True))
         return x.copy_(made) if inplace else made
 
-    return rule
+    return put
 
 
-RULES: dict[Any, Rule] = {
-    **dict.fromkeys((torch.gather, Tensor.gather), _gather),
-    **dict.fromkeys((torch.take_along_dim, Tensor.take_along_dim), _take_along),
-    **{f: _into("", False, f) for f in (torch.scatter, Tensor.scatter)},
-    **{f: _into("sum", False, f) for f in (torch.scatter_add, Tensor.scatter_add)},
-    **{f: _into("told", False, f) for f in (torch.scatter_reduce, Tensor.scatter_reduce)},
-    Tensor.scatter_: _into("", True, Tensor.scatter_),
-    Tensor.scatter_add_: _into("sum", True, Tensor.scatter_add_),
-    Tensor.scatter_reduce_: _into("told", True, Tensor.scatter_reduce_),
-}
+for _way, _name in (("", "scatter"), ("sum", "scatter_add"), ("told", "scatter_reduce")):
+    for _function in (getattr(torch, _name), getattr(Tensor, _name)):
+        rule(_function, when=GRAPH)(_into(_way, False, _function))
+    _written = getattr(Tensor, f"{_name}_")
+    rule(_written, when=GRAPH)(_into(_way, True, _written))

@@ -1,0 +1,46 @@
+"""The registry of rules: what is done in place of a function of PyTorch, and on which occasion.
+
+A rule takes what the function takes, by its names. It stands in the file of its kind, decorated:
+
+    @rule(F.embedding, when=(VMAP, WEIGHT))
+    def embedding(input, weight, padding_idx=None, ...): ...
+
+Where a function has rules for several occasions, the first of this list counts: a graph, autocast,
+vmap. `WEIGHT` is asked by stand-ins themselves, for functions that have come to nobody else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+Rule = Callable[..., Any]
+Occasion = dict[Any, Rule]
+
+# Inside a target under vmap: in a graph of torch.compile; where autocast is on; always.
+GRAPH: Occasion = {}
+AUTOCAST: Occasion = {}
+VMAP: Occasion = {}
+# Functions written in Python whose parts have rules: they are run with the mode in force.
+OPENED: Occasion = {}
+# Where an argument is a stand-in for a generated weight.
+WEIGHT: Occasion = {}
+
+
+def rule(*functions: Any, when: Occasion | tuple[Occasion, ...]) -> Callable[[Rule], Rule]:
+    """Register a function as the rule of functions of PyTorch.
+
+    Raises:
+        ValueError: One of them has a rule for the occasion already.
+    """
+    occasions = when if isinstance(when, tuple) else (when,)
+
+    def register(made: Rule) -> Rule:
+        for occasion in occasions:
+            for function in functions:
+                if function in occasion:
+                    raise ValueError(f"{function} has a rule already: {occasion[function]}")
+                occasion[function] = made
+        return made
+
+    return register
