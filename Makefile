@@ -15,7 +15,7 @@ STAMP := $(VENV)/.hyperloom-installed
 # A target that fails half-way must not look finished.
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint docs bench zoo reproduce clean
+.PHONY: help env demo test lint docs bench trace zoo reproduce clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -50,6 +50,9 @@ docs: env  ## build the documentation into site/; warnings are errors
 
 bench: env  ## run the benchmarks
 	$(BIN)/python -m benchmarks $(ARGS)
+
+trace: env  ## print how far a call travels: functions, files, changes of file
+	$(BIN)/python -m benchmarks.trace $(ARGS)
 
 zoo: env  ## run every layer and architecture of the zoo, and write its report
 	$(BIN)/python -m pytest tests/zoo -m "slow or not slow" $(ARGS)

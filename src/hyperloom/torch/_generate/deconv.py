@@ -40,9 +40,9 @@ class DeconvTrunk(nn.Module):
         return [step for step in self.steps if isinstance(step, TransposedConvolution)]
 
     def forward(self, vector: Tensor, slots: Tensor | None) -> Tensor:
-        from hyperloom.torch._generate.slots import beside
+        from hyperloom.torch._generate.slots import with_slots
 
-        x = beside(vector, slots)
+        x = with_slots(vector, slots)
         rows = x.reshape(-1, x.shape[-1])
         flat = F.linear(rows, self._normed(self.first.weight), self.first.bias)
         image_RCHW = self._finish(flat.view(-1, *self.choice.first), 0)

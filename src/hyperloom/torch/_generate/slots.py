@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def beside(vector: Tensor, slots: Tensor | None) -> Tensor:
+def with_slots(vector: Tensor, slots: Tensor | None) -> Tensor:
     """Put each slot embedding beside the condition: `(*batch, C, E + w)`.
 
     Args:

@@ -17,14 +17,14 @@ from hyperloom.torch._generate.activations import ACTIVATIONS
 from hyperloom.torch._generate.conditions import output_width
 from hyperloom.torch._generate.deconv import DeconvTrunk
 from hyperloom.torch._generate.norms import IdNorm
-from hyperloom.torch._generate.slots import beside
+from hyperloom.torch._generate.slots import with_slots
 
 
 class LinearTrunk(nn.Module):
     """No trunk."""
 
     def forward(self, vector: Tensor, slots: Tensor | None) -> Tensor:
-        return beside(vector, slots)
+        return with_slots(vector, slots)
 
 
 class Layer(nn.Module):
@@ -62,7 +62,7 @@ class Layer(nn.Module):
         return self.weight / torch.linalg.matrix_norm(self.weight, 2)
 
     def pair(self, vector: Tensor, slots: Tensor, ids: Tensor | None = None) -> Tensor:
-        """`forward(beside(vector, slots))` without the pairs: one product for each side."""
+        """`forward(with_slots(vector, slots))` without the pairs: one product for each side."""
         left, right = self.scaled_weight().split([vector.shape[-1], slots.shape[-1]], dim=1)
         x = F.linear(vector, left, self.bias).unsqueeze(-2) + F.linear(slots, right)
         return self.finish(x, ids)
@@ -119,7 +119,7 @@ class CustomTrunkModule(nn.Module):
         self.width = width
 
     def forward(self, vector: Tensor, slots: Tensor | None) -> Tensor:
-        x = beside(vector, slots)
+        x = with_slots(vector, slots)
         made = self.module(x.reshape(-1, x.shape[-1]))
         rows = math.prod(x.shape[:-1])
         if not isinstance(made, Tensor) or made.shape != (rows, self.width):

@@ -162,7 +162,7 @@ class LinearStep:
             y = F.linear(x, w) if w.ndim == 2 else linear_each(x, w, 1)
         else:
             y = w.linear(x)
-        return y if b is None else y + beside(b, y)
+        return y if b is None else y + over_rows(b, y)
 
 
 @dataclass(frozen=True)
@@ -179,15 +179,15 @@ class LayerNormStep:
         if all(vector is None or vector.ndim == 1 for vector in (w, b)):
             return F.layer_norm(x, shape, w, b, eps)
         y = F.layer_norm(x, shape, eps=eps)
-        y = y if w is None else y * beside(w, y)
-        return y if b is None else y + beside(b, y)
+        y = y if w is None else y * over_rows(w, y)
+        return y if b is None else y + over_rows(b, y)
 
 
 def _value(weight: Weight | Tensor) -> Tensor:
     return weight if isinstance(weight, Tensor) else weight.dense()
 
 
-def beside(vector: Tensor, y: Tensor) -> Tensor:
+def over_rows(vector: Tensor, y: Tensor) -> Tensor:
     """Bring `(O,)` or `(B, O)` to where it meets `(B, *n, O)`, in its dtype."""
     if vector.ndim == 1:
         return vector.to(y.dtype)
@@ -261,7 +261,7 @@ def write_program(
     into = x.requires_grad
     for step in chain.steps:
         if isinstance(step, ElementwiseStep):
-            operations.append(_apart(step.forward))
+            operations.append(_elementwise(step.forward))
         elif isinstance(step, LinearStep):
             if step.weight not in names or (step.bias is not None and step.bias not in names):
                 return None
@@ -303,7 +303,7 @@ def _sizes(plan: Plan) -> tuple[int, ...] | None:
     return tuple(sizes) if at == head.slot_size else None
 
 
-def _apart(function: Callable[[Tensor], Tensor]) -> Operation:
+def _elementwise(function: Callable[[Tensor], Tensor]) -> Operation:
     """Return an elementwise function as an operation."""
     return lambda operands, x: function(x)
 
@@ -360,7 +360,7 @@ class _Linear:
                 made = (
                     torch.addmm(b, flat, base.mT)
                     if len(flat) == len(b)
-                    else (F.linear(x, base) + beside(b, x)).view(-1, outputs)
+                    else (F.linear(x, base) + over_rows(b, x)).view(-1, outputs)
                 )
             if way == "inputs":
                 wide = into_inputs(x, features, 1).view(len(flat), -1)

@@ -77,7 +77,7 @@ def route(
     known = runner.memory.routes.get(kind)
     if known is None:
         known = runner.memory.keep(kind, _decided(generator, runner, encoded, call, whole))
-    return known if not runner.ordered else in_order(known, runner, encoded.ids)
+    return known if not runner.ordered else loop_where_repeated(known, runner, encoded.ids)
 
 
 def _kind(
@@ -185,7 +185,7 @@ def _program(generator: Generator, runner: Runner, encoded: Encoded, call: Call)
     return write_program(generator, chain, vector, x, torch.is_grad_enabled())
 
 
-def in_order(way: Route, runner: Runner, ids: Tensor | None) -> Route:
+def loop_where_repeated(way: Route, runner: Runner, ids: Tensor | None) -> Route:
     """Return the loop where two conditions of one id write a buffer that is kept by id.
 
     The second starts from what the first has written. For running statistics that can be made up

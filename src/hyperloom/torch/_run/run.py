@@ -16,7 +16,7 @@ from hyperloom.torch._run.attempt import ENDS_THE_CALL, attempt, quietly, reason
 from hyperloom.torch._run.call import Call, Uses, slices
 from hyperloom.torch._run.loop import concatenated, same_draws
 from hyperloom.torch._run.refusal import name_inputs
-from hyperloom.torch._run.route import Route, in_order, route, strategy_of
+from hyperloom.torch._run.route import Route, loop_where_repeated, route, strategy_of
 from hyperloom.torch._run.runner import Runner
 from hyperloom.torch._target.buffers import NO_BUFFERS, Buffers
 from hyperloom.torch._weights.make import weights_of
@@ -133,7 +133,7 @@ def run_given(
 ) -> Any:
     """Run the target with given tensors `(*batch, *shape)`, and `kept` in place of its own."""
     buffers = runner.buffers(ids, call.batch)
-    way = in_order(strategy_of(runner, call), runner, ids)
+    way = loop_where_repeated(strategy_of(runner, call), runner, ids)
     output = run(runner, way, tensors, {**runner.kept(), **kept}, call, buffers)
     store(runner, buffers)
     return output

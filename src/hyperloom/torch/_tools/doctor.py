@@ -305,21 +305,21 @@ def _differences(
             first = slot_features(hnet.plan, hnet.trunks, hnet.heads, encoded)
             again()
             second = slot_features(hnet.plan, hnet.trunks, hnet.heads, other)
-            features = _apart(list(first.values()), list(second.values()))
-    vectors = _apart([encoded.vector], [other.vector]) if hnet.plan.widths else None
+            features = _difference(list(first.values()), list(second.values()))
+    vectors = _difference([encoded.vector], [other.vector]) if hnet.plan.widths else None
     # The first two matter only where features are used; a table by id has none.
     generated = [e.tensor for e in hnet.plan.entries if not is_constant(hnet.plan, e)]
-    parts = _apart([made[n] for n in generated], [changed[n] for n in generated])
+    parts = _difference([made[n] for n in generated], [changed[n] for n in generated])
     stages = (
         ("condition vectors", vectors),
         ("features", features),
         ("generated tensors", parts),
-        ("outputs", _apart(floats(one), floats(two))),
+        ("outputs", _difference(floats(one), floats(two))),
     )
     return stages, tensors, unchecked
 
 
-def _apart(one: Sequence[Tensor], two: Sequence[Tensor]) -> float | None:
+def _difference(one: Sequence[Tensor], two: Sequence[Tensor]) -> float | None:
     """Return the root mean square of the differences, relative to that of the numbers."""
     pairs = list(zip(one, two, strict=True))
     squares = sum(float((a.double() - b.double()).square().sum()) for a, b in pairs)
@@ -375,7 +375,7 @@ def _tensor(
         rms=rms(value),
         native=rms(base) if base is not None else math.hypot(spec.mean, spec.std),
         native_std=spec.std if base is None else rms(base - base.double().mean()),
-        varies=None if changed is None else _apart([value], [changed[name]]),
+        varies=None if changed is None else _difference([value], [changed[name]]),
         shared=is_constant(hnet.plan, entry),
         starts_constant=_starts_constant(hnet.plan, entry),
         change=None if base is None else rms(value - base.to(value.dtype)),
