@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -44,12 +44,9 @@ def run_loop(
         for name, value in weights.items()
     }
     slices_of = {name: value.flatten(0, last).unbind(0) for name, value in tensors.items()}
-    dims, rows = (call.dims, call.kwargs_dims), iter(range(batch.numel()))
+    rows = iter(range(batch.numel()))
 
-    def run(inputs: Any, depth: int) -> Any:
-        if depth < len(batch):
-            slices = (select_like(inputs, dims, i) for i in range(batch[depth]))
-            return join([run(own, depth + 1) for own in slices])
+    def one(inputs: Any) -> Any:
         row = next(rows)
         again()
         own = {name: slices[row] for name, slices in slices_of.items()}
@@ -57,7 +54,18 @@ def run_loop(
             return skeleton.call({**shared, **own}, written, *inputs)
 
     with same_draws(runner) as again:
-        return run((call.inputs, call.kwargs), 0)
+        return _mapped(one, (call.inputs, call.kwargs), (call.dims, call.kwargs_dims), batch)
+
+
+def _mapped(one: Callable[[Any], Any], inputs: Any, dims: Any, batch: Sequence[int]) -> Any:
+    """Run `one` on the inputs of every condition, and join what it returns.
+
+    No closure that calls itself: as a cycle it would hold the weights until the collector runs.
+    """
+    if not batch:
+        return one(inputs)
+    slices = (select_like(inputs, dims, i) for i in range(batch[0]))
+    return join([_mapped(one, own, dims, batch[1:]) for own in slices])
 
 
 def join(outputs: Sequence[Any]) -> Any:
