@@ -12,10 +12,9 @@ import numpy as np
 
 from hyperloom._core.backend.checks import ArrayKind
 from hyperloom._core.choices.conditions import Concat, Condition, Noise
-from hyperloom._core.choices.forms import Delta, Whole
 from hyperloom._core.choices.layouts import Head, Piece
 from hyperloom._core.errors import a_mapping, a_string, did_you_mean, finite_float, message
-from hyperloom._core.plan.plan import Plan
+from hyperloom._core.plan.plan import Entry, Plan
 
 
 def weight_of(weights: Mapping[str, Any], name: str) -> Any:
@@ -151,13 +150,19 @@ def linear_pieces(
         weight = weights[entry.tensor]
         for piece in entry.pieces:
             if piece.head == index:
-                if entry.form not in (Whole(), Delta()) or weight is None:
+                if weight is None or not _moves_alone(plan, entry):
                     return None
                 scaled = scales is not None and plan.heads[index].scaled
                 scale = float(scales[row, 0]) if scaled else 1.0  # type: ignore[index]
                 made.append((piece, float(weight) * scale**2))
             row += 1
     return made
+
+
+def _moves_alone(plan: Plan, entry: Entry) -> bool:
+    """Whether a tensor changes by exactly what its only part changes."""
+    one_part = plan.structures[entry.tensor].one_part and not entry.form.trains_base
+    return one_part and entry.pieces[0].shape == plan.spec[entry.tensor].shape
 
 
 def gram_is_cheaper(
