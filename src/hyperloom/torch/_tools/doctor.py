@@ -6,11 +6,10 @@ a call may change (buffers, modes, random generators, what was warned of) is put
 
 from __future__ import annotations
 
-import math
 import random
 import re
 import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -22,11 +21,9 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 
 from hyperloom._core.choices.execution import SlowWarning
-from hyperloom._core.choices.layouts import Head
-from hyperloom._core.choices.structure import Plain
-from hyperloom._core.plan.contraction import is_constant
-from hyperloom._core.plan.plan import Entry, Plan
+from hyperloom._core.plan.plan import Entry
 from hyperloom._core.reports.doctor import Report
+from hyperloom._core.reports.measures import collapsed, differences, read_tensor, starts, told
 from hyperloom._core.reports.readings import PartReading, Readings, TensorReading
 from hyperloom.torch._generate.conditions import EmbeddingCondition
 from hyperloom.torch._generate.encoded import Encoded
@@ -71,9 +68,9 @@ def examine(
             with torch.no_grad():
                 how = hnet.explain(*inputs, condition=condition, in_dims=in_dims, **kwargs)
         except Exception as error:  # whatever the user's modules raise is what is to be told
-            return Report(replace(readings, errors=(_told("the call fails", error),)))
+            return Report(replace(readings, errors=(told("the call fails", error),)))
         # What follows are calls of ours. Slow ways are told by explain().
-        told = [str(w.message).strip() for w in caught if w.category is not SlowWarning]
+        heard = [str(w.message).strip() for w in caught if w.category is not SlowWarning]
         again()
         stages, tensors, unchecked = _differences(hnet, condition, encoded, call, again)
         again()
@@ -92,17 +89,12 @@ def examine(
             tolerance=_tolerance(hnet, outputs),
             unchecked=unchecked,
             strategy=f"run as {how.strategy}: {how.reason}",
-            slow=how.slow or _slow(told),
+            slow=how.slow or _slow(heard),
             dtypes=(_dtypes(outputs), inside.dtypes),
             step=step,
-            warnings=(*_others_told(told), *inside.errors),
+            warnings=(*_others_told(heard), *inside.errors),
         )
     )
-
-
-def _told(what: str, error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [""]
-    return f"{what}: {type(error).__name__}: {lines[0]}"
 
 
 def _slow(told: Sequence[str]) -> tuple[str, ...]:
@@ -198,15 +190,11 @@ def _parts(
     hnet: HyperNetwork, grads: Mapping[str, Tensor | None] | None, ids: Tensor | None
 ) -> tuple[PartReading, ...]:
     """Read every parameter; before the call, without gradients."""
-    zero, random_rows = _starts(hnet.plan)
     idle = _idle(hnet, ids)
     alike = _alike(hnet)
     made: list[PartReading] = []
     for name, p in hnet.named_parameters():
-        path, _, key = name.rpartition(".")
-        head = path.removeprefix("heads.").removesuffix(".table") if "heads." in path else ""
-        matrix = p.ndim >= 2 and name.startswith(("trunks.", "condition."))
-        random_start = matrix or (head in random_rows and key in ("weight", "0", "row"))
+        random_start, starts_zero = starts(hnet.plan, name, p.ndim)
         grad = None if grads is None else grads.get(name)
         made.append(
             PartReading(
@@ -218,19 +206,12 @@ def _parts(
                 finite=bool(torch.isfinite(p.detach()).all()),
                 dead=random_start and not bool(p.detach().any()),
                 alike=name in alike,
-                starts_zero=head in zero and not key.startswith("slots") and ".slots" not in path,
+                starts_zero=starts_zero,
                 idle=idle.get(name, ""),
                 gradient=None if grad is None else rms(grad),
             )
         )
     return tuple(made)
-
-
-def _starts(plan: Plan) -> tuple[set[str], set[str]]:
-    """Return the heads in which some rows start at zero, and those in which some do not."""
-    zero = {h.name for h in plan.heads if any(s.std == 0.0 for s in h.segments)}
-    random_rows = {h.name for h in plan.heads if any(s.std > 0.0 for s in h.segments)}
-    return zero, random_rows
 
 
 def _tables(hnet: HyperNetwork) -> Iterator[tuple[str, Table]]:
@@ -260,22 +241,19 @@ def _alike(hnet: HyperNetwork) -> set[str]:
     """Return the embeddings whose rows are all the same, though they should differ."""
     found: set[str] = set()
     for name, module in hnet.named_modules():
-        if isinstance(module, EmbeddingCondition) and _collapsed(module.table.rows(), 0):
+        if isinstance(module, EmbeddingCondition) and collapsed(_numbers(module.table.rows()), 0):
             found |= {f"{name}.table.{i}" for i in range(len(module.table))}
         elif isinstance(module, HeadModule) and isinstance(module.slots, nn.Parameter):
-            if _collapsed(module.slots, 0):
+            if collapsed(_numbers(module.slots), 0):
                 found.add(f"{name}.slots")
         elif isinstance(module, HeadModule) and isinstance(module.slots, Table):
-            found |= {f"{name}.slots.{i}" for i, b in enumerate(module.slots) if _collapsed(b, 1)}
+            blocks = enumerate(map(_numbers, module.slots))
+            found |= {f"{name}.slots.{i}" for i, b in blocks if collapsed(b, 1)}
     return found
 
 
-def _collapsed(rows: Tensor, axis: int) -> bool:
-    rows = rows.detach().double()
-    if rows.shape[axis] < 2:
-        return False
-    spread = (rows - rows.mean(axis, keepdim=True)).square().mean().sqrt()
-    return bool(spread <= 1e-4 * rows.square().mean().sqrt())
+def _numbers(value: Tensor) -> np.ndarray:
+    return value.detach().double().cpu().numpy()
 
 
 # ---- what depends on the condition --------------------------------------------------------------
@@ -299,32 +277,23 @@ def _differences(
         one = run_encoded(hnet, hnet._runner, encoded, call)
         again()
         two = run_encoded(hnet, hnet._runner, other, call)
-        features: float | None = None
+        features: list[dict[int, Tensor]] = [{}, {}]
         if hnet.plan.widths:
-            again()
-            first = slot_features(hnet.plan, hnet.trunks, hnet.heads, encoded)
-            again()
-            second = slot_features(hnet.plan, hnet.trunks, hnet.heads, other)
-            features = _difference(list(first.values()), list(second.values()))
-    vectors = _difference([encoded.vector], [other.vector]) if hnet.plan.widths else None
-    # The first two matter only where features are used; a table by id has none.
-    generated = [e.tensor for e in hnet.plan.entries if not is_constant(hnet.plan, e)]
-    parts = _difference([made[n] for n in generated], [changed[n] for n in generated])
-    stages = (
-        ("condition vectors", vectors),
-        ("features", features),
-        ("generated tensors", parts),
-        ("outputs", _difference(floats(one), floats(two))),
+            for i, seen in enumerate((encoded, other)):
+                again()
+                features[i] = slot_features(hnet.plan, hnet.trunks, hnet.heads, seen)
+    stages = differences(
+        hnet.plan,
+        ([_numbers(encoded.vector)], [_numbers(other.vector)]),
+        (_arrays(features[0].values()), _arrays(features[1].values())),
+        ({n: _numbers(v) for n, v in made.items()}, {n: _numbers(v) for n, v in changed.items()}),
+        (_arrays(floats(one)), _arrays(floats(two))),
     )
     return stages, tensors, unchecked
 
 
-def _difference(one: Sequence[Tensor], two: Sequence[Tensor]) -> float | None:
-    """Return the root mean square of the differences, relative to that of the numbers."""
-    pairs = list(zip(one, two, strict=True))
-    squares = sum(float((a.double() - b.double()).square().sum()) for a, b in pairs)
-    size = sum(float(a.double().square().sum() + b.double().square().sum()) for a, b in pairs) / 2
-    return math.sqrt(squares / size) if size > 0 else (0.0 if pairs else None)
+def _arrays(tensors: Iterable[Tensor]) -> list[np.ndarray]:
+    return [_numbers(t) for t in tensors]
 
 
 def _others(hnet: HyperNetwork, condition: Any, encoded: Encoded) -> tuple[Encoded | None, str]:
@@ -367,33 +336,7 @@ def _tensor(
     changed: Mapping[str, Tensor] | None,
 ) -> TensorReading:
     """Read a generated tensor; its gradient comes later."""
-    spec, name = hnet.plan.spec[entry.tensor], entry.tensor
-    base = dict(hnet.bases.tensors()).get(name)
-    value = made[name]
-    return TensorReading(
-        name=name,
-        rms=rms(value),
-        native=rms(base) if base is not None else math.hypot(spec.mean, spec.std),
-        native_std=spec.std if base is None else rms(base - base.double().mean()),
-        varies=None if changed is None else _difference([value], [changed[name]]),
-        shared=is_constant(hnet.plan, entry),
-        starts_constant=_starts_constant(hnet.plan, entry),
-        change=None if base is None else rms(value - base.to(value.dtype)),
-        attached=True,
-        gradient=None,
-    )
-
-
-def _starts_constant(plan: Plan, entry: Entry) -> bool:
-    """Whether the plan starts the tensor alike for all conditions."""
-    zero = [_std_is_zero(plan.heads[p.head], p.start, p.numel) for p in entry.pieces]
-    return all(zero) if plan.structures[entry.tensor] == Plain() else any(zero)
-
-
-def _std_is_zero(head: Head, start: int, numel: int) -> bool:
-    first = start % head.slot_size
-    last = first + numel
-    rows = [
-        s for s in head.segments if last > head.slot_size or (s.start < last and first < s.stop)
-    ]
-    return all(s.std == 0.0 for s in rows)
+    name, bases = entry.tensor, dict(hnet.bases.tensors())
+    base = _numbers(bases[name]) if name in bases else None
+    other = None if changed is None else _numbers(changed[name])
+    return read_tensor(hnet.plan, entry, _numbers(made[name]), other, base)
