@@ -29,6 +29,7 @@ from hyperloom import (
     Plan,
     RankOne,
     Recurrent,
+    Report,
     Scale,
     Shared,
     Shift,
@@ -40,11 +41,13 @@ from hyperloom import (
     Whole,
 )
 from hyperloom._core.backend.inputs import Inputs
+from hyperloom.jax._hypernetwork import TOOLS as _TOOLS
 from hyperloom.jax._hypernetwork import HyperNetwork
 from hyperloom.jax._target.function import Function
 from hyperloom.jax._target.linen import Linen
 from hyperloom.jax._target.read import target_spec
 from hyperloom.jax._target.shapes import Shapes
+from hyperloom.jax._tools import doctor as _doctor
 from hyperloom.jax._tools.assembled import Assembled
 from hyperloom.jax._tools.checkpoint import load, save
 from hyperloom.jax._tools.dynamic import unroll
@@ -60,6 +63,9 @@ from hyperloom.jax._tools.views import (
     unflatten,
     unstack,
 )
+
+# What `hnet.doctor(...)` calls stands above `HyperNetwork`.
+_TOOLS["doctor"] = _doctor.examine
 
 __all__ = [
     "MLP",
@@ -98,6 +104,7 @@ __all__ = [
     "Plan",
     "RankOne",
     "Recurrent",
+    "Report",
     "Scale",
     "Shapes",
     "Shared",

@@ -15,6 +15,7 @@ from hyperloom._core.choices.inits import Init
 from hyperloom._core.choices.layouts import Layout
 from hyperloom._core.errors import a_kind, message
 from hyperloom._core.plan.plan import Plan
+from hyperloom._core.reports.doctor import Report
 from hyperloom._core.reports.explanation import Explanation
 from hyperloom.jax._generate.build import (
     Planned,
@@ -248,6 +249,40 @@ class HyperNetwork(nnx.Module):
         inputs, kwargs = unpacked(inputs, kwargs)
         asked = Asked(inputs, in_axes, kwargs, streams, state, method=method)
         return explain(generator, self.runner, generator.encode(condition, streams, carry), asked)
+
+    def doctor(
+        self,
+        *inputs: Any,
+        condition: Any,
+        in_axes: Dims = 0,
+        rngs: Any = None,
+        state: Mapping[str, Array] | None = None,
+        method: Method = None,
+        **kwargs: Any,
+    ) -> Report:
+        """Look whether this hypernetwork can learn: one call, examined. Print what it returns.
+
+        Does the gradient reach every part of the generator; do the outputs depend on the
+        condition; are activations, gradients and generated tensors of the scale that the
+        template's own initialisation gives; dtypes, devices. Compiles and runs a few calls
+        forward and backward, outside of `jit`. Nothing is changed: all is done by a copy.
+
+        Args:
+            *inputs: As in a call.
+            condition: As in a call; a batch of two different conditions or more, or else
+                (unless the condition is an `Embedding`) the dependence on it is not checked.
+            in_axes: As in a call.
+            rngs: As in a call.
+            state: As in a call.
+            method: As in a call.
+            **kwargs: As in a call.
+
+        Returns:
+            A `Report`: `report.findings` says what is wrong, `report.ok` whether anything is.
+            A call that fails is a finding, not an error.
+        """
+        options = {"in_axes": in_axes, "rngs": rngs, "state": state, "method": method, **kwargs}
+        return TOOLS["doctor"](self, condition, inputs, options)
 
     def generate(
         self,

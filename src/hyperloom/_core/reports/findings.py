@@ -95,8 +95,8 @@ def _part_gradients(r: Readings, resting: bool) -> Iterator[Finding]:
     live = [p for p in r.parts if p.trains and not p.idle]
     cut = [p.name for p in live if p.gradient is None]
     text = (
-        "gets no gradient from the outputs: something on the way cuts it (.detach(), .data, "
-        "no_grad, a copy into a parameter), or this call does not use it."
+        f"gets no gradient from the outputs: something on the way cuts it ({r.cuts[0]}), or this "
+        "call does not use it."
     )
     yield from _some(Level.FAULT, "gradient", cut, text)
     bad = [p.name for p in live if p.gradient is not None and not math.isfinite(p.gradient)]
@@ -121,7 +121,7 @@ def _tensor_gradients(r: Readings) -> Iterator[Finding]:
     cut = [t.name for t in missing if t.used]
     text = (
         "changes the outputs, which give it no gradient: the target's forward cuts it "
-        "(.data, .detach(), no_grad)."
+        f"({r.cuts[1]})."
     )
     yield from _some(Level.FAULT, "gradient", cut, text)
     unused = [t.name for t in missing if t.used is False]

@@ -161,6 +161,8 @@ class Readings:
         dtypes: Dtypes of the outputs, and those of the plain module.
         kept: Tensors that stay the target's own.
         step: The step of the optimiser; `None` if none was given.
+        cuts: What cuts a gradient in the backend's words: on the way through the generator, and
+            in the target's forward.
         warnings: Warnings that the call raised.
         errors: What could not be run, in words.
     """
@@ -178,5 +180,9 @@ class Readings:
     dtypes: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
     kept: tuple[str, ...] = ()
     step: StepReading | None = None
+    cuts: tuple[str, str] = (
+        ".detach(), .data, no_grad, a copy into a parameter",
+        ".data, .detach(), no_grad",
+    )
     warnings: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()

@@ -21,6 +21,7 @@ from hyperloom._core.target.spec import TargetSpec
 from hyperloom.jax._target.variables import Variable
 
 Pure = Callable[..., tuple[Any, dict[str, Any]]]
+Tap = Callable[[str, str, Any], Any]
 Method = str | Callable[..., Any] | None
 
 
@@ -118,11 +119,14 @@ class Notes:
     Attributes:
         written: Names of the state that the target changed.
         used: Names of the random streams that it used.
+        tap: Who is shown what each layer returns, `tap(path, class, output)`, and returns what
+            the layer is to return; `None` for nobody.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tap: Tap | None = None) -> None:
         self.written: set[str] = set()
         self.used: set[str] = set()
+        self.tap = tap
 
 
 def method_of(module: Any, method: Method) -> Callable[..., Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import flax.linen as nn
@@ -145,6 +146,12 @@ class LinenTarget(Adaptor):
         module, state_paths = self.module.held, self.state_paths.held
         collections = sorted({path[0] for path in state_paths.values()})
 
+        def watched(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+            out = call(*args, **kwargs)
+            if notes.tap is None or context.method_name != "__call__":
+                return out
+            return notes.tap(dotted(context.module.path), type(context.module).__name__, out)
+
         def called(module: Any, *args: Any, **kwargs: Any) -> Any:
             return method_of(module, method)(*args, **kwargs)
 
@@ -152,10 +159,13 @@ class LinenTarget(Adaptor):
             own = {state_paths[name]: value for name, value in state.items()}
             variables = {"params": self._params(tensors), **_nested(own)}
             options: Any = {"rngs": keys or None, "method": None if method is None else called}
+            if collections:
+                options["mutable"] = collections
+            with nullcontext() if notes.tap is None else nn.intercept_methods(watched):
+                made = module.apply(variables, *args, **options, **kwargs)
             if not collections:
-                return module.apply(variables, *args, **options, **kwargs), {}
-            options["mutable"] = collections
-            out, updates = module.apply(variables, *args, **options, **kwargs)
+                return made, {}
+            out, updates = made
             after = {dotted(path): value for path, value in _flat(updates).items()}
             notes.written |= {n for n, v in after.items() if v is not state.get(n)}
             return out, {**state, **after}

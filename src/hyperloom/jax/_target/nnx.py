@@ -12,7 +12,17 @@ from flax import nnx
 from jax import Array
 
 from hyperloom._core.target.spec import TargetSpec
-from hyperloom.jax._target.adaptor import Adaptor, Box, Method, Notes, Pure, Read, dotted, method_of
+from hyperloom.jax._target.adaptor import (
+    Adaptor,
+    Box,
+    Method,
+    Notes,
+    Pure,
+    Read,
+    Tap,
+    dotted,
+    method_of,
+)
 from hyperloom.jax._target.spec import tensor_spec
 from hyperloom.jax._target.streams import has_stream, own_streams
 from hyperloom.jax._target.variables import Hole, Variable, become, is_random, walk
@@ -106,6 +116,8 @@ class NNXTarget(Adaptor):
             for name, variable in walk(module):
                 if isinstance(variable, Hole) and name in names:
                     become(variable, kinds[spec[name].name], tensors[spec[name].name])
+            if notes.tap is not None:
+                _tap_layers(module, notes.tap)
             if takes_rngs and (own := _own_rngs(keys)):
                 kwargs = {"rngs": nnx.Rngs(**own), **kwargs}
             out = method_of(module, method)(*args, **kwargs)
@@ -123,6 +135,22 @@ class NNXTarget(Adaptor):
             elif name in state:
                 variable[...] = state[name]
         return module
+
+
+def _tap_layers(module: nnx.Module, tap: Tap) -> None:
+    """Show `tap` what each part of a module returns; the module is a copy, for one call."""
+    for path, part in nnx.iter_modules(module):
+        kind = type(part)
+        if callable(part):
+            part.__class__ = _tapped(kind, dotted(path), tap)
+
+
+def _tapped(kind: type[Any], path: str, tap: Tap) -> type[Any]:
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return tap(path, kind.__name__, kind.__call__(self, *args, **kwargs))
+
+    make: Any = type(kind)
+    return make(kind.__name__, (kind,), {"__call__": call})
 
 
 _GIVEN = "given:"
