@@ -39,6 +39,7 @@ from hyperloom.jax._hypernetwork import HyperNetwork
 from hyperloom.jax._run.checks import as_rngs
 from hyperloom.jax._run.explain import explain
 from hyperloom.jax._run.run import Asked, run_encoded
+from hyperloom.jax._run.runner import Memory
 from hyperloom.jax._target.adaptor import Box, dotted
 from hyperloom.jax._tools.doctor_layers import Gradients, floats, look_inside
 from hyperloom.jax._tools.functional import functional
@@ -80,7 +81,8 @@ def examine(
 ) -> Report:
     """Take all readings and return the report; the arguments are those of a call."""
     copy = nnx.clone(hnet)
-    copy._notices = Box(set(hnet.notices))  # what is warned of here was not the user's own call
+    seen = hnet.memory  # what is warned of here was not the user's own call
+    copy._memory = Box(Memory(dict(seen.loops), set(seen.warned)))
     carry = options.pop("carry", None) if hnet.plan.condition.has_carry else None
     in_axes, rngs, state, method = map(options.pop, ("in_axes", "rngs", "state", "method"))
     given, kwargs = unpacked(inputs, options)

@@ -22,7 +22,7 @@ from hyperloom._core.reports.measures import rms, told
 from hyperloom._core.reports.readings import LayerReading, TensorReading
 from hyperloom.jax._generate.encoded import Encoded
 from hyperloom.jax._hypernetwork import HyperNetwork
-from hyperloom.jax._run.call import Call, flat_batch
+from hyperloom.jax._run.call import Call
 from hyperloom.jax._run.run import flat_encoded
 from hyperloom.jax._run.strategies import Target
 from hyperloom.jax._target.adaptor import Notes, Tap
@@ -197,8 +197,7 @@ def _each(call: Call, made: Mapping[str, Array]) -> list[dict[str, Array]]:
     if not call.batch:
         return [dict(made)]
     num = min(_MOST_CONDITIONS, call.num)
-    flat = {name: flat_batch(value, value.shape[:1]) for name, value in made.items()}
-    return [{name: value[i] for name, value in flat.items()} for i in range(num)]
+    return [{name: value[i] for name, value in made.items()} for i in range(num)]
 
 
 def _native(hnet: HyperNetwork, seed: int) -> dict[str, Array]:
