@@ -16,6 +16,8 @@ from jax import Array
 
 import hyperloom.jax as hl
 from hyperloom._core.errors import message
+from hyperloom.compat.hypernn._inputs import generated
+from hyperloom.compat.hypernn.jax.utils import count_jax_params, get_weight_chunk_dims, inputs_of
 
 
 class JaxHyperNetwork(nn.Module):
@@ -56,7 +58,8 @@ class JaxHyperNetwork(nn.Module):
     @property
     def chunk_dim(self) -> int:
         """Numbers in a chunk."""
-        return self.weight_chunk_dim or -(-self.num_target_parameters // self.num_embeddings)
+        chunk = get_weight_chunk_dims(self.num_target_parameters, self.num_embeddings)
+        return self.weight_chunk_dim or chunk
 
     def make_embedding_module(self) -> nn.Module:
         """Return the module that maps indices `(num_embeddings,)` to embeddings."""
@@ -119,7 +122,8 @@ class JaxHyperNetwork(nn.Module):
         """Generate the parameters, unless they are given, and run the target with them.
 
         Args:
-            *args: The target's inputs. `generate_params` gets them too.
+            *args: The target's inputs. `generate_params` gets them too, as far as
+                `generate_params_kwargs` does not name what they would fill.
             generated_params: Flat parameters to use in place of new ones.
             has_aux: Return the parameters and the auxiliary output too.
             assert_parameter_shapes: Refuse parameters of a wrong shape.
@@ -131,12 +135,13 @@ class JaxHyperNetwork(nn.Module):
             dict that `generate_params` returned (empty for given parameters).
         """
         aux: dict[str, Any] = {}
-        if generated_params is None or self.is_initializing():
-            more = generate_params_kwargs or {}
-            generated_params, aux = self.generate_params(*args, **kwargs, **more)
+        flat: Any = generated_params
+        if flat is None or self.is_initializing():
+            call = args, kwargs, generate_params_kwargs
+            flat, aux = generated(self.generate_params, *call)
         checked = {"assert_parameter_shapes": assert_parameter_shapes}
-        out = self.target_forward(*args, generated_params=generated_params, **checked, **kwargs)
-        return (out, generated_params, aux) if has_aux else out
+        out = self.target_forward(*args, generated_params=flat, **checked, **kwargs)
+        return (out, flat, aux) if has_aux else out
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """As `forward`."""
@@ -151,9 +156,7 @@ class JaxHyperNetwork(nn.Module):
         return_variables: bool = False,
     ) -> Any:
         """Return how many parameters a target has, and with `return_variables` its variables."""
-        read = as_target(target, target_input_shape, inputs)
-        num = hl.target_spec(read).num_parameters
-        return (num, getattr(read, "variables", target)) if return_variables else num
+        return count_jax_params(target, target_input_shape, inputs, return_variables)
 
     @classmethod
     def from_target(
@@ -223,9 +226,4 @@ def as_target(target: Any, shapes: Any, inputs: Any) -> Any:
     """
     if not isinstance(target, nn.Module):
         return target
-    if inputs is None and shapes is None:
-        wanted = "inputs=, or target_input_shape=, from which it makes its parameters"
-        raise ValueError(message("from_target", "a Linen module without inputs", wanted))
-    if inputs is None:
-        inputs = [jnp.zeros(shape) for shape in shapes]
-    return hl.Linen(target, *(inputs if isinstance(inputs, (list, tuple)) else [inputs]))
+    return hl.Linen(target, *inputs_of("from_target", shapes, inputs))

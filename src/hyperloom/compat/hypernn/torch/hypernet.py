@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 import hyperloom.torch as hl
 from hyperloom._core.errors import message
+from hyperloom.compat.hypernn._inputs import generated, get_weight_chunk_dims
 
 
 class FunctionalTarget(nn.Module):
@@ -22,6 +24,7 @@ class FunctionalTarget(nn.Module):
     def __init__(self, target_network: nn.Module) -> None:
         super().__init__()
         self.num = hl.target_spec(target_network).num_parameters
+        self.target_weight_shapes = {n: p.size() for n, p in target_network.named_parameters()}
         self.hypernetwork = hl.HyperNetwork(
             target_network, condition=hl.Vector(self.num), layout=hl.Given()
         )
@@ -63,17 +66,34 @@ class TorchHyperNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.target_network = FunctionalTarget(target_network)
-        shapes = {name: p.size() for name, p in target_network.named_parameters()}
-        self.target_weight_shapes = shapes
+        self.target_weight_shapes = self.target_network.target_weight_shapes
         num = self.target_network.num if num_target_parameters is None else num_target_parameters
         self.num_target_parameters = num
         self.embedding_dim = embedding_dim
         self.num_embeddings = num_embeddings
-        self.weight_chunk_dim = weight_chunk_dim or -(-num // num_embeddings)
+        self.weight_chunk_dim = weight_chunk_dim or get_weight_chunk_dims(num, num_embeddings)
         # Tells the device of a network without parameters, under hyper-nn's name for it.
         self.register_buffer("__device_param_dummy__", torch.empty(0))
-        self.embedding_module = custom_embedding_module or self.make_embedding_module()
-        self.weight_generator = custom_weight_generator or self.make_weight_generator()
+        if custom_embedding_module is not None:
+            self.embedding_module = custom_embedding_module
+        if custom_weight_generator is not None:
+            self.weight_generator = custom_weight_generator
+        # A subclass for the release 0.2.2 sets what its methods read after this, and then makes
+        # the modules itself. One that never does raises the same error at its first call.
+        with contextlib.suppress(AttributeError):
+            self._make_modules()
+
+    def _make_modules(self) -> None:
+        """Make those of the two modules that are not there."""
+        if "embedding_module" not in self._modules:
+            self.embedding_module = self.make_embedding_module()
+        if "weight_generator" not in self._modules:
+            self.weight_generator = self.make_weight_generator()
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("embedding_module", "weight_generator") and name not in self._modules:
+            self._make_modules()
+        return super().__getattr__(name)
 
     @property
     def functional_target_network(self) -> FunctionalTarget:
@@ -140,7 +160,8 @@ class TorchHyperNetwork(nn.Module):
         """Generate the parameters, unless they are given, and run the target with them.
 
         Args:
-            *args: The target's inputs. `generate_params` gets them too.
+            *args: The target's inputs. `generate_params` gets them too, as far as
+                `generate_params_kwargs` does not name what they would fill.
             generated_params: Flat parameters to use in place of new ones.
             has_aux: Return the parameters and the auxiliary output too.
             assert_parameter_shapes: Refuse parameters of a wrong shape.
@@ -152,12 +173,13 @@ class TorchHyperNetwork(nn.Module):
             dict that `generate_params` returned (empty for given parameters).
         """
         aux: dict[str, Any] = {}
-        if generated_params is None:
-            more = generate_params_kwargs or {}
-            generated_params, aux = self.generate_params(*args, **kwargs, **more)
+        flat: Any = generated_params
+        if flat is None:
+            call = args, kwargs, generate_params_kwargs
+            flat, aux = generated(self.generate_params, *call)
         checked = {"assert_parameter_shapes": assert_parameter_shapes}
-        out = self.target_forward(*args, generated_params=generated_params, **checked, **kwargs)
-        return (out, generated_params, aux) if has_aux else out
+        out = self.target_forward(*args, generated_params=flat, **checked, **kwargs)
+        return (out, flat, aux) if has_aux else out
 
     @classmethod
     def count_params(
