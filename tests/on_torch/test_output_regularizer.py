@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import hyperloom.torch as hl
+from hyperloom.torch._tools import regularizer
 from tests.on_torch.builders import LAYOUTS, X, close, make, mlp, shaken
 
 
@@ -57,7 +60,7 @@ def test_the_penalty_is_the_mean_squared_drift(layout: str) -> None:
     loop = torch.autograd.grad(expected, parameters, allow_unused=True, materialize_grads=True)
     close(ours, loop, 1e-10)
     # What was remembered is a constant.
-    assert not any(value.requires_grad for value in reg._targets.values())
+    assert not any(value.requires_grad for value in dict(reg.targets.tensors()).values())
 
 
 @pytest.mark.parametrize(
@@ -161,3 +164,59 @@ def test_the_penalty_holds_old_networks_still() -> None:
         return float((hnet(X[0], condition=0) - before).detach().square().mean())
 
     assert forgotten(10.0) < 0.1 * forgotten(0.0)
+
+
+# ---- a module ------------------------------------------------------------------------------------
+
+
+def remembering(gram: bool, seed: int = 0) -> tuple[hl.HyperNetwork, hl.OutputRegularizer]:
+    """Return a hypernetwork that has moved on, and what remembers it; by heads or by outputs."""
+    torch.manual_seed(seed)
+    condition = hl.Concat(hl.Embedding(4, 3), hl.Vector(2))
+    target = nn.Sequential(nn.Linear(30, 40), nn.ReLU(), nn.Linear(40, 2))
+    layout = hl.Full() if gram else hl.Chunked(50, embedding=2)
+    hnet = hl.HyperNetwork(target, condition=condition, trunk=hl.MLP(3), layout=layout)
+    reg = hl.OutputRegularizer(0.5, weights={"0.*": 2.0})
+    reg.remember(hnet, ([0, 2, 3], torch.ones(3, 2)))
+    with torch.no_grad():
+        for parameter in hnet.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return hnet, reg
+
+
+@pytest.mark.parametrize("gram", [True, False])
+def test_what_is_remembered_is_saved_and_moves(
+    gram: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(regularizer, "gram_is_cheaper", lambda *_: gram)
+    hnet, reg = remembering(gram)
+    assert (len(reg.memories) > 0) is gram
+    assert not list(reg.parameters())
+    wanted = reg(hnet)
+    torch.save(reg.state_dict(), tmp_path / "reg.pt")
+    state = torch.load(tmp_path / "reg.pt", weights_only=True)
+    for fresh in (hl.OutputRegularizer(0.5, weights={"0.*": 2.0}), remembering(not gram, 1)[1]):
+        fresh.load_state_dict(state)
+        assert fresh.num_conditions == 3
+        assert torch.equal(fresh(hnet), wanted)
+    inside = nn.ModuleDict({"reg": reg}).state_dict()
+    around = nn.ModuleDict({"reg": hl.OutputRegularizer(0.5, weights={"0.*": 2.0})})
+    around.load_state_dict(inside)
+    assert torch.equal(around["reg"](hnet), wanted)
+    assert torch.equal(copy.deepcopy(reg)(hnet), wanted)
+    moved = reg.double()(hnet.double())
+    assert moved.dtype == torch.float64
+    torch.testing.assert_close(moved.float(), wanted)
+
+
+def test_what_the_caller_does_with_the_conditions_afterwards() -> None:
+    torch.manual_seed(0)
+    hnet = hl.HyperNetwork(nn.Linear(3, 2), condition=hl.Embedding(4, 3))
+    reg, ids = hl.OutputRegularizer(1.0), [0, 1]
+    reg.remember(hnet, ids)
+    ids += [2, 3]
+    assert reg(hnet) == 0
+    held = torch.tensor([0, 1])
+    reg.remember(hnet, held)
+    held.fill_(3)
+    assert reg(hnet) == 0

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from hyperloom._core.backend.regularizer import (
     Rows,
@@ -22,6 +22,7 @@ from hyperloom._core.backend.regularizer import (
     rows_that_count,
     weight_of,
 )
+from hyperloom._core.choices.conditions import Concat, Condition
 from hyperloom._core.choices.layouts import Piece
 from hyperloom._core.errors import finite_float, positive_int
 from hyperloom._core.plan.plan import Plan
@@ -30,10 +31,11 @@ from hyperloom.torch._generate.conditions import Encoded
 from hyperloom.torch._generate.generator import tensors_of
 from hyperloom.torch._generate.numbers import slot_features
 from hyperloom.torch._hypernetwork import HyperNetwork
+from hyperloom.torch._target.tensors import TensorTree
 from hyperloom.torch._tools.given import a_hypernetwork
 
 
-class OutputRegularizer:
+class OutputRegularizer(nn.Module):
     """Keeps what the hypernetwork generates for old conditions while it learns new ones.
 
     `remember` stores the tensors generated now; calling the object returns
@@ -43,6 +45,9 @@ class OutputRegularizer:
     with all old conditions generated in one batched pass; or, where that is cheaper, with Gram
     matrices of features and heads in place of the outputs. Von Oswald et al.,
     "Continual learning with hypernetworks", ICLR 2020, equation 2, without the lookahead step.
+
+    It is a module whose buffers are what it remembers: they follow `.to()`, and are in its state
+    dict; a new regulariser with the same choices goes on from there.
 
     Args:
         strength: Factor on the mean over old conditions (the paper's beta).
@@ -68,18 +73,35 @@ class OutputRegularizer:
         subset: int | None = None,
         weights: Mapping[str, float | Tensor] | None = None,
     ) -> None:
+        super().__init__()
         self.strength = finite_float("strength", strength, least=0.0)
         self.subset = None if subset is None else positive_int("subset", subset)
-        self.weights = given_weights(weights, TENSOR)
-        self._conditions: Any = None
-        self._num = 0
-        self._targets: dict[str, Tensor] = {}
-        self._heads: dict[int, HeadMemory] = {}
+        given = given_weights(weights, TENSOR)
+        self._numbers = {k: v for k, v in given.items() if not isinstance(v, Tensor)}
+        self._order = tuple(given)
+        # Masks are a choice of the user's, not what is remembered: they move, and are not saved.
+        self.masks = TensorTree()
+        for i, pattern in enumerate(given):
+            if pattern not in self._numbers:
+                self.masks.add_buffer(str(i), given[pattern], persistent=False)
+        self._forget()
+        self.register_load_state_dict_pre_hook(_make_room)
+
+    def _forget(self) -> None:
+        self.num_conditions = 0
+        self.conditions, self.targets, self.memories = TensorTree(), TensorTree(), nn.ModuleDict()
+        # The raw value of the conditions: its structure with an index for each leaf, and leaves
+        # that are no tensors.
+        self._raw: tuple[Any, list[Any]] = (None, [])
+        self._of: Plan | None = None
+        self._known: dict[int, tuple[Rows, ...]] = {}
 
     @property
-    def num_conditions(self) -> int:
-        """How many conditions are remembered."""
-        return self._num
+    def weights(self) -> dict[str, float | Tensor]:
+        """Importance of tensors: name pattern -> number or tensor, in order."""
+        masks = dict(self.masks.tensors())
+        found = enumerate(self._order)
+        return {p: masks[str(i)] if str(i) in masks else self._numbers[p] for i, p in found}
 
     def remember(self, hnet: HyperNetwork, conditions: Any) -> None:
         """Store what `hnet` generates for a batch of conditions now, in place of what was stored.
@@ -96,41 +118,80 @@ class OutputRegularizer:
         """
         hnet = a_hypernetwork("hnet", hnet)
         if isinstance(conditions, (range, list, tuple)) and len(conditions) == 0:
-            self._conditions, self._num, self._targets, self._heads = None, 0, {}, {}
+            self._forget()
             return
         check_weights(self.weights, hnet.plan, TENSOR)
         check_fixed(hnet.plan.condition, conditions, TENSOR)
         with torch.no_grad():
             encoded = hnet.encode(conditions)
             check_batch(tuple(encoded.batch))
-            heads = self._remember_heads(hnet, encoded)
-            rest = _made_elsewhere(hnet.plan, heads)
-            targets = tensors_of(hnet, encoded) if rest else {}
-        self._conditions, self._num = conditions, encoded.batch[0]
-        self._heads = heads
-        self._targets = {name: targets[name].detach().clone() for name in rest}
+            memories = self._remember_heads(hnet, encoded)
+            rest = _made_elsewhere(hnet.plan, memories)
+            tensors = tensors_of(hnet, encoded) if rest else {}
+        self._forget()
+        self.num_conditions = encoded.batch[0]
+        # Copies: what the caller does with the list or tensor afterwards is not remembered.
+        leaves, spec = tree_flatten(_as_tensors(hnet.plan.condition, conditions))
+        structure = tree_unflatten(list(range(len(leaves))), spec)
+        self._raw = structure, [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        for i, leaf in enumerate(leaves):
+            if isinstance(leaf, Tensor):
+                self.conditions.add_buffer(str(i), leaf.detach().clone())
+        for name in rest:
+            self.targets.add_buffer(name, tensors[name].detach().clone())
+        self.memories.update(memories)
 
-    def __call__(self, hnet: HyperNetwork) -> Tensor:
+    def forward(self, hnet: HyperNetwork) -> Tensor:
         """Return the penalty, a scalar; zero while nothing is remembered."""
         hnet = a_hypernetwork("hnet", hnet)
-        if not self._num:
+        if not self.num_conditions:
             parameter = next(hnet.parameters())
             return torch.zeros((), dtype=parameter.dtype, device=parameter.device)
-        encoded, index = self._chosen(hnet.encode(self._conditions))
+        encoded, index = self._chosen(hnet.encode(self._remembered()))
         terms = []
-        if self._heads:
+        if self.memories:
             features = slot_features(hnet.plan, hnet.trunks, hnet.heads, encoded)
-            for i, memory in self._heads.items():
-                head: Any = hnet.heads[hnet.plan.heads[i].name]
-                now = _slotted(head.signed(features[i]))
-                terms.append(memory.distance(now, head.weight, head.bias, index))
-        made = tensors_of(hnet, encoded) if self._targets else {}
-        for name, old in self._targets.items():
+            for i, planned in enumerate(hnet.plan.heads):
+                if planned.name in self.memories:
+                    memory: Any = self.memories[planned.name]
+                    head: Any = hnet.heads[planned.name]
+                    now = _slotted(head.signed(features[i]))
+                    rows = self._rows(hnet, i)
+                    terms.append(memory.distance(now, head.weight, head.bias, rows, index))
+        targets = dict(self.targets.tensors())
+        made = tensors_of(hnet, encoded) if targets else {}
+        for name, old in targets.items():
             chosen = old if index is None else old[index.to(old.device)]
             terms.append(self._distance(name, made[name], chosen))
         return self.strength / encoded.batch[0] * torch.stack(terms).sum()
 
-    def _remember_heads(self, hnet: HyperNetwork, encoded: Encoded) -> dict[int, HeadMemory]:
+    def _remembered(self) -> Any:
+        """Return the raw value of the conditions."""
+        structure, rest = self._raw
+        tensors = dict(self.conditions.tensors())
+        return tree_map(lambda i: tensors.get(str(i), rest[i]), structure)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return what is remembered beside tensors; part of the state dict."""
+        structure, rest = self._raw
+        return {"num_conditions": self.num_conditions, "structure": structure, "values": rest}
+
+    def set_extra_state(self, state: Any) -> None:
+        """Take what `get_extra_state` returned; called by `load_state_dict`."""
+        self._raw = state["structure"], list(state["values"])
+        self.num_conditions = state["num_conditions"]
+
+    def _rows(self, hnet: HyperNetwork, index: int) -> tuple[Rows, ...]:
+        """Return which rows of a head count how much."""
+        if self._of is not hnet.plan:
+            self._of, self._known = hnet.plan, {}
+        if index not in self._known:
+            pieces = self._linear_pieces(hnet, index)
+            assert pieces is not None
+            self._known[index] = rows_that_count(hnet.plan.heads[index], pieces)
+        return self._known[index]
+
+    def _remember_heads(self, hnet: HyperNetwork, encoded: Encoded) -> dict[str, HeadMemory]:
         """Return memories of the heads whose change is cheaper to tell without their outputs."""
         plan, found = hnet.plan, {}
         num = encoded.batch[0] if self.subset is None else min(self.subset, encoded.batch[0])
@@ -143,8 +204,7 @@ class OutputRegularizer:
             if gram_is_cheaper(head, plan.features(head), num, len(rows)):
                 module: Any = hnet.heads[head.name]
                 state = (_slotted(module.signed(features[i])), module.weight, module.bias)
-                old, weight, bias = (tensor.detach().clone() for tensor in state)
-                found[i] = HeadMemory(old, weight, bias, rows)
+                found[head.name] = HeadMemory(*state)
         return found
 
     def _linear_pieces(self, hnet: HyperNetwork, index: int) -> list[tuple[Piece, float]] | None:
@@ -156,10 +216,10 @@ class OutputRegularizer:
 
     def _chosen(self, encoded: Encoded) -> tuple[Encoded, Tensor | None]:
         """Return the conditions of this call, and which of all they are."""
-        if self.subset is None or self.subset >= self._num:
+        if self.subset is None or self.subset >= self.num_conditions:
             return encoded, None
         # Encoded first, then chosen: a raw value may be a tuple of anything, shared parts and all.
-        index = torch.randperm(self._num)[: self.subset].to(encoded.vector.device)
+        index = torch.randperm(self.num_conditions)[: self.subset].to(encoded.vector.device)
         ids = None if encoded.ids is None else encoded.ids[index]
         return Encoded(encoded.vector[index], ids), index
 
@@ -170,9 +230,37 @@ class OutputRegularizer:
         return weight * F.mse_loss(now, old, reduction="sum")  # one operation, not three
 
 
-def _made_elsewhere(plan: Plan, heads: Mapping[int, HeadMemory]) -> list[str]:
-    """Return the tensors that are not made by these heads."""
-    return [e.tensor for e in plan.entries if any(p.head not in heads for p in e.pieces)]
+def _make_room(
+    regularizer: OutputRegularizer, state_dict: Mapping[str, Any], prefix: str, *rest: Any
+) -> None:
+    """Make room for what a state dict remembers, whatever is remembered before it is loaded."""
+    regularizer._forget()
+    for key, value in state_dict.items():
+        tree, _, name = key.removeprefix(prefix).partition(".")
+        if key.startswith(prefix) and tree in ("conditions", "targets"):
+            getattr(regularizer, tree).add_buffer(name, value.detach().clone())
+        elif key.startswith(prefix) and tree == "memories" and name.endswith(".features"):
+            head = name.removesuffix(".features")
+            parts = (state_dict[f"{prefix}memories.{head}.{part}"] for part in HeadMemory.PARTS)
+            regularizer.memories[head] = HeadMemory(*parts)
+
+
+def _made_elsewhere(plan: Plan, memories: Mapping[str, Any]) -> list[str]:
+    """Return the tensors that are not generated by the heads that are remembered."""
+    return [
+        entry.tensor
+        for entry in plan.entries
+        if any(plan.heads[piece.head].name not in memories for piece in entry.pieces)
+    ]
+
+
+def _as_tensors(choice: Condition, value: Any) -> Any:
+    """Return a raw value whose lists of ids are tensors."""
+    if isinstance(choice, Concat) and isinstance(value, (tuple, list)):
+        return tuple(_as_tensors(p, v) for p, v in zip(choice.parts, value, strict=True))
+    if choice.num_ids is not None and isinstance(value, (range, list, tuple)):
+        return torch.tensor(list(value))
+    return value
 
 
 def _slotted(features: Tensor) -> Tensor:
@@ -180,24 +268,32 @@ def _slotted(features: Tensor) -> Tensor:
     return features.unsqueeze(-2) if features.ndim == 2 else features
 
 
-@dataclass(frozen=True)
-class HeadMemory:
+class HeadMemory(nn.Module):
     """What is remembered of a linear head.
 
-    Attributes:
+    Args:
         features: `(T, C, F)`, signs in.
         weight: `(S, F)`.
         bias: `(S,)`.
-        rows: What counts how much.
     """
 
+    PARTS = ("features", "weight", "bias")
     features: Tensor
     weight: Tensor
     bias: Tensor
-    rows: tuple[Rows, ...]
+
+    def __init__(self, features: Tensor, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        for name, value in zip(self.PARTS, (features, weight, bias), strict=True):
+            self.register_buffer(name, value.detach().clone())
 
     def distance(
-        self, features: Tensor, weight: Tensor, bias: Tensor, index: Tensor | None
+        self,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        counted: tuple[Rows, ...],
+        index: Tensor | None,
     ) -> Tensor:
         """Return the weighted squared norm of the change, summed over conditions.
 
@@ -205,17 +301,18 @@ class HeadMemory:
             features: Features now, `(T, C, F)`.
             weight: Weight now.
             bias: Bias now.
+            counted: Which rows count how much.
             index: Which of the remembered conditions `features` are for; `None` for all.
         """
         old = self.features if index is None else self.features[index]
         d = torch.cat([features - old, old, torch.ones_like(old[..., :1])], -1)
         e = torch.cat([weight, weight - self.weight, (bias - self.bias).unsqueeze(-1)], -1)
         # One split: its backward pass is one concatenation.
-        edges = sorted({edge for rows in self.rows for span in rows.ranges for edge in span})
+        edges = sorted({edge for rows in counted for span in rows.ranges for edge in span})
         cuts = e[: edges[-1]].split([stop - start for start, stop in pairwise(edges)])
         place = dict(zip(edges, cuts, strict=False))
         terms = []
-        for rows in self.rows:
+        for rows in counted:
             part = [place[start] for start, _ in rows.ranges]
             e_rows = part[0] if len(part) == 1 else torch.cat(part)
             factors = d.new_tensor(rows.factors).unsqueeze(-1)
