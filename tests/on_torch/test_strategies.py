@@ -312,3 +312,20 @@ def test_inputs_of_any_name() -> None:
     close(outer(hl.Inputs(x[2], condition=[0, 4]), condition=c[2]), y[2])
     assert outer.explain(hl.Inputs(x, condition=[0, 4]), condition=c).conditions == 3
     assert repr(hl.Inputs(1, condition=2)) == "Inputs(1, condition=2)"
+
+
+def test_how_batches_are_run_may_be_given_at_once() -> None:
+    loop = hl.Execution(strategy="loop")
+    hnet = hl.HyperNetwork(nn.Linear(3, 2), condition=hl.Embedding(3, 4), execution=loop)
+    assert hnet.execution == loop
+    assert hnet.explain(X, condition=IDS).strategy == "loop"
+    assert hl.HyperNetwork(nn.Linear(3, 2), condition=hl.Vector(2)).execution == hl.Execution()
+    with pytest.raises(TypeError, match="execution: got 'loop'"):
+        hl.HyperNetwork(nn.Linear(3, 2), condition=hl.Vector(2), execution="loop")  # type: ignore[arg-type]
+
+
+def test_shapes_of_a_dtype() -> None:
+    hnet = hl.HyperNetwork(hl.Shapes([(3, 2)], dtype=torch.float64), condition=hl.Vector(2))
+    assert hnet.generate(torch.ones(2, dtype=torch.float64))["0.weight"].dtype == torch.float64
+    with pytest.raises(TypeError, match="dtype: got 'half'; wanted a torch.dtype"):
+        hl.Shapes([(3, 2)], dtype="half")  # type: ignore[arg-type]

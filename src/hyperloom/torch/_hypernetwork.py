@@ -62,12 +62,13 @@ class HyperNetwork(Generator):
         statistics: What becomes of the running statistics of norms in the target:
             `PerConditionStatistics()` (default where the condition has ids),
             `SharedStatistics()` (default where it has none) or `BatchStatistics()`.
+        execution: How batches are run. Default `Execution()`: all conditions at once, nothing
+            computed again. An attribute too: assign another one to bound memory.
 
     Attributes:
         plan: The compiled `Plan`: what is generated, by what, how large it is.
         statistics: As given, or the default.
-        execution: How batches are run (`Execution()`: all conditions at once, nothing computed
-            again). Assign another one to bound memory.
+        execution: As given, or the default.
 
     Raises:
         TypeError: An argument of another class, or a complex or integer parameter to generate.
@@ -85,12 +86,15 @@ class HyperNetwork(Generator):
         form: Form | Mapping[str, Form] | None = None,
         init: Init | None = None,
         statistics: Statistics | None = None,
+        execution: Execution | None = None,
     ) -> None:
         target = uncompiled(target)
         shapes = target_spec(target, measured=())
         spec = target_spec(target, measured=started_from_values(shapes, layout, form))
         plan, modules = prepare(spec, condition, trunk, layout, form, init)
         self._build(target, plan, modules, statistics)
+        if execution is not None:
+            self.execution = execution
 
     @classmethod
     def from_plan(

@@ -19,7 +19,7 @@ from hyperloom.jax._tools.given import a_hypernetwork
 
 
 def unroll(
-    hnet: HyperNetwork, *inputs: Any, condition: Any, carry: Any = None, **options: Any
+    hnet: HyperNetwork, *inputs: Any, condition: Any, carry: Any = None, **kwargs: Any
 ) -> tuple[Any, Any]:
     """Run a hypernetwork whose condition carries a state over `T` steps, time first.
 
@@ -34,7 +34,7 @@ def unroll(
         condition: Raw values of all steps; every array `(T, *batch, ...)`. What is no array (an
             int as an id) is the same at every step. Noise is given as an array too.
         carry: The state before the first step, as a call returns it; `None` for the start.
-        **options: `rngs`, `method`, and the target's keyword arguments; every array in them
+        **kwargs: `rngs`, `method`, and the target's keyword arguments; every array in them
             `(T, *batch, ...)`.
 
     Returns:
@@ -76,8 +76,8 @@ def unroll(
             raise ValueError(message("inputs", f"shape {tuple(value.shape)}", wanted))
         return value.reshape(-1, *value.shape[len(front) :])
 
-    streams, method = as_rngs(options.pop("rngs", None)), options.pop("method", None)
-    given, named = jax.tree.map(join, inputs), jax.tree.map(join, options)
+    streams, method = as_rngs(kwargs.pop("rngs", None)), kwargs.pop("method", None)
+    given, named = jax.tree.map(join, inputs), jax.tree.map(join, kwargs)
     flat = None if ids is None else ids.reshape(-1)
     encoded = Encoded(vector.reshape(-1, vector.shape[-1]), flat)
     asked = Asked(given, 0, named, streams, method=method)

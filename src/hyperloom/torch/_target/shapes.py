@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
-from hyperloom._core.errors import message
+from hyperloom._core.errors import a_kind, message
 from hyperloom._core.target.shapes import named_shapes, spec_of_shapes
 from hyperloom._core.target.spec import TargetSpec
 
@@ -23,6 +23,7 @@ class Shapes(nn.Module):
     Args:
         shapes: The shapes, in order; the names are then `"0.weight"`, `"0.bias"`, `"1.weight"`
             and so on, a layer for each weight. Or a dict from names to shapes.
+        dtype: Their dtype. Default `torch.get_default_dtype()`, float32 unless it was set.
 
     Raises:
         ValueError: No shape, or a name twice.
@@ -34,8 +35,14 @@ class Shapes(nn.Module):
         torch.Size([10, 4])
     """
 
-    def __init__(self, shapes: Sequence[Sequence[int]] | Mapping[str, Sequence[int]]) -> None:
+    def __init__(
+        self,
+        shapes: Sequence[Sequence[int]] | Mapping[str, Sequence[int]],
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
+        if dtype is not None:
+            a_kind("dtype", dtype, torch.dtype, "a torch.dtype")
         named = named_shapes(shapes)
         self.names = tuple(named)
         for name, size in named.items():
@@ -45,7 +52,7 @@ class Shapes(nn.Module):
                 if step not in node._modules:
                     node.add_module(step, nn.Module())
                 node = node.get_submodule(step)
-            values = torch.empty(size, device="meta")
+            values = torch.empty(size, dtype=dtype, device="meta")
             node.register_parameter(leaf, nn.Parameter(values, requires_grad=False))
 
     def spec(self) -> TargetSpec:
