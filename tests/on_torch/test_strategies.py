@@ -316,7 +316,7 @@ def test_inputs_of_any_name() -> None:
 
 def test_how_batches_are_run_may_be_given_at_once() -> None:
     loop = hl.Execution(strategy="loop")
-    hnet = hl.HyperNetwork(nn.Linear(3, 2), condition=hl.Embedding(3, 4), execution=loop)
+    hnet = hl.HyperNetwork(nn.Linear(3, 2), condition=hl.Embedding(6, 4), execution=loop)
     assert hnet.execution == loop
     assert hnet.explain(X, condition=IDS).strategy == "loop"
     assert hl.HyperNetwork(nn.Linear(3, 2), condition=hl.Vector(2)).execution == hl.Execution()
@@ -327,5 +327,5 @@ def test_how_batches_are_run_may_be_given_at_once() -> None:
 def test_shapes_of_a_dtype() -> None:
     hnet = hl.HyperNetwork(hl.Shapes([(3, 2)], dtype=torch.float64), condition=hl.Vector(2))
     assert hnet.generate(torch.ones(2, dtype=torch.float64))["0.weight"].dtype == torch.float64
-    with pytest.raises(TypeError, match="dtype: got 'half'; wanted a torch.dtype"):
+    with pytest.raises(TypeError, match=r"dtype: got .half.; wanted a torch\.dtype"):
         hl.Shapes([(3, 2)], dtype="half")  # type: ignore[arg-type]
