@@ -22,7 +22,7 @@ from tests.zoo.architecture import without_dropout
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 pytestmark = [
-    # A batch of conditions runs a target that checkpoints in a loop.
+    # A batch of conditions runs a target that checkpoints on rows, or in a loop.
     pytest.mark.filterwarnings("ignore::hyperloom.SlowWarning"),
     pytest.mark.filterwarnings("ignore:There is a performance drop"),
     # transformers 5 has a new name for the switch, and the old one beside it.
@@ -98,8 +98,10 @@ def test_checkpointing_inside_the_target_is_right(condition: Any) -> None:
     hnet, plain = twins(Checkpointed, False)
     x = fed(condition)
     if isinstance(condition, list):
-        with pytest.warns(hl.SlowWarning, match="'first' .Linear.: it checkpoints activations"):
-            hnet(x, condition=condition)
+        hnet(x, condition=condition)
+        explained = hnet.explain(x, condition=condition)
+        assert explained.strategy == "rows"
+        assert "'first' (Linear): it checkpoints activations" in explained.reason
     for _ in range(2):
         found = gradients(hnet(x, condition=condition), hnet)
         close(found, gradients(plain(x, condition=condition), plain))

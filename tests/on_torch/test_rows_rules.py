@@ -19,7 +19,7 @@ from hyperloom.torch._weights.weights import (
     LowRankWeight,
     ScaledWeight,
     ShiftedWeight,
-    Sum,
+    SumWeight,
     Weight,
 )
 
@@ -40,7 +40,7 @@ def _dense(name: str, shape: torch.Size) -> Weight:
 
 
 def _sum(name: str, shape: torch.Size) -> Weight:
-    return Sum(name, shape, NUM, _random(NUM, 2), _random(shape.numel(), 2), _random(*shape))
+    return SumWeight(name, shape, NUM, _random(NUM, 2), _random(shape.numel(), 2), _random(*shape))
 
 
 def _low_rank(name: str, shape: torch.Size) -> Weight:
@@ -213,7 +213,7 @@ class Bilinear(nn.Module):
 
 
 class Attention(nn.Module):
-    def __init__(self, **sizes: int) -> None:
+    def __init__(self, **sizes: Any) -> None:
         super().__init__()
         self.layer = nn.MultiheadAttention(4, 2, batch_first=True, **sizes)
 

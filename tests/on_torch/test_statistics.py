@@ -156,7 +156,7 @@ def test_statistics_that_are_refused(
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: hl.Execution(strategy=None), r"strategy=.: got None; wanted 'auto', 'vmap'"),  # type: ignore[arg-type]
+        (lambda: hl.Execution(strategy=None), r"strategy=.: got None; wanted 'auto', 'rows'"),  # type: ignore[arg-type]
         (lambda: hl.Execution(randomness=1), "randomness=.: got 1; wanted 'different'"),  # type: ignore[arg-type]
         (lambda: hl.PerConditionStatistics(also=3), "wanted a name pattern"),  # type: ignore[arg-type]
         (lambda: hl.Chunked(7, per_condition="yes"), "Chunked.*wanted a bool"),  # type: ignore[arg-type]

@@ -98,7 +98,7 @@ class ReturnsObject(Layer):
         return y, Record(y)
 
 
-LOOPED = [Reads, WritesFresh, Custom, Remembers, Counts, Cumulative]
+LOOPED = [Reads, WritesFresh, Remembers, Counts, Cumulative]
 
 
 @pytest.mark.parametrize("make", LOOPED)
@@ -122,6 +122,20 @@ def test_what_vmap_cannot_run_is_run_in_a_loop(make: type[nn.Module]) -> None:
     assert "run as loop: one after the other, because of" in repr(explained)
 
 
+def test_what_vmap_cannot_run_is_run_on_rows_where_they_do_not_meet() -> None:
+    hnet = build(Custom)
+    for _ in range(2):
+        y = hnet(X, condition=IDS)
+        wanted = torch.stack([hnet(X[i], condition=IDS[i]) for i in range(3)])
+        close(y, wanted)
+        parameters = list(hnet.parameters())
+        found = torch.autograd.grad(y.square().sum(), parameters)
+        close(found, torch.autograd.grad(wanted.square().sum(), parameters))
+    explained = hnet.explain(X, condition=IDS)
+    assert explained.strategy == "rows"
+    assert "under vmap, Custom" in explained.reason
+
+
 def test_a_strategy_can_be_set() -> None:
     hnet = build(Reads)
     hnet.execution = hl.Execution(strategy="loop")
@@ -134,7 +148,7 @@ def test_a_strategy_can_be_set() -> None:
     chain = build(lambda: nn.Sequential(nn.Linear(4, 3), nn.Tanh()))
     y = chain(X, condition=IDS)
     assert chain.explain(X, condition=IDS).strategy == "chain"
-    for batch, name in (("loop", "loop"), ("vmap", "vmap")):
+    for batch, name in (("loop", "loop"), ("vmap", "vmap"), ("rows", "rows")):
         chain.execution = hl.Execution(strategy=batch)
         close(chain(X, condition=IDS), y)
         assert chain.explain(X, condition=IDS).strategy == name

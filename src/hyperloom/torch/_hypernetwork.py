@@ -20,12 +20,15 @@ from hyperloom._core.plan.plan import Plan
 from hyperloom._core.reports.doctor import Report
 from hyperloom._core.reports.explanation import Explanation
 from hyperloom.torch._generate.build import build, modules_of, prepare
+from hyperloom.torch._generate.encoded import Encoded
 from hyperloom.torch._generate.generator import Generator, grow, tensors_of
+from hyperloom.torch._run.bound import Bound, Hand, check_method
 from hyperloom.torch._run.call import Call
 from hyperloom.torch._run.checks import check_params, ids_of
 from hyperloom.torch._run.explain import explain
 from hyperloom.torch._run.pairing import refuse_meta_inputs
 from hyperloom.torch._run.route import route
+from hyperloom.torch._run.row_calls import checked_rows
 from hyperloom.torch._run.run import follow, run_given
 from hyperloom.torch._run.runner import Runner
 from hyperloom.torch._target.skeleton import Skeleton
@@ -160,7 +163,13 @@ class HyperNetwork(Generator):
         return self._runner.statistics
 
     def forward(
-        self, *inputs: Any, condition: Any, in_dims: int | tuple[Any, ...] | None = 0, **kwargs: Any
+        self,
+        *inputs: Any,
+        condition: Any,
+        in_dims: int | tuple[Any, ...] | None = 0,
+        rows: Any = None,
+        method: str = "forward",
+        **kwargs: Any,
     ) -> Any:
         """Generate the target's parameters and run it with them.
 
@@ -172,6 +181,10 @@ class HyperNetwork(Generator):
             in_dims: Which dimension of the inputs pairs with the conditions, as in
                 `torch.func.vmap`: an int or `None` (inputs shared by all conditions) for all
                 inputs, or a tuple with an entry for each positional input.
+            rows: `(R,)` ints: the condition of each row, as its place in the batch of conditions,
+                in any order. Inputs then have `R` rows in front (or `k R`: each row `k` times in
+                place), not a slice for each condition, and so have outputs.
+            method: Another method of the target to run.
             **kwargs: The target's keyword arguments. Tensors in them pair at dimension 0, or as
                 `in_dims` says if that is an int or `None`. With a condition that carries a state
                 (`Recurrent`), `carry` is not the target's: it is the state that the call before
@@ -185,15 +198,22 @@ class HyperNetwork(Generator):
             TypeError: A condition of the wrong type or dtype.
             ValueError: A condition of the wrong width, or inputs that do not pair with it.
             IndexError: A condition id out of range.
+            AttributeError: A method that the target has not.
         """
         encoded = self.encode(condition, kwargs.pop("carry", None) if self._has_carry else None)
-        call = Call(encoded.vector.shape[:-1], inputs, kwargs, in_dims)
+        call = self._call_of(encoded, inputs, kwargs, in_dims, rows, method)
         way = route(self, self._runner, encoded, call)
         output = follow(self, self._runner, way, encoded, call)
         return (output, encoded.carry) if self._has_carry else output
 
     def explain(
-        self, *inputs: Any, condition: Any, in_dims: int | tuple[Any, ...] | None = 0, **kwargs: Any
+        self,
+        *inputs: Any,
+        condition: Any,
+        in_dims: int | tuple[Any, ...] | None = 0,
+        rows: Any = None,
+        method: str = "forward",
+        **kwargs: Any,
     ) -> Explanation:
         """Run once, and say how: what was formed, what was not, and why.
 
@@ -204,6 +224,8 @@ class HyperNetwork(Generator):
             *inputs: As in `forward`.
             condition: As in `forward`.
             in_dims: As in `forward`.
+            rows: As in `forward`.
+            method: As in `forward`.
             **kwargs: As in `forward`.
 
         Returns:
@@ -211,7 +233,7 @@ class HyperNetwork(Generator):
             was taken with the estimated operations and bytes of the alternatives. Print it.
         """
         encoded = self.encode(condition, kwargs.pop("carry", None) if self._has_carry else None)
-        call = Call(encoded.batch, inputs, kwargs, in_dims)
+        call = self._call_of(encoded, inputs, kwargs, in_dims, rows, method)
         return explain(self, self._runner, encoded, call)
 
     def doctor(
@@ -281,6 +303,31 @@ class HyperNetwork(Generator):
         kept = {name: value for name, value in params.items() if name in self.plan.kept}
         return run_given(self._runner, generated, kept, call, ids_of(self, condition, batch))
 
+    def bind(self, condition: Any, *, rows: Any = None, carry: Any = None) -> Bound:
+        """Return a module that stands for the target with the weights of these conditions.
+
+        For many calls, and for any method of the target: `net(x)`, `net.decode(z)`,
+        `net.generate(...)`; attributes and submodules read through. What a method uses is generated
+        when it is first used, and once; gradients flow from all calls to the generator. Bound under
+        `torch.no_grad()` it is the fast way to act.
+
+        Args:
+            condition: Raw value of one condition, or of a batch.
+            rows: For a batch, which row of all later inputs has which condition, as in `forward`.
+                Left out, `net(x)` is `hnet(x, condition=condition)`.
+            carry: For a condition that carries a state, that of the call before.
+
+        Returns:
+            An `nn.Module`. It has modes of its own and holds the weights, as long as it lives; it
+            is to be bound again after a step of the optimiser.
+
+        Raises:
+            TypeError, ValueError, IndexError: As `forward`.
+        """
+        encoded = self.encode(condition, carry)
+        by = None if rows is None else checked_rows(rows, encoded.batch, encoded.vector.device)
+        return Bound(Hand(self, self._runner, encoded, by))
+
     def instantiate(self, condition: Any, *, carry: Any = None, copy: bool = True) -> nn.Module:
         """Return a plain module of the target's class with the parameters of one condition in it.
 
@@ -337,6 +384,23 @@ class HyperNetwork(Generator):
                 the hypernetwork is as it was.
         """
         TOOLS["load"](self, path)
+
+    def _call_of(
+        self,
+        encoded: Encoded,
+        inputs: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        in_dims: int | tuple[Any, ...] | None,
+        rows: Any,
+        method: str,
+    ) -> Call:
+        """Return the call, checked."""
+        batch = encoded.vector.shape[:-1]
+        if rows is None and method == "forward":
+            return Call(batch, inputs, kwargs, in_dims)
+        check_method(self._runner.skeleton.module, method)
+        by = None if rows is None else checked_rows(rows, batch, encoded.vector.device)
+        return Call(batch, inputs, kwargs, in_dims, by, method)
 
     # ---- what nn.Module does, reaching the target too ----------------------------------------
 

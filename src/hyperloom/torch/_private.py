@@ -34,6 +34,19 @@ def inside_transform() -> bool:
     return not torch.compiler.is_compiling() and _C._functorch.maybe_current_level() is not None
 
 
+@contextmanager
+def without_saving_hooks() -> Generator[None]:
+    """Save tensors as they are, for what is computed once and kept.
+
+    A recomputation (activation checkpointing) counts what is saved, and does not compute it again.
+    """
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or saving_hooks() is None:
+        yield
+        return
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t):
+        yield
+
+
 def warn_of_slow_operations(on: bool) -> None:
     """Let `vmap` warn of what it runs one slice after the other, or not."""
     _C._functorch._set_vmap_fallback_warning_enabled(on)

@@ -33,13 +33,12 @@ class WeightMaker(ABC):
 
     def weights(self) -> dict[str, Any]:
         """Return a weight for every tensor that differs by condition."""
-        row, made = 0, {}
-        for entry in self.plan.entries:
-            rows = range(row, row + len(entry.pieces))
-            row = rows.stop
-            if not is_shared(self.plan, entry):
-                made[entry.tensor] = self._weight(entry, rows)
-        return made
+        entries = [entry for entry in self.plan.entries if not is_shared(self.plan, entry)]
+        return {entry.tensor: self.weight(entry.tensor) for entry in entries}
+
+    def weight(self, name: str) -> Any:
+        """Return the weight of one tensor that differs by condition."""
+        return self._weight(*self.plan.rows_by_name[name])
 
     def shared(self) -> dict[str, Any]:
         """Return the learned tensors that all conditions share; they have no batch dimension."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hyperloom._core.choice import Choice
 from hyperloom._core.errors import a_bool, one_of, positive_int
 
-STRATEGIES = ("auto", "vmap", "loop")
+STRATEGIES = ("auto", "rows", "vmap", "loop")
 RANDOMNESS = ("different", "same")
 
 
@@ -30,6 +30,8 @@ class Execution(Choice):
         strategy: How the conditions of a batch are run. `"auto"` (default): all at once where that
             is exact, else one after the other; `explain()` says what was chosen, and the first
             time that a loop is needed a `SlowWarning` names the module that is the reason.
+            `"rows"`: the target's forward runs once on all rows, and each row meets the weights of
+            its condition; a target whose rows meet (batch statistics) raises an error.
             `"vmap"`: all at once, always; what cannot be run so raises the framework's own error.
             `"loop"`: one after the other, always, without a warning; any target can be run so.
         randomness: `"different"` (default): each condition makes random draws of its own inside

@@ -68,6 +68,15 @@ class Plan:
         return tuple(piece for entry in self.entries for piece in entry.pieces)
 
     @cached_property
+    def rows_by_name(self) -> dict[str, tuple[Entry, range]]:
+        """For each tensor its entry and where its pieces are in `pieces`."""
+        row, found = 0, {}
+        for entry in self.entries:
+            found[entry.tensor] = entry, range(row, row + len(entry.pieces))
+            row += len(entry.pieces)
+        return found
+
+    @cached_property
     def structures(self) -> dict[str, Structure]:
         """How each generated tensor follows from its parts."""
         return {e.tensor: e.form.structure(self.spec[e.tensor]) for e in self.entries}

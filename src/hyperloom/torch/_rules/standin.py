@@ -34,7 +34,7 @@ class Modes(NamedTuple):
         inference = not torch.compiler.is_compiling() and torch.is_inference_mode_enabled()
         return Modes(torch.is_grad_enabled(), inference, cast, low, device)
 
-    def run(self, function: Callable[[], Tensor]) -> Tensor:
+    def run(self, function: Callable[[], Any]) -> Any:
         """Run a function in these modes."""
         if self == Modes.now(self.device):
             return function()

@@ -16,8 +16,9 @@ from torch.utils.checkpoint import _StopRecomputationError
 
 from hyperloom.torch._private import warn_of_slow_operations
 from hyperloom.torch._run.call import Call
+from hyperloom.torch._run.kinds import kind_of
 from hyperloom.torch._run.memory import LOOP, SLOW, Fallback
-from hyperloom.torch._run.route import Route, kind_of
+from hyperloom.torch._run.route import Route
 from hyperloom.torch._run.runner import Runner
 from hyperloom.torch._run.strategies import STRATEGIES
 from hyperloom.torch._run.vmap import NotAtOnceError
@@ -70,11 +71,20 @@ def run_instead(
     call: Call,
     buffers: Buffers,
 ) -> Any:
-    """Run the loop in the place of what has failed, and remember that it does."""
-    memory = runner.memory
+    """Run on rows, or the loop, in the place of what has failed, and remember it."""
+    memory, kind = runner.memory, kind_of(runner, call)
+    if len(call.batch) == 1 and call.by is None and kind not in memory.on_rows:
+        try:
+            output = STRATEGIES["rows"](runner, weights, shared, call, buffers)
+        except NotAtOnceError:
+            pass  # the first reason is the one to tell
+        else:
+            memory.on_rows[kind] = fallback
+            memory.routes.clear()
+            return output
     output = STRATEGIES["loop"](runner, weights, shared, call, buffers)
     # Only now: a call that fails both ways is an error.
-    memory.fallbacks[kind_of(runner, call)] = fallback
+    memory.fallbacks[kind] = fallback
     memory.routes.clear()
     memory.say(LOOP, fallback)
     return output

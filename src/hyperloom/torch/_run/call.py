@@ -19,6 +19,8 @@ from hyperloom.torch._run.pairing import (
     narrow_like,
     pair_check,
 )
+from hyperloom.torch._run.row_calls import paired
+from hyperloom.torch._weights.rows import Rows
 from hyperloom.torch._weights.weights import Weight
 
 Dims = int | None | tuple[Any, ...]
@@ -32,10 +34,14 @@ class Call:
         inputs: Positional inputs of the target, or one `Inputs` object.
         kwargs: Keyword inputs of the target.
         in_dims: As in `HyperNetwork.forward`.
+        by: Which row has which condition, where inputs have rows of their own in front.
+        method: The method of the target that is run.
 
     Attributes:
         dims: For each tensor in the inputs the dimension that pairs with the conditions, or `None`.
         kwargs_dims: The same for the keyword inputs.
+        paired: The tensors (`id`) that have rows, beside `by`.
+        index: The condition of each of the batch, where conditions that repeat are generated once.
         usual: The input `(B, ...)` or `(...)`, where it is the only one, as a tensor.
 
     Raises:
@@ -48,14 +54,24 @@ class Call:
         inputs: tuple[Any, ...],
         kwargs: dict[str, Any],
         in_dims: Dims = 0,
+        by: Rows | None = None,
+        method: str = "forward",
     ) -> None:
         self.batch, self.inputs, self.kwargs = batch, inputs, kwargs
+        self.by, self.method, self.paired = by, method, frozenset()
+        self.index: Tensor | None = None
         self.usual: Tensor | None = None
+        if by is not None:
+            self.inputs, self.kwargs = unpacked(inputs, kwargs)
+            self.paired = paired(by, self.inputs, self.kwargs, in_dims)
+            self.dims, self.kwargs_dims = (), {}
+            return
         usual = len(inputs) == 1 and not kwargs and type(in_dims) is int and in_dims == 0
         if usual and len(batch) <= 1:  # without the walk through trees
             first = inputs[0]
             if isinstance(first, Tensor) and first.shape[: len(batch)] == batch:
-                self.dims, self.kwargs_dims, self.usual = (0,), {}, first
+                self.dims, self.kwargs_dims = (0,), {}
+                self.usual = first if method == "forward" else None
                 return
         self.inputs, self.kwargs = inputs, kwargs = unpacked(inputs, kwargs)
         check_dims(in_dims)
@@ -68,6 +84,7 @@ class Call:
     def narrow(self, start: int, stop: int) -> Call:
         """Return the call for conditions `start .. stop` of a batch with one dimension."""
         part = object.__new__(Call)
+        part.by, part.method, part.paired, part.index = self.by, self.method, self.paired, None
         part.batch = torch.Size([stop - start])
         part.dims, part.kwargs_dims = self.dims, self.kwargs_dims
         part.inputs = narrow_like(self.inputs, self.dims, start, stop)
@@ -77,13 +94,15 @@ class Call:
 
     def rows(self) -> int:
         """Guess how many rows each condition has, from the first paired input `(B, *n, I)`."""
+        if self.by is not None:
+            return max(1, self.by.size // self.by.num)
         first = first_paired(self.inputs, self.dims) if self.usual is None else self.usual
         return 1 if first is None else max(1, math.prod(first.shape[len(self.batch) : -1]))
 
     def chain_input(self) -> Tensor | None:
         """Return the one input `(B, *n, I)` of a chain of layers, if this is such a call."""
         x = self.only_input()
-        if x is None or len(self.batch) != 1:
+        if x is None or len(self.batch) != 1 or self.by is not None:
             return None
         dim = self.dims[0]
         if dim is None:
@@ -93,7 +112,7 @@ class Call:
 
     def only_input(self) -> Tensor | None:
         """Return the input, if there is one only and it is a tensor of floats."""
-        if self.kwargs or len(self.inputs) != 1:
+        if self.kwargs or len(self.inputs) != 1 or self.method != "forward":
             return None
         x = self.inputs[0]
         return x if isinstance(x, Tensor) and x.is_floating_point() else None
@@ -102,7 +121,7 @@ class Call:
 def slices(encoded: Encoded, call: Call, size: int) -> Iterator[tuple[Encoded, Call]]:
     """Yield the batch of conditions and their inputs in parts of `size`."""
     for start in range(0, max(1, math.prod(call.batch)), size):
-        if not call.batch or len(call.batch) > 1:
+        if not call.batch or len(call.batch) > 1 or call.by is not None:
             yield encoded, call
             return
         stop = min(start + size, call.batch[0])
@@ -111,7 +130,13 @@ def slices(encoded: Encoded, call: Call, size: int) -> Iterator[tuple[Encoded, C
 
 
 class Uses(list[tuple[str, str, str, Layer | None]]):
-    """What weight objects tell of their uses, for `explain()`: name, operation, way and sizes."""
+    """What weight objects tell of their uses, for `explain()`: name, operation, way and sizes.
+
+    Attributes:
+        way: Strategy and reason, where they are others than the route says.
+    """
+
+    way: tuple[str, str] | None = None
 
     def __call__(self, weight: Weight, operation: str, choice: str, layer: Layer | None) -> None:
         self.append((weight.name, operation, choice, layer))

@@ -12,7 +12,7 @@ from hyperloom.torch._generate.encoded import Encoded
 from hyperloom.torch._generate.generator import Generator
 from hyperloom.torch._run.call import Call, Uses
 from hyperloom.torch._run.route import route
-from hyperloom.torch._run.run import make, run
+from hyperloom.torch._run.run import make_and_run
 from hyperloom.torch._run.runner import Runner
 
 
@@ -21,7 +21,7 @@ def explain(generator: Generator, runner: Runner, encoded: Encoded, call: Call) 
     way, uses, plan = route(generator, runner, encoded, call, whole=True), Uses(), generator.plan
     if way.program is None:
         buffers = runner.buffers(encoded.ids, call.batch)
-        run(runner, way, *make(generator, runner, way, encoded, uses), call, buffers)
+        make_and_run(generator, runner, way, encoded, call, buffers, uses)
         way = route(generator, runner, encoded, call, whole=True)  # a way that failed is another
     else:
         uses += [(name, "linear", choice, layer) for name, choice, layer in way.program.ways]
@@ -35,5 +35,6 @@ def explain(generator: Generator, runner: Runner, encoded: Encoded, call: Call) 
         if layer is None and choice == "dense" and not single:
             layer = layer_of(plan, entries[name], num, call.rows(), torch.is_grad_enabled())
         told.append(used(plan.spec[name], operation, choice, layer, size, device, single))
-    slow = tuple(map(str, way.slow))
-    return Explanation(way.strategy, way.reason, 1 if single else num, tuple(told), slow)
+    slow = tuple(map(str, way.slow)) if uses.way is None else ()
+    strategy, reason = uses.way or (way.strategy, way.reason)
+    return Explanation(strategy, reason, 1 if single else num, tuple(told), slow)

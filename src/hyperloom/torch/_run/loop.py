@@ -13,7 +13,9 @@ from torch.utils._pytree import tree_flatten, tree_unflatten  # the trees of tor
 
 from hyperloom._core.errors import message
 from hyperloom.torch._run.pairing import select_like
+from hyperloom.torch._run.row_calls import RowCall, assembled, part_of
 from hyperloom.torch._target.buffers import Buffers
+from hyperloom.torch._weights.rows import Rows
 from hyperloom.torch._weights.weights import Weight
 
 if TYPE_CHECKING:
@@ -51,9 +53,18 @@ def run_loop(
         again()
         own = {name: slices[row] for name, slices in slices_of.items()}
         with buffers.one(row) as written:
-            return skeleton.call({**shared, **own}, written, *inputs)
+            return skeleton.call({**shared, **own}, written, *inputs, method=call.method)
+
+    def of_rows(by: Rows, number: int) -> Any:
+        again()
+        own = {name: slices[number] for name, slices in slices_of.items()}
+        inputs = part_of(RowCall(by, call.inputs, call.kwargs, call.paired), number)
+        with buffers.one(number) as written:
+            return skeleton.call({**shared, **own}, written, *inputs, method=call.method)
 
     with same_draws(runner) as again:
+        if call.by is not None:
+            return assembled([of_rows(call.by, i) for i in call.by.present()], call.by)
         return _mapped(one, (call.inputs, call.kwargs), (call.dims, call.kwargs_dims), batch)
 
 

@@ -52,6 +52,9 @@ class Memory:
         at_once: What has been run at once. Apart from `fallbacks`, because a compiled call depends
             on those, and not on what was tried meanwhile.
         slow: What of it is run by slow operations.
+        rows: What was found of kinds of calls that were examined for a run on rows.
+        on_rows: What is run on rows because it cannot be run under `vmap`, and why.
+        not_on_rows: What was not, though conditions repeat.
         said: What was warned of.
     """
 
@@ -59,6 +62,9 @@ class Memory:
     fallbacks: dict[Any, Fallback] = field(default_factory=dict)
     at_once: set[Any] = field(default_factory=set)
     slow: dict[Any, tuple[Fallback, ...]] = field(default_factory=dict)
+    rows: dict[Any, Any] = field(default_factory=dict)
+    on_rows: dict[Any, Fallback] = field(default_factory=dict)
+    not_on_rows: set[Any] = field(default_factory=set)
     said: set[Any] = field(default_factory=set)
 
     def copy(self) -> Memory:

@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 
 from hyperloom._core.choices.execution import Execution
+from hyperloom._core.errors import message
 from hyperloom._core.plan.contraction import contracts
 from hyperloom.torch._generate.encoded import Encoded
 from hyperloom.torch._generate.generator import Generator, may_share
 from hyperloom.torch._generate.numbers import waits_for_gradient
+from hyperloom.torch._private import inside_transform
 from hyperloom.torch._run.call import Call
 from hyperloom.torch._run.chain import Program, write_program
+from hyperloom.torch._run.kinds import kind_of
 from hyperloom.torch._run.memory import LOOP, Fallback
 from hyperloom.torch._run.pairing import refuse_meta_inputs
 from hyperloom.torch._run.runner import Runner
@@ -24,6 +27,7 @@ from hyperloom.torch._weights.choose import choose
 
 _USUAL = Execution()
 _CHAIN = "the target is a chain of simple layers, run with the conditions in front"
+ROWS = ("rows", "all rows at once, each with the weights of its condition")
 _OWN_FORWARD = "the target has a forward of its own"
 
 
@@ -131,7 +135,7 @@ def _decided(
     from_parts = contracts(plan, *sizes, backward=backward, choose=choose)
     return replace(
         way,
-        from_parts=from_parts and not waits_for_gradient(plan),
+        from_parts=(from_parts or way.strategy == "rows") and not waits_for_gradient(plan),
         shares=may_share(generator, encoded),
     )
 
@@ -141,6 +145,8 @@ def strategy_of(runner: Runner, call: Call) -> Route:
     asked = runner.execution.strategy
     if not call.batch:
         return _way("single", "one condition: the target is run as it is")
+    if call.by is not None:
+        return _of_rows(runner, call, asked)
     if asked == "auto" and _is_chain(runner) and call.chain_input() is not None:
         return _way("chain", _CHAIN)
     if asked != "auto":
@@ -149,10 +155,38 @@ def strategy_of(runner: Runner, call: Call) -> Route:
     fallback = runner.memory.fallbacks.get(kind)
     if fallback is not None:
         return _one_by_one(fallback)
+    if kind in runner.memory.on_rows:
+        reason = f"all rows at once; under vmap, {runner.memory.on_rows[kind]}"
+        return _way("rows", reason, guarded=True, tried=True)
     if torch.compiler.is_compiling():
         return _way("vmap", _OWN_FORWARD)
     tried, slow = kind in runner.memory.at_once, runner.memory.slow.get(kind, ())
     return _way("vmap", _OWN_FORWARD, guarded=True, tried=tried, slow=slow)
+
+
+def _of_rows(runner: Runner, call: Call, asked: str) -> Route:
+    """Return how inputs are run whose rows belong to different conditions."""
+    kind = kind_of(runner, call)
+    fallback = runner.memory.fallbacks.get(kind)
+    if asked == "vmap":
+        wanted = "'auto', 'rows' or 'loop' beside rows=: vmap has no rows"
+        raise ValueError(message("Execution(strategy=)", repr(asked), wanted))
+    if asked == "loop":
+        return _way("loop", 'Execution(strategy="loop") asks for it')
+    if asked == "rows":
+        return _way("rows", 'Execution(strategy="rows") asks for it')
+    if fallback is not None:
+        return _one_by_one(fallback)
+    return _way("rows", ROWS[1], guarded=True, tried=kind in runner.memory.at_once)
+
+
+def on_rows(runner: Runner, way: Route, call: Call) -> bool:
+    """Whether a call whose conditions repeat is to be run on rows, if its rows do not meet."""
+    if runner.execution.strategy != "auto" or way.strategy not in ("chain", "vmap", "loop"):
+        return False
+    if torch.compiler.is_compiling() or inside_transform():
+        return False
+    return kind_of(runner, call) not in runner.memory.not_on_rows
 
 
 def _way(strategy: str, reason: str, **options: Any) -> Route:
@@ -205,20 +239,3 @@ def loop_where_repeated(way: Route, runner: Runner, ids: Tensor | None) -> Route
         raise NotAtOnceError(found.why)
     runner.memory.say(LOOP, found)
     return replace(_one_by_one(found), from_parts=way.from_parts, shares=way.shares)
-
-
-def kind_of(runner: Runner, call: Call) -> Any:
-    """Return what tells calls apart that may be run in different ways.
-
-    The target's mode, whether gradients are taken, and the kinds of the inputs: a target may well
-    run at once in one of them only.
-    """
-    inputs = tuple(_kind_of(value) for value in call.inputs)
-    kwargs = tuple((key, _kind_of(value)) for key, value in call.kwargs.items())
-    return runner.skeleton.module.training, torch.is_grad_enabled(), inputs, kwargs
-
-
-def _kind_of(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return (value.ndim, "meta") if value.is_meta else value.ndim
-    return value if isinstance(value, (bool, type(None))) else type(value)

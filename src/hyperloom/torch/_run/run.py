@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,10 +15,20 @@ from hyperloom.torch._generate.generator import Generator, distinct, tensors_of
 from hyperloom.torch._private import inside_transform
 from hyperloom.torch._run.attempt import ENDS_THE_CALL, attempt, quietly, reason_of, run_instead
 from hyperloom.torch._run.call import Call, Uses, slices
+from hyperloom.torch._run.kinds import kind_of
 from hyperloom.torch._run.loop import concatenated, same_draws
 from hyperloom.torch._run.refusal import name_inputs
-from hyperloom.torch._run.route import Route, loop_where_repeated, route, strategy_of
+from hyperloom.torch._run.route import (
+    ROWS,
+    Route,
+    loop_where_repeated,
+    on_rows,
+    route,
+    strategy_of,
+)
+from hyperloom.torch._run.rows import run_rows
 from hyperloom.torch._run.runner import Runner
+from hyperloom.torch._run.vmap import NotAtOnceError
 from hyperloom.torch._target.buffers import NO_BUFFERS, Buffers
 from hyperloom.torch._weights.make import weights_of
 from hyperloom.torch._weights.weights import Dense
@@ -29,27 +40,68 @@ def follow(generator: Generator, runner: Runner, way: Route, encoded: Encoded, c
         return _follow_in_parts(generator, runner, way, encoded, call)
     # A target without buffers is not asked for them.
     buffers = runner.buffers(encoded.ids, call.batch) if runner.has_buffers else NO_BUFFERS
-    output = run(runner, way, *make(generator, runner, way, encoded), call, buffers)
+    output = make_and_run(generator, runner, way, encoded, call, buffers)
     if runner.has_buffers:
         store(runner, buffers)
     return output
 
 
-def make(
-    generator: Generator, runner: Runner, way: Route, encoded: Encoded, uses: Uses | None = None
-) -> tuple[Any, Mapping[str, Tensor]]:
-    """Return what the target is run with: what is generated, and what all conditions share."""
-    if way.program is not None:
-        return way.program.make(generator, encoded), {}
-    kept = runner.kept() if generator.plan.kept else {}
+def make_and_run(
+    generator: Generator,
+    runner: Runner,
+    way: Route,
+    encoded: Encoded,
+    call: Call,
+    buffers: Buffers,
+    uses: Uses | None = None,
+) -> Any:
+    """Make the weights and run the target with them; each condition that repeats once."""
     few, index = distinct(generator, encoded) if way.shares else (encoded, None)
+    if index is not None and on_rows(runner, way, call):
+        call.index = index
+        try:
+            own = make(generator, runner, replace(way, from_parts=True), few, None, uses)
+            output = run_rows(runner, *own, call, buffers)
+        except NotAtOnceError:
+            runner.memory.not_on_rows.add(kind_of(runner, call))
+        else:
+            if uses is not None:
+                uses.way = ROWS
+            return output
+        finally:
+            call.index = None
+    own = make(generator, runner, way, few, index, uses)
+    return run(runner, way, *own, call, buffers)
+
+
+def make(
+    generator: Generator,
+    runner: Runner,
+    way: Route,
+    few: Encoded,
+    index: Tensor | None = None,
+    uses: Uses | None = None,
+) -> tuple[Any, Mapping[str, Tensor]]:
+    """Return what the target is run with: what is generated, and what all conditions share.
+
+    Args:
+        generator: What generates.
+        runner: What runs.
+        way: The way of the call.
+        few: The conditions, those that repeat once.
+        index: Which of them each of the batch has, where they repeat.
+        uses: What wants to know of uses.
+    """
+    if way.program is not None:
+        return way.program.make(generator, few), {}
+    kept = runner.kept() if generator.plan.kept else {}
     if way.from_parts:
         weights, shared = weights_of(generator, few, index, uses)
         return weights, {**kept, **shared}
     tensors = tensors_of(generator, few)
     if index is not None:
         tensors = {name: value.index_select(0, index) for name, value in tensors.items()}
-    if uses is None or not encoded.batch:
+    if uses is None or not few.batch:
         return tensors, kept
     return {name: _told(name, value, runner, uses) for name, value in tensors.items()}, kept
 
@@ -165,7 +217,7 @@ def _recomputed(generator: Generator, runner: Runner, encoded: Encoded, call: Ca
         # The second run starts from the same buffers; only what the first writes is stored.
         given = first.pop() if first else start.copy()
         way = route(generator, runner, encoded, call, whole=True)
-        return run(runner, way, *make(generator, runner, way, encoded), call, given)
+        return make_and_run(generator, runner, way, encoded, call, given)
 
     output = checkpoint(once, encoded.vector, use_reentrant=False)
     store(runner, buffers)

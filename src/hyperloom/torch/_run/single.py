@@ -25,4 +25,4 @@ def run_single(
     if runner.chain is not None and x is not None:
         return runner.chain.run(tensors, x)  # the same functions, without the modules around them
     with buffers.one(0) as written:
-        return runner.skeleton.call(tensors, written, call.inputs, call.kwargs)
+        return runner.skeleton.call(tensors, written, call.inputs, call.kwargs, method=call.method)

@@ -55,7 +55,7 @@ def run_vmap(
         given = {name: value.clone() for name, value in {**untouched, **batched}.items()}
         before = dict(given)
         with Lowering(same):
-            output = skeleton.call(tensors, given, args, kwargs, at_once=True)
+            output = skeleton.call(tensors, given, args, kwargs, at_once=True, method=call.method)
         if untouched:
             _refuse_shared_writes(untouched, before, given)
         return outside.keep(output), {name: given[name] for name in returned}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -35,8 +36,12 @@ class Attributes:
             if key.endswith("_hooks") and isinstance(value, dict)
         ]
 
-    def kept(self) -> str | None:
-        """Say what the call has kept, if it is anything that a loop would keep otherwise."""
+    def kept(self, tensors: Callable[[Tensor], bool] = is_batched) -> str | None:
+        """Say what the call has kept, if it is anything that a loop would keep otherwise.
+
+        Args:
+            tensors: Which new tensors count.
+        """
         for path, module, before in self.before:
             computed = computed_names(module)
             for key, value in vars(module).items():
@@ -44,7 +49,8 @@ class Attributes:
                     continue
                 old = before.get(key, _MISSING)
                 name = f"{path}.{key}" if path else key
-                if _holds_batched(value):
+                # A list that is as it was may have been added to: seen of what `vmap` leaves.
+                if _holds(value, is_batched if value is old else tensors):
                     return f"it keeps tensors in its attribute {name!r}"
                 if value is not old and type(value) in (int, float) and value != old:
                     return f"it changes the number in its attribute {name!r}"
@@ -85,11 +91,11 @@ def _weight_hooks(module: nn.Module) -> list[Any]:
     return [hook for hook in hooks if isinstance(hook, (WeightNorm, SpectralNorm))]
 
 
-def _holds_batched(value: Any, depth: int = 2) -> bool:
+def _holds(value: Any, which: Callable[[Tensor], bool], depth: int = 2) -> bool:
     if isinstance(value, Tensor):
-        return is_batched(value)
+        return which(value)
     if depth and isinstance(value, (list, tuple)):
-        return any(_holds_batched(part, depth - 1) for part in value)
+        return any(_holds(part, which, depth - 1) for part in value)
     if depth and isinstance(value, dict):
-        return any(_holds_batched(part, depth - 1) for part in value.values())
+        return any(_holds(part, which, depth - 1) for part in value.values())
     return False

@@ -42,6 +42,16 @@ def copy_with(module: nn.Module, value: Convert) -> nn.Module:
     return _copied(module, convert, {})
 
 
+def copy_over(module: nn.Module, value: Convert) -> nn.Module:
+    """Deep-copy a module over given tensors, which stand in the copy as they are.
+
+    Args:
+        module: The module.
+        value: Returns for each parameter and buffer the tensor to put in its place.
+    """
+    return _copied(module, value, {})
+
+
 class SharedCopy:
     """A copy of a module over given tensors, for one call: all else is the module's own.
 

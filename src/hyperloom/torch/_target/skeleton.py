@@ -22,7 +22,7 @@ from hyperloom.torch._target.checkpointing import (
     may_checkpoint,
 )
 from hyperloom.torch._target.closures import holder, refuse_outside_references
-from hyperloom.torch._target.copying import Convert, SharedCopy, copy_with, tie
+from hyperloom.torch._target.copying import Convert, SharedCopy, copy_over, copy_with, tie
 from hyperloom.torch._target.placeholder import Placeholder, PlaceholderError
 
 
@@ -111,8 +111,9 @@ class Skeleton:
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         at_once: bool = False,
+        method: str = "forward",
     ) -> Any:
-        """Run the target with `tensors` (by their spec's names) and `buffers` in place.
+        """Run the target, or another method, with `tensors` (by their spec's names) and `buffers`.
 
         A buffer that the target replaces by another tensor is replaced in `buffers`.
 
@@ -130,15 +131,15 @@ class Skeleton:
             if at_once:
                 held = f"it holds tensors of its own in its attribute {self._holder!r}"
                 raise PlaceholderError(held)
-            return _in_eager(self._call_holder, given, buffers, args, kwargs)
+            return _in_eager(self._call_holder, given, buffers, args, kwargs, method)
         if torch.compiler.is_compiling():  # a graph has no threads, and no locks
-            return self._call_traced(given, args, kwargs)
+            return self._call_traced(given, args, kwargs, method)
         if at_once or self._cannot_checkpoint or not torch.is_grad_enabled():
-            made = self._call(given, args, kwargs)
+            made = self._call(given, args, kwargs, method)
         elif self.module.training in self.checkpointing:
-            made = self._call_own(given, args, kwargs)
+            made = self._call_own(given, args, kwargs, method)
         else:
-            made, given = self._call_watched(given, buffers, args, kwargs)
+            made, given = self._call_watched(given, buffers, args, kwargs, method)
         # functional_call notes here what the target has put in place of a buffer.
         buffers.update((name, given[name]) for name in buffers)
         return made
@@ -148,6 +149,7 @@ class Skeleton:
         given: dict[str, Tensor],
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
+        method: str,
         watched: bool = False,
     ) -> Any:
         """Run with `given` in place; with `watched`, whoever reads a parameter is looked at."""
@@ -157,9 +159,7 @@ class Skeleton:
                 if watched:
                     self._place(given)
                 with no_cached_parametrizations():  # of another condition
-                    return functional_call(
-                        self.module, given, args, dict(kwargs), tie_weights=False
-                    )
+                    return self._with(given, args, kwargs, method)
             finally:
                 for part, parameters in before:
                     part.__dict__["_parameters"] = parameters
@@ -171,18 +171,39 @@ class Skeleton:
         buffers: dict[str, Tensor],
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
+        method: str,
     ) -> Any:
         """Run a target that holds tensors of its own in attributes: a copy holds those given."""
-        made = self._call_own(given, args, kwargs)
+        made = self._call_own(given, args, kwargs, method)
         buffers.update((name, given[name]) for name in buffers)
         return made
 
     def _call_traced(
-        self, given: dict[str, Tensor], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self,
+        given: dict[str, Tensor],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        method: str,
     ) -> Any:
-        made = functional_call(self.module, given, args, dict(kwargs), tie_weights=False)
+        made = self._with(given, args, kwargs, method)
         self._let_go()
         return made
+
+    def _with(
+        self,
+        given: dict[str, Tensor],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        method: str,
+    ) -> Any:
+        if method == "forward":
+            return functional_call(self.module, given, args, dict(kwargs), tie_weights=False)
+        prefixed = {f"target.{name}": value for name, value in given.items()}
+        called = _Method(self.module, method)
+        try:
+            return functional_call(called, prefixed, args, dict(kwargs), tie_weights=False)
+        finally:  # what the target has put in place of a buffer
+            given.update((name.removeprefix("target."), v) for name, v in prefixed.items())
 
     def _let_go(self) -> None:
         for rnn in self._rnns:  # the list that an RNN keeps would hold the given tensors
@@ -203,6 +224,7 @@ class Skeleton:
         buffers: Mapping[str, Tensor],
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
+        method: str,
     ) -> tuple[Any, dict[str, Tensor]]:
         """Run, and run again as a module of its own if the target checkpoints activations.
 
@@ -215,7 +237,7 @@ class Skeleton:
         closely = self._may_checkpoint or mode not in self.watched
         try:
             with Watch(self.module) if closely else nullcontext():
-                made = self._call(given, args, kwargs, watched=not closely)
+                made = self._call(given, args, kwargs, method, watched=not closely)
             self.watched.add(mode)
             return made, given
         except CheckpointedError:
@@ -223,22 +245,34 @@ class Skeleton:
         given = {**given_before, **start}
         if draws is not None:  # the second run is to draw what the first has drawn
             torch.set_rng_state(draws)
-        return self._call_own(given, args, kwargs), given
+        return self._call_own(given, args, kwargs, method), given
 
     def _call_own(
-        self, given: dict[str, Tensor], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self,
+        given: dict[str, Tensor],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        method: str,
     ) -> Any:
         """Run as a module of its own, which holds `given` for as long as anything refers to it."""
         with self.lock:
             found = self._lookup(given)
             copied = SharedCopy(self.module, lambda t: found[id(t)])
         module = copied.module
+        called = module if method == "forward" else getattr(module, method)
         with Watch(self.module, own=module):
-            made = module(*args, **kwargs)
+            made = called(*args, **kwargs)
         with self.lock:
             copied.give_back()
         given.update((name, value) for name, value in module.named_buffers() if name in given)
         return made
+
+    def own(self, tensors: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> nn.Module:
+        """Return a module of its own in which `tensors` and `buffers` stand as they are."""
+        given = {path: tensors[name] for name, paths in self._paths.items() for path in paths}
+        with self.lock:
+            found = self._lookup({**given, **buffers})
+            return copy_over(self.module, lambda t: found[id(t)])
 
     def _lookup(self, values: Mapping[str, Tensor]) -> dict[int, Tensor]:
         """Return by the skeleton's tensors (`id`) what `values` has for them by path."""
@@ -283,6 +317,17 @@ def _eager(function: Any, *args: Any) -> Any:
 
 
 _in_eager: Any = torch.compiler.disable(_eager)  # what a graph cannot
+
+
+class _Method(nn.Module):
+    """A module whose forward is a method of another."""
+
+    def __init__(self, target: nn.Module, name: str) -> None:
+        super().__init__()
+        self.target, self.name = target, name
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return getattr(self.target, self.name)(*args, **kwargs)
 
 
 def norms_of(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -38,10 +38,17 @@ def weights_of(
         index: Which of them each row has, `(B,)`, or `None` where row and condition are one.
         record: Where weights note what was chosen, or `None`.
     """
+    maker = maker_of(generator, encoded, index, record)
+    return maker.weights(), maker.shared()
+
+
+def maker_of(
+    generator: Generator, encoded: Encoded, index: Tensor | None, record: Any = None
+) -> WeightMaker:
+    """Return what makes the weight objects of a call, one by one; see `weights_of`."""
     modules: Any = generator._modules
     parts = (modules["trunks"], modules["heads"], *fixed_of(generator))
-    maker = WeightMaker(generator.plan, *parts, generator.dtypes, encoded, index, record)
-    return maker.weights(), maker.shared()
+    return WeightMaker(generator.plan, *parts, generator.dtypes, encoded, index, record)
 
 
 class WeightMaker(weights.WeightMaker):

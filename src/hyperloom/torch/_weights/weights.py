@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hyperloom._core.plan.cost import Layer
+from hyperloom.torch._private import without_saving_hooks
 from hyperloom.torch._weights.choose import choose
 from hyperloom.torch._weights.rows import Rows
 
@@ -39,6 +40,8 @@ class Weight(ABC):
         lead: 1 while the conditions are the first dimension of the tensors, 0 while hidden.
         by: Which rows have which condition, where inputs have rows in front; else `None`.
         record: Where to note what was chosen; `None` outside `explain()`.
+        modes: The modes in which it is formed, where that is kept; `None` for those of the moment.
+        formed: It, formed, where that is kept.
     """
 
     name: str
@@ -47,6 +50,8 @@ class Weight(ABC):
     lead: int = field(default=1, kw_only=True)
     by: Rows | None = field(default=None, kw_only=True)
     record: Any = field(default=None, kw_only=True)
+    modes: Any = field(default=None, kw_only=True, repr=False)
+    formed: Any = field(default=None, init=False, repr=False)
 
     @property
     @abstractmethod
@@ -64,19 +69,28 @@ class Weight(ABC):
     def turned(self) -> Weight:
         """Return the transpose of a matrix."""
         shape = torch.Size(reversed(self.shape))
-        made = Dense(self.name, shape, self.num, self.dense().mT)
+        made = Dense(self.name, shape, self.num, self.whole().mT)
         return replace(made, lead=self.lead, by=self.by, record=self.record)
 
     def to(self, dtype: torch.dtype) -> Self:
         """Return the same weight with all its numbers in a dtype."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
         other = {n: v.to(dtype) for n, v in values.items() if isinstance(v, Tensor)}
         return replace(self, **other) if any(other[n] is not values[n] for n in other) else self
+
+    def whole(self) -> Tensor:
+        """Return the weight, formed once where rows meet it, as it may be met again."""
+        if self.by is None:
+            return self.dense()
+        if self.formed is None:
+            with without_saving_hooks():
+                self.formed = self.dense() if self.modes is None else self.modes.run(self.dense)
+        return self.formed
 
     def linear(self, x: Tensor) -> Tensor:
         """Return `x W^T`, `(*lead, *n, I)` -> `(*lead, *n, O)`."""
         self.note("linear", "dense")
-        return self.product(x, self.dense())
+        return self.product(x, self.whole())
 
     def convolve(self, conv: Conv, x: Tensor, transposed: bool, groups: int) -> Tensor:
         """Return `conv(x, W)`, for hidden conditions or rows.
@@ -88,15 +102,15 @@ class Weight(ABC):
             groups: Its groups.
         """
         self.note("conv", "dense")
-        return self.conv_each(conv, x, self.dense())
+        return self.conv_each(conv, x, self.whole())
 
     def embed(self, ids: Tensor, **options: Any) -> Tensor:
         """Return the rows of the weight at `ids`, for hidden conditions or rows."""
         self.note("embedding", "dense")
         if torch.compiler.is_compiling() and not options:
             # vmap's rule for F.embedding reads the number of conditions: a graph for each.
-            return self.look_up(ids, self.dense()) if self.by else self.dense()[ids]
-        return self.look_up(ids, self.dense(), **options)
+            return self.look_up(ids, self.whole()) if self.by else self.dense()[ids]
+        return self.look_up(ids, self.whole(), **options)
 
     def product(self, x: Tensor, matrix: Tensor) -> Tensor:
         """Apply each condition's own matrix to its rows: `(*lead, *n, I) (*lead, O, I)`."""
@@ -259,7 +273,7 @@ class SumWeight(Weight):
         outputs, inputs = self.shape
         choice = self._choice("linear", x, self.rows_in(x, 1), inputs, outputs, inputs)
         if choice == "dense":
-            return self.product(x, self.dense())
+            return self.product(x, self.whole())
         base = None if self.base is None else F.linear(x, self.base)
         if choice == "inputs":
             coefficients = self.coefficients
@@ -281,7 +295,7 @@ class SumWeight(Weight):
         # Multiplying the coefficients into the inputs is not on offer: kernels overlap.
         choice = self._choice("conv", x, rows, fan_in, outputs, math.inf)
         if choice == "dense":
-            return self.conv_each(conv, x, self.dense())
+            return self.conv_each(conv, x, self.whole())
         terms = self.templates.shape[-1]
         kernels = self.templates.reshape(outputs, fan_in, terms).movedim(-1, 1)
         y = conv(x, kernels.reshape(outputs * terms, *self.shape[1:]), 1)
@@ -297,7 +311,7 @@ class SumWeight(Weight):
         layer = Layer(self.num, rows, terms, num, dim, dim)
         if rows >= num:
             self.note("embedding", "dense", layer)
-            return self.look_up(ids, self.dense(), **options)
+            return self.look_up(ids, self.whole(), **options)
         self.note("embedding", "outputs", layer)
         found = F.embedding(ids, self.templates.reshape(num, dim * terms), **options)
         found = found.unflatten(-1, (dim, terms))

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hyperloom.torch._rules.rows.standin import MIXING, RULES, Meeting, RowWise, Rule
+from hyperloom.torch._rules.rows.standin import MIXING, RULES, Meeting, RowWise, Rule, dense
 from hyperloom.torch._rules.standin import as_autocast, without_override_check
 from hyperloom.torch._weights.rows import NotRowsError
 
@@ -74,13 +74,13 @@ def _product(meeting: Meeting, x: Any, other: Any) -> Tensor:
         return meeting.own(x).linear(last.mT).mT
     first = meeting.input(x)
     if other.ndim == 1:
-        column = meeting.own(other).dense().unsqueeze(-2)
+        column = dense(other).unsqueeze(-2)
         return meeting.rows.fit(len(first)).product(first, column).squeeze(-1)
     if other.ndim == 2:
         return meeting.output(meeting.own(other.turned()).linear(first), x)
     if other.ndim < first.ndim:  # heads: (H, I, O) for rows (L, H, n, I)
         rows = meeting.rows.fit(len(first))
-        return rows.segments(torch.matmul, (first,), (meeting.own(other).dense(),))
+        return rows.segments(torch.matmul, (first,), (dense(other),))
     raise NotRowsError(f"rows of {first.ndim} axes times {other.label!r} of {other.ndim}")
 
 
@@ -115,7 +115,7 @@ def _einsum(meeting: Meeting, equation: Any, *operands: Any) -> Tensor:
     rows = [i for i, value in enumerate(operands) if not _generated(value)]
     if rows == [0] and len(operands) == 2:
         x, weight = operands
-        straight = _as_linear(*names, made)
+        straight = _as_linear(names[0], names[-1], made)
         if straight is not None:
             return _product(meeting, x, weight if straight else weight.turned())
     front = {names[i][:1] for i in rows}
@@ -130,7 +130,7 @@ def _einsum(meeting: Meeting, equation: Any, *operands: Any) -> Tensor:
         own = dict(zip((*rows, *each), values, strict=True))
         return torch.einsum(equation, *(own[i] for i in range(len(operands))))
 
-    weights = tuple(meeting.own(operands[i]).dense() for i in each)
+    weights = tuple(dense(operands[i]) for i in each)
     return meeting.rows.fit(sizes.pop()).segments(one, tuple(operands[i] for i in rows), weights)
 
 
@@ -150,7 +150,7 @@ def _bilinear(meeting: Meeting, input1: Any, input2: Any, weight: Any, bias: Any
     first, second = meeting.input(input1), meeting.input(input2)
     outer = (first.unsqueeze(-1) * second.unsqueeze(-2)).flatten(-2)
     if isinstance(weight, RowWise):
-        y = meeting.rows.fit(len(outer)).product(outer, meeting.own(weight).dense().flatten(2))
+        y = meeting.rows.fit(len(outer)).product(outer, dense(weight).flatten(2))
     else:
         y = F.linear(outer, weight.flatten(1))
     return y if bias is None else y + meeting.vector(bias, y)
@@ -360,9 +360,7 @@ def _recurrent(plain: Any, num_states: int) -> Rule:
             return (y, *(s.transpose(0, 1) for s in last))
 
         start = tuple(s.transpose(0, 1) for s in states)
-        y, *last = rows.segments(
-            one, (x, *start), tuple(meeting.own(params[i]).dense() for i in names)
-        )
+        y, *last = rows.segments(one, (x, *start), tuple(dense(params[i]) for i in names))
         return (y if batch_first else y.transpose(0, 1), *(s.transpose(0, 1) for s in last))
 
     return run

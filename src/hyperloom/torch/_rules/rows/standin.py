@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.func import vmap
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
+from hyperloom.torch._target.placeholder import PlaceholderError, empty_like
 from hyperloom.torch._weights.rows import NotRowsError, Rows
 from hyperloom.torch._weights.weights import Dense, Weight
 
@@ -42,7 +43,12 @@ class Uses:
         """Whether some use has had rows at one time and none at another."""
         return None in self.found.values()
 
-    def note(self, key: tuple[Any, str], rows: tuple[bool, ...]) -> None:
+    def take(self, other: Uses) -> None:
+        """Keep what other runs have found."""
+        for key, rows in other.found.items():
+            self.note(key, rows)
+
+    def note(self, key: tuple[Any, str], rows: tuple[bool, ...] | None) -> None:
         """Keep what a run that followed the rows has found."""
         if self.found.setdefault(key, rows) != rows:
             self.found[key] = None
@@ -152,7 +158,7 @@ class Meeting:
 
 
 class RowWise(Tensor):
-    """Stands for a `Weight` of `B` conditions: shape and dtype of one, on the meta device."""
+    """Stands for a `Weight` of `B` conditions: shape and dtype of one, no numbers."""
 
     make: Callable[[], Weight]
     label: str
@@ -164,7 +170,7 @@ class RowWise(Tensor):
         make: Callable[[], Weight], shape: Any, dtype: torch.dtype, label: str, meeting: Meeting
     ) -> RowWise:
         """Return a stand-in for the weight that `make` gives when it is needed."""
-        made = torch.empty(shape, dtype=dtype, device="meta").as_subclass(RowWise)
+        made = empty_like(RowWise, shape, dtype, meeting.device)
         made.make, made.label, made.kind, made.meeting = make, label, dtype, meeting
         return made
 
@@ -190,6 +196,12 @@ class RowWise(Tensor):
             return self
         make = lambda: self.weight.to(dtype)  # noqa: E731
         return RowWise.of(make, self.shape, dtype, self.label, self.meeting)
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise PlaceholderError(
+            f"code that PyTorch's overrides do not reach uses a generated tensor ({func.name()})"
+        )
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -227,7 +239,7 @@ def dense(tensor: RowWise) -> Tensor:
     weight = tensor.weight
     if not isinstance(weight, Dense):
         weight.note("other", "dense")
-    return weight.dense()
+    return weight.whole()
 
 
 def name_of(func: Any) -> str:

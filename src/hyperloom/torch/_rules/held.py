@@ -1,0 +1,113 @@
+"""A tensor that stands for one condition's weight in a module that outlives the call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hyperloom.torch._private import without_saving_hooks
+from hyperloom.torch._rules.standin import Generated, Guarded, Modes
+from hyperloom.torch._target.placeholder import empty_like
+from hyperloom.torch._weights.weights import Weight
+
+
+class Kept:
+    """What is made when it is first needed, in the modes that are in force now, and kept.
+
+    Args:
+        make: Makes it.
+        modes: In which modes.
+    """
+
+    def __init__(self, make: Callable[[], Any], modes: Modes) -> None:
+        self.make, self.modes, self.found = make, modes, None
+
+    def __call__(self) -> Any:
+        if self.found is None:
+            with without_saving_hooks():
+                self.found = self.modes.run(self.make)
+        return self.found
+
+
+class Held(Guarded):
+    """A stand-in whose weight is made when it is first used, and kept."""
+
+    make: Callable[[], Weight]
+
+    @staticmethod
+    def waiting(
+        make: Callable[[], Weight], shape: Any, dtype: torch.dtype, device: torch.device
+    ) -> Held:
+        """Return a stand-in for the weight, with conditions hidden, that `make` gives."""
+        made = empty_like(Held, shape, dtype, device)
+        made.make, made.kind, made.modes = make, dtype, Modes.now(device.type)
+        return made
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        told = _TOLD.get(func)
+        if told is not None:
+            return told(args[0])
+        if func not in _PLAIN:
+            for tensor in _waiting(args, kwargs):
+                tensor.weight = tensor.make()
+        return super().__torch_function__(func, types, args, kwargs)
+
+
+def _waiting(*trees: Any) -> list[Held]:
+    """Return the stand-ins among arguments whose weights are not made yet."""
+    found: list[Held] = []
+    for tree in trees:
+        if isinstance(tree, Held) and "weight" not in vars(tree):
+            found.append(tree)
+        elif isinstance(tree, (tuple, list)):
+            found += _waiting(*tree)
+        elif isinstance(tree, dict):
+            found += _waiting(*tree.values())
+    return found
+
+
+def _get(name: str) -> Any:
+    return getattr(Tensor, name).__get__
+
+
+def _shape(tensor: Held) -> torch.Size:
+    with torch._C.DisableTorchFunctionSubclass():
+        return tensor.shape
+
+
+def _device(tensor: Held) -> torch.device:
+    with torch._C.DisableTorchFunctionSubclass():
+        return tensor.device
+
+
+# Told without making the weight.
+_TOLD: dict[Any, Callable[[Held], Any]] = {
+    _get("device"): _device,
+    _get("shape"): _shape,
+    _get("ndim"): lambda tensor: len(_shape(tensor)),
+    Tensor.dim: lambda tensor: len(_shape(tensor)),
+    Tensor.numel: lambda tensor: _shape(tensor).numel(),
+    Tensor.__len__: lambda tensor: _shape(tensor)[0],
+    Tensor.__hash__: id,
+    Tensor.__repr__: lambda tensor: f"<generated, {tuple(_shape(tensor))}, {tensor.kind}>",
+}
+_PLAIN = {
+    *(_get(name) for name in ("dtype", "is_sparse", "is_nested", "is_quantized", "layout")),
+    *(Tensor.is_floating_point, Tensor.is_complex, Tensor.__deepcopy__),
+}
+
+
+def real(leaf: Any) -> Any:
+    """Return the tensor that a stand-in stands for, and anything else as it is."""
+    if not isinstance(leaf, Held):
+        return leaf
+    for tensor in _waiting(leaf):
+        tensor.weight = tensor.make()
+    return leaf.modes.run(lambda: leaf.weight.dense().to(leaf.kind))
+
+
+__all__ = ["Generated", "Held", "Kept", "real"]

@@ -1,0 +1,296 @@
+"""A target in the hand: a module that stands for it, with the weights of some conditions."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from hyperloom._core.errors import did_you_mean, message
+from hyperloom._core.plan.contraction import is_shared
+from hyperloom.torch._generate.encoded import Encoded
+from hyperloom.torch._generate.generator import Generator as Generating
+from hyperloom.torch._generate.generator import tensors_of
+from hyperloom.torch._rules.held import Held, Kept, real
+from hyperloom.torch._rules.rows.standin import Meeting, Uses
+from hyperloom.torch._rules.standin import Modes
+from hyperloom.torch._run.call import Call
+from hyperloom.torch._run.kinds import kind_of
+from hyperloom.torch._run.memory import LOOP, Fallback
+from hyperloom.torch._run.route import loop_where_repeated, strategy_of
+from hyperloom.torch._run.row_calls import with_rows
+from hyperloom.torch._run.rows import Worn, found_of, laid_out, run_on
+from hyperloom.torch._run.run import run, store
+from hyperloom.torch._run.runner import Runner
+from hyperloom.torch._run.strategies import STRATEGIES
+from hyperloom.torch._target.skeleton import norms_of
+from hyperloom.torch._weights.make import maker_of
+from hyperloom.torch._weights.rows import Rows
+from hyperloom.torch._weights.weights import Dense, SumWeight, Weight
+
+
+class Bound(nn.Module):
+    """The target with the weights of some conditions: what `HyperNetwork.bind` returns.
+
+    Calls, methods, attributes and submodules are the target's. Its weights are generated when they
+    are first used, once, and gradients flow from all calls to the generator. It has modes of its
+    own (`eval()`, `train()`); it is moved by moving the hypernetwork and binding again.
+    """
+
+    def __init__(self, hand: Hand) -> None:
+        super().__init__()
+        # Past nn.Module: the target's modules are not this one's, and what is in it no parameters.
+        self.__dict__["_hand"] = hand
+        self.training = hand.module.training
+
+    def forward(self, *inputs: Any, **kwargs: Any) -> Any:
+        """Run the target's forward."""
+        return self._hand.run("forward", inputs, kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        hand: Hand | None = self.__dict__.get("_hand")
+        if hand is None or name.startswith("__"):
+            raise AttributeError(name)
+        return hand.attribute(name)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *dir(self._hand.module)})
+
+    def train(self, mode: bool = True) -> Bound:
+        """Set training mode, here and not in the hypernetwork."""
+        self._hand.module.train(mode)
+        self.training = mode
+        return self
+
+    def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, Any]]:
+        """Yield the target's tensors; generated ones are stand-ins, without numbers."""
+        return self._hand.module.named_parameters(*args, **kwargs)
+
+    def named_buffers(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, Tensor]]:
+        """Yield the target's buffers."""
+        return self._hand.module.named_buffers(*args, **kwargs)
+
+    def named_children(self) -> Iterator[tuple[str, nn.Module]]:
+        """Yield the target's children."""
+        return self._hand.module.named_children()
+
+    def named_modules(self, *args: Any, **kwargs: Any) -> Any:
+        """Yield the target's modules."""
+        return self._hand.module.named_modules(*args, **kwargs)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Raise: weights that are generated have no numbers here."""
+        way_out = "hnet.instantiate(condition).state_dict(), or save the hypernetwork."
+        raise TypeError(
+            message("net", "state_dict() of a bound network", "a plain module", way_out)
+        )
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        way_out = "Move or convert the hypernetwork, and bind again."
+        raise TypeError(message("net", "a bound network to move", "a hypernetwork", way_out))
+
+    def __repr__(self) -> str:
+        return f"Bound({self._hand.told()}: {type(self._hand.module).__name__})"
+
+
+class Hand:
+    """What a bound network holds: a copy of the target over stand-ins, and how it is run.
+
+    Args:
+        generator: What generates.
+        runner: What runs targets.
+        encoded: The condition, or a batch of them.
+        rows: Which row has which of them; `None` where inputs pair as in an ordinary call.
+    """
+
+    def __init__(
+        self, generator: Generating, runner: Runner, encoded: Encoded, rows: Rows | None
+    ) -> None:
+        self.generator, self.runner, self.rows = generator, runner, rows
+        self.encoded, self.batch = encoded, encoded.batch
+        self.plan, self.dtypes = generator.plan, dict(generator.dtypes)
+        self.trained, self.modes = _versions(generator), Modes.now(encoded.vector.device.type)
+        self.maker = maker_of(generator, _flat(encoded), None)
+        self.worn = self._worn()
+        base = rows or Rows.blocks(self.batch.numel(), 1)
+        self.meeting = Meeting(base, Uses(), self.worn.device)
+        self.seats = self._seats()
+        self.module = runner.skeleton.own(*self.seats)
+
+    def told(self) -> str:
+        """Return what it is bound to, in words."""
+        if not self.batch:
+            return "one condition"
+        beside = "" if self.rows is None else f" for {self.rows.size} rows"
+        return f"{self.batch.numel()} conditions{beside}"
+
+    # ---- what stands in it ----------------------------------------------------------------------
+
+    def _worn(self) -> Worn:
+        """Return the weights of the conditions, each made when it is first used."""
+        plan, flat = self.plan, _flat(self.encoded)
+        names = [entry.tensor for entry in plan.entries if not is_shared(plan, entry)]
+        make: dict[str, Callable[[], Weight]] = {n: partial(self._weight, n) for n in names}
+        shapes: dict[str, Any] = {n: torch.Size(plan.spec[n].shape) for n in names}
+        dtypes, num = dict(self.dtypes), len(flat.vector)
+        buffers = self.runner.buffers(flat.ids, torch.Size([num]))
+        for name, value in buffers.rows.items():
+            kept = Dense(name, value.shape[1:], num, value)
+            make[name], shapes[name], dtypes[name] = (lambda w=kept: w), kept.shape, value.dtype
+        shared = {**self.runner.kept(), **self.maker.shared()}
+        own = {name: value.clone() for name, value in buffers.shared.items()}
+        own |= {name: value[0] for name, value in buffers.rows.items()}
+        return Worn(num, make, shapes, dtypes, shared, own, flat.vector.device, self.modes)
+
+    def _weight(self, name: str) -> Weight:
+        """Return a weight."""
+        if _versions(self.generator) != self.trained:
+            got = f"{name!r} to generate with a hypernetwork that was trained after bind"
+            wanted = "the parameters that bind was called with"
+            raise ValueError(message("net", got, wanted, "Bind again after every step."))
+        # In the modes of bind: what the maker keeps for several weights has their gradients.
+        return self.modes.run(lambda: self.maker.weight(name))
+
+    def _seats(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        if self.batch:
+            return self.worn.seats(self.meeting)
+        held = {name: self._held(name, make) for name, make in self.worn.make.items()}
+        tensors = {n: v for n, v in held.items() if n not in self.worn.buffers}
+        return {**self.worn.shared, **tensors}, dict(self.worn.buffers)
+
+    def _held(self, name: str, make: Callable[[], Weight]) -> Tensor:
+        dtype = self.worn.dtypes[name]
+
+        def weight() -> Weight:
+            own = make().to(dtype)
+            if isinstance(own, SumWeight) or len(own.shape) < 2:  # nothing is to be kept apart
+                own = Dense(name, own.shape, 1, own.dense())
+            return own.with_owned(tuple(value[0] for value in own.owned))
+
+        kept = Kept(weight, self.modes)
+        return Held.waiting(kept, self.worn.shapes[name], dtype, self.worn.device)
+
+    # ---- what is read, and run ------------------------------------------------------------------
+
+    def attribute(self, name: str) -> Any:
+        """Return an attribute of the target; a method is run with the weights."""
+        if not hasattr(self.module, name):
+            check_method(self.module, name)
+        value = getattr(self.module, name)
+        if inspect.ismethod(value) and value.__self__ is self.module:
+            return _method(self, name, value)
+        return value
+
+    def run(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a method of the target."""
+        if self.generator.plan is not self.plan or self.generator.dtypes != self.dtypes:
+            got = "a network that was bound before its hypernetwork changed"
+            raise ValueError(message("net", got, "one that was bound after", "Bind again."))
+        updates = any(part.training for part in (m for _, m in norms_of(self.module)))
+        if not self.batch and not updates:
+            return tree_map(real, self._place(method)({}, {}, args, kwargs))
+        call = self._call(method, args, kwargs)
+        with self._as_here():
+            chain = call.by is None and strategy_of(self.runner, call).strategy == "chain"
+            why = "it updates running statistics" if updates else ""
+            if not chain and not why and len(self.batch) == 1:
+                for laid in laid_out(call, self.worn.num):
+                    place = partial(self.runner.skeleton.call, method=method)
+                    kind = laid.how, kind_of(self.runner, call)
+                    found = found_of(self.runner, place, self.worn, laid.call, kind, keeps=True)
+                    why = found.why
+                    if not why:
+                        self.meeting.uses.take(found.uses)
+                        output = run_on(self._place(method), self.seats, self.meeting, laid.call)
+                        return laid.finished(output, found.outputs)
+            return self._otherwise(call, why)
+
+    def _call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        if self.rows is None:
+            return Call(self.batch, args, kwargs, 0, None, method)
+        call = Call(self.batch, args, kwargs, None, self.rows, method)
+        call.paired = with_rows(self.rows, args, kwargs)
+        return call
+
+    def _place(self, method: str) -> Any:
+        def run(tensors: Any, buffers: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            function = self.module if method == "forward" else getattr(self.module, method)
+            return function(*args, **kwargs)
+
+        return run
+
+    @contextmanager
+    def _as_here(self) -> Generator[None]:
+        """Give the skeleton the modes of this module for a while."""
+        theirs = self.runner.skeleton.module.modules()
+        pairs = list(zip(theirs, self.module.modules(), strict=True))
+        before = [part.training for part, _ in pairs]
+        try:
+            for part, own in pairs:
+                part.training = own.training
+            yield
+        finally:
+            for (part, _), training in zip(pairs, before, strict=True):
+                part.training = training
+
+    def _otherwise(self, call: Call, why: str) -> Any:
+        """Run by another strategy than on rows."""
+        runner, encoded = self.runner, self.encoded
+        buffers = runner.buffers(encoded.ids, self.batch)
+        weights: dict[str, Any] = {
+            n: m() for n, m in self.worn.make.items() if n not in self.worn.buffers
+        }
+        if len(self.batch) != 1:  # no batch, or one with several axes
+            weights = tensors_of(self.generator, encoded)
+        if call.by is not None or call.method != "forward":
+            if self.batch:
+                runner.memory.say(LOOP, Fallback("", why))
+            way = STRATEGIES["loop" if self.batch else "single"]
+            output = way(runner, weights, self.worn.shared, call, buffers)
+        else:
+            way = loop_where_repeated(strategy_of(runner, call), runner, encoded.ids)
+            output = run(runner, way, weights, self.worn.shared, call, buffers)
+        store(runner, buffers)
+        return output
+
+
+def check_method(target: nn.Module, name: Any) -> None:
+    """Raise for a method that a target has not.
+
+    Raises:
+        TypeError: No name.
+        AttributeError: No such method.
+    """
+    if not isinstance(name, str):
+        raise TypeError(message("method", name, "the name of a method of the target"))
+    if callable(getattr(target, name, None)):
+        return
+    known = [n for n in dir(target) if not n.startswith("_") and callable(getattr(target, n, None))]
+    own = [n for n in known if not hasattr(nn.Module, n)]
+    got, wanted = f"{name!r}", f"a method of {type(target).__name__}"
+    raise AttributeError(message("method", got, wanted, did_you_mean(name, own or known)))
+
+
+def _method(hand: Hand, name: str, plain: Any) -> Callable[..., Any]:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        return hand.run(name, args, kwargs)
+
+    run.__name__, run.__doc__ = name, plain.__doc__
+    return run
+
+
+def _flat(encoded: Encoded) -> Encoded:
+    """Return the conditions with one batch dimension."""
+    size = encoded.batch.numel()
+    ids = None if encoded.ids is None else encoded.ids.reshape(size)
+    return Encoded(encoded.vector.reshape(size, -1), ids)
+
+
+def _versions(generator: Generating) -> int:
+    return sum(parameter._version for parameter in generator.parameters())

@@ -1,0 +1,430 @@
+"""All rows at once: the target's own forward, or another method, runs once on real tensors.
+
+Each layer with a generated weight gives each row the weight of its condition. No `vmap`: control
+flow on values, caches and classes of the user's own do what they do in a plain call. Exact where
+rows do not meet, which is examined at the first call of each kind: all rows are run once with the
+rows followed, and one condition alone on its rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+
+from hyperloom.torch._rules.held import Kept
+from hyperloom.torch._rules.rows.following import SameDraws, following, mark
+from hyperloom.torch._rules.rows.standin import MARK, Meeting, RowWise, Uses, dense
+from hyperloom.torch._rules.standin import Modes
+from hyperloom.torch._run.call import Call
+from hyperloom.torch._run.kinds import kind_of
+from hyperloom.torch._run.loop import CONSTANT
+from hyperloom.torch._run.row_calls import (
+    RowCall,
+    brought_together,
+    put_back,
+    rows_of,
+    tensors_in,
+)
+from hyperloom.torch._run.runner import Runner
+from hyperloom.torch._run.vmap import NotAtOnceError
+from hyperloom.torch._target.attributes import Attributes
+from hyperloom.torch._target.buffers import Buffers
+from hyperloom.torch._weights.rows import NotRowsError, Rows
+from hyperloom.torch._weights.weights import Dense, Weight
+
+Seats = tuple[dict[str, Tensor], dict[str, Tensor]]
+# Runs the target: (tensors by name, buffers by name, inputs, keyword inputs) -> what it returns.
+Place = Callable[[Mapping[str, Tensor], dict[str, Tensor], tuple[Any, ...], dict[str, Any]], Any]
+
+_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
+
+
+@dataclass
+class Worn:
+    """What a target is run with: generated weights, and tensors that all conditions share.
+
+    Attributes:
+        num: Conditions `B`.
+        make: For each generated tensor, what returns its weight `(B, ...)`.
+        shapes: Their shapes.
+        dtypes: The dtypes that they are wanted in.
+        shared: Tensors by name.
+        buffers: Buffers by name; those in `make` have a value for each condition.
+        device: Where they all are.
+        modes: The modes in which weights are made and formed.
+    """
+
+    num: int
+    make: Mapping[str, Callable[[], Weight]]
+    shapes: Mapping[str, Any]
+    dtypes: Mapping[str, torch.dtype]
+    shared: Mapping[str, Tensor]
+    buffers: Mapping[str, Tensor]
+    device: torch.device
+    modes: Modes
+
+    def seats(self, meeting: Meeting, touched: set[str] | None = None) -> Seats:
+        """Return tensors and buffers by name: a stand-in for what conditions differ in."""
+        made = {name: self._stand_in(name, meeting, touched) for name in self.make}
+        return self._seats(made)
+
+    def _seats(self, made: Mapping[str, Tensor]) -> Seats:
+        tensors = {name: value for name, value in made.items() if name not in self.buffers}
+        own = {name: made.get(name, value) for name, value in self.buffers.items()}
+        return {**self.shared, **tensors}, own
+
+    def _stand_in(self, name: str, meeting: Meeting, touched: set[str] | None) -> RowWise:
+        make, dtype, modes = self.make[name], self.dtypes[name], self.modes
+        kept = Kept(lambda: replace(make().to(dtype), by=meeting.rows, modes=modes), modes)
+
+        def weight() -> Weight:
+            if touched is not None:
+                touched.add(name)
+            return kept()
+
+        return RowWise.of(weight, self.shapes[name], dtype, name, meeting)
+
+    def of_one(self, number: int, meeting: Meeting, names: set[str] | None = None) -> Seats:
+        """Return tensors and buffers of one condition; of some only, and stand-ins for others."""
+        wanted = set(self.make) if names is None else names
+        made: dict[str, Tensor] = {
+            name: self.make[name]().dense()[number].to(self.dtypes[name])
+            if name in wanted
+            else self._stand_in(name, meeting, None)
+            for name in self.make
+        }
+        return self._seats(made)
+
+    def copied(self) -> Worn:
+        """Return the same with copies of the buffers, for a run that may write them."""
+        return replace(self, buffers={name: v.clone() for name, v in self.buffers.items()})
+
+    def shaken(self) -> Worn:
+        """Return other weights: those of the conditions may be equal, as they are at the start."""
+        modes = Modes.now(self.device.type)
+
+        def other(make: Callable[[], Weight]) -> Callable[[], Weight]:
+            return Kept(lambda: _shaken(make()), modes)
+
+        own = {n: other(m) for n, m in self.make.items() if n not in self.buffers}
+        return replace(self, make={**self.make, **own}, modes=modes)
+
+
+def _shaken(weight: Weight) -> Weight:
+    owned = []
+    for value in weight.owned:
+        spread = value.std(correction=0) if value.numel() > 1 else value.new_zeros(())
+        noise = torch.randn(value.shape, dtype=value.dtype, device="cpu").to(value.device)
+        owned.append(value + noise * spread.clamp(min=0.1))
+    return replace(weight.with_owned(tuple(owned)), lead=1)
+
+
+@dataclass
+class Found:
+    """What examining one kind of call has found.
+
+    Attributes:
+        uses: Which functions meet rows.
+        outputs: Of each tensor of the output, whether it has rows.
+        plain: Whether all tensors of the output are in a tree, and none in other objects.
+        object: What else it returns, but for what says the same for every condition: its class.
+        why: Why the target is not to be run on rows; `""` where it is.
+    """
+
+    uses: Uses = field(default_factory=Uses)
+    outputs: tuple[bool, ...] = ()
+    plain: bool = True
+    object: str = ""
+    why: str = ""
+
+
+# ---- the run ------------------------------------------------------------------------------------
+
+
+def run_on(place: Place, seats: Seats, meeting: Meeting, call: RowCall) -> Any:
+    """Run a target once on all rows; stand-ins in what it returns become tensors.
+
+    Raises:
+        NotRowsError: A use that was not met before, or has no rule.
+    """
+    if not meeting.uses.always_followed:
+        return _without_stand_ins(place(*seats, call.args, call.kwargs), call.rows)
+    marked = [t for t in tensors_in(call.args, call.kwargs) if id(t) in call.paired]
+    for tensor in marked:
+        mark(tensor)
+    try:
+        with following(meeting):
+            output = place(*seats, call.args, call.kwargs)
+        return _without_stand_ins(output, call.rows)
+    finally:
+        for tensor in marked:
+            vars(tensor).pop(MARK, None)
+
+
+def _without_stand_ins(output: Any, rows: Rows) -> Any:
+    """Give each row what its condition has, where a target returns what it generates."""
+
+    def real(leaf: Any) -> Any:
+        if not isinstance(leaf, RowWise):
+            return leaf
+        numbers, shape = dense(leaf), leaf.shape
+        if shape and shape[0] == rows.size:
+            each = rows.each(numbers.device)
+            return numbers[each, torch.arange(rows.size, device=numbers.device)]
+        return rows.gather(numbers)
+
+    return tree_map(real, output)
+
+
+# ---- examining ----------------------------------------------------------------------------------
+
+
+def examine(place: Place, worn: Worn, call: RowCall, watched: Any, keeps: bool = False) -> Found:
+    """Find out which functions meet rows, and whether the rows of a target do not meet.
+
+    With weights other than the call's: those of all conditions may still be equal. What is close
+    to a tie can come out otherwise for many rows than for few, so the verdict takes two runs.
+
+    Args:
+        place: Runs the target.
+        worn: What it is run with.
+        call: The inputs; they are copied.
+        watched: The target's attributes, which are put back.
+        keeps: Whether the target may keep tensors in its attributes.
+    """
+    found = Found()
+    with torch.no_grad(), torch.random.fork_rng(devices=()):
+        for seed in (0, 1):
+            torch.manual_seed(seed)
+            found = Found()
+            try:
+                found.why = _compared(place, worn.shaken(), call, found, watched, keeps)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:
+                found.why = _short(error)
+            finally:
+                watched.restore()
+            if found.why != _MEET:
+                break
+    return found
+
+
+_MEET = "its rows meet: what it returns for some rows depends on the others"
+
+
+def _short(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    text = text if isinstance(error, NotRowsError) else f"{type(error).__name__} ({text})"
+    return text if len(text) < 200 else f"{text[:200]} ..."
+
+
+def _compared(
+    place: Place, worn: Worn, call: RowCall, found: Found, watched: Any, keeps: bool
+) -> str:
+    """Run all rows and those of one condition; say what differs."""
+    touched: set[str] = set()
+    meeting = Meeting(call.rows, found.uses, worn.device)
+    args, kwargs = call.copied()
+    tensors, buffers = worn.copied().seats(meeting, touched)
+    with SameDraws(), following(meeting):
+        output = place(tensors, buffers, args, kwargs)
+    whole = tensors_in(_without_stand_ins(output, call.rows))
+    others = [v for v in tree_leaves(output) if not isinstance(v, (Tensor, *CONSTANT))]
+    found.object = type(others[0]).__name__ if others else ""
+    leaves = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+    found.plain = len(whole) == len(leaves)
+    found.outputs = tuple(isinstance(v, RowWise) or hasattr(v, MARK) for v in leaves)
+    for name, value in worn.buffers.items():
+        if name not in worn.make and not torch.equal(buffers[name], value):
+            return f"it writes its buffer {name!r}, which all conditions share"
+    kept = None if keeps else watched.kept(lambda tensor: True)
+    if kept is not None:
+        return kept
+    watched.restore()
+    number = call.rows.present()[-1]
+    args, kwargs = call.copied(lambda tensor: rows_of(call.rows, tensor, number))
+    with SameDraws():
+        own = worn.copied().of_one(number, meeting, touched)
+        alone = tensors_in(place(*own, args, kwargs))
+    return _difference(whole, alone, call.rows, number)
+
+
+def _difference(whole: list[Tensor], alone: list[Tensor], rows: Rows, number: int) -> str:
+    """Say in what the rows of one condition differ from those of the condition alone."""
+    if len(whole) != len(alone):
+        return f"it returns {len(whole)} tensors for all rows and {len(alone)} for some"
+    for ours, theirs in zip(whole, alone, strict=True):
+        try:
+            part = rows_of(rows, ours, number) if ours.ndim else ours
+        except NotRowsError:
+            part = ours
+        if part.shape != theirs.shape and not part.is_floating_point() and part.ndim == 2:
+            length = min(part.shape[1], theirs.shape[1])  # tokens: other rows may go on for longer
+            part, theirs = part[:, :length], theirs[:, :length]
+        if part.shape != theirs.shape:
+            part = ours
+        if part.shape != theirs.shape:
+            return f"it returns shape {tuple(ours.shape)} for all rows"
+        if not _close(part, theirs):
+            return _MEET
+    return ""
+
+
+def _close(ours: Tensor, theirs: Tensor) -> bool:
+    if not ours.is_floating_point() and not ours.is_complex():
+        return torch.equal(ours, theirs)
+    largest = max(1.0, float(theirs.abs().nan_to_num().max())) if theirs.numel() else 1.0
+    tolerance = _TOLERANCE.get(ours.dtype, 0.06) * largest
+    return torch.allclose(ours, theirs, rtol=0.0, atol=tolerance, equal_nan=True)
+
+
+# ---- the strategy -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Laid:
+    """A call laid out as rows.
+
+    Attributes:
+        how: In which way.
+        call: The rows.
+        lead: Sizes that come in the place of the first axis of what has rows; `()` to leave it.
+        batch: Conditions of the batch; 0 where the rows are the user's own.
+    """
+
+    how: str
+    call: RowCall
+    lead: tuple[int, ...]
+    batch: int
+
+    def finished(self, output: Any, flags: tuple[bool, ...]) -> Any:
+        """Return the output with the batch in front, and everything that is shared in it too."""
+        if not self.batch:
+            return output
+        has_rows = iter(flags)
+
+        def one(leaf: Any) -> Any:
+            if not isinstance(leaf, Tensor):
+                return leaf
+            if next(has_rows, False):
+                return leaf.unflatten(0, self.lead) if self.lead else leaf
+            return leaf.expand(self.batch, *leaf.shape)
+
+        return tree_map(one, output)
+
+
+def run_rows(
+    runner: Runner,
+    weights: Mapping[str, Weight | Tensor],
+    shared: Mapping[str, Tensor],
+    call: Call,
+    buffers: Buffers,
+) -> Any:
+    """Run the target once on all rows, each with the weights of its condition.
+
+    Raises:
+        NotAtOnceError: Rows meet, or a function has no rule.
+    """
+    if runner.execution.randomness == "same" and runner.skeleton.module.training:
+        raise NotAtOnceError("one draw is asked for all conditions")
+    if runner.skeleton.statistics_now():
+        raise NotAtOnceError("it updates running statistics: its rows meet")
+    worn = worn_of(runner, weights, shared, buffers, call.index)
+    why = "it has no inputs with rows"
+    place = partial(runner.skeleton.call, method=call.method)
+    for laid in laid_out(call, worn.num):
+        found = found_of(runner, place, worn, laid.call, (laid.how, kind_of(runner, call)))
+        why = found.why
+        if not why and laid.batch and found.object:
+            why = f"it returns a {found.object}"
+        if not why:
+            own = brought_together(laid.call) if found.plain else laid.call
+            meeting = Meeting(own.rows, found.uses, worn.device)
+            output = run_on(place, worn.seats(meeting), meeting, own)
+            if found.plain:
+                output = put_back(output, laid.call.rows, found.outputs)
+            return laid.finished(output, found.outputs)
+    raise NotAtOnceError(why)
+
+
+def found_of(
+    runner: Runner, place: Place, worn: Worn, call: RowCall, kind: Any, keeps: bool = False
+) -> Found:
+    """Return what is known of a kind of calls; find it out at the first."""
+    known: dict[Any, Found] = runner.memory.rows
+    if kind in known:
+        return known[kind]
+    found = examine(place, worn, call, Attributes(runner.skeleton.module), keeps)
+    if len(call.rows.present()) > 1:  # the rows of one condition say nothing of others'
+        known[kind] = found
+    return found
+
+
+def worn_of(
+    runner: Runner,
+    weights: Mapping[str, Weight | Tensor],
+    shared: Mapping[str, Tensor],
+    buffers: Buffers,
+    index: Tensor | None,
+) -> Worn:
+    """Return what the target is run with, from weights or tensors `(B, ...)` by name.
+
+    Args:
+        runner: What runs.
+        weights: What is generated.
+        shared: What all conditions share.
+        buffers: The target's buffers.
+        index: Which condition each of the batch has, where conditions repeat.
+    """
+    spec, make, shapes = runner.skeleton.spec, {}, {}
+    num, device = 0, torch.device("cpu")
+    for name, value in weights.items():
+        shapes[name] = torch.Size(spec[name].shape)
+        if isinstance(value, Tensor):
+            value = Dense(name, shapes[name], len(value), value)
+        make[name], num, device = _given(value), value.num, value.owned[0].device
+    dtypes = dict(runner.dtypes)
+    for name, value in buffers.rows.items():
+        shapes[name], dtypes[name] = value.shape[1:], value.dtype
+        if index is not None:  # equal ids have equal rows
+            value = value[:1].repeat(num, *(1,) * (value.ndim - 1)).index_copy_(0, index, value)
+        make[name] = _given(Dense(name, value.shape[1:], len(value), value))
+    own = {**buffers.shared, **{name: value[0] for name, value in buffers.rows.items()}}
+    return Worn(num, make, shapes, dtypes, shared, own, device, Modes.now(device.type))
+
+
+def _given(weight: Weight) -> Callable[[], Weight]:
+    return lambda: weight
+
+
+def laid_out(call: Call, num_made: int) -> Iterator[Laid]:
+    """Yield the ways in which a call can be laid out as rows."""
+    if call.by is not None:
+        yield Laid("rows", RowCall(call.by, call.inputs, call.kwargs, call.paired), (), 0)
+        return
+    (num,) = call.batch
+    dims = tree_leaves((call.dims, call.kwargs_dims))
+    leaves, tree = tree_flatten((call.inputs, call.kwargs))
+    if len(dims) != len(leaves) or any(dim not in (0, None) for dim in dims):
+        return
+    places = [i for i, dim in enumerate(dims) if dim == 0]
+    widths = {leaves[i].shape[1:2] for i in places}
+    index = call.index
+    base = Rows.blocks(num, 1) if index is None else Rows.of(num_made, index)
+    if len(widths) == 1 and (width := widths.pop()):
+        own = list(leaves)
+        for i in places:
+            own[i] = leaves[i].flatten(0, 1)
+        rows, (args, kwargs) = base.fit(num * width[0]), tree_unflatten(own, tree)
+        found = frozenset(id(own[i]) for i in places)
+        yield Laid("flattened", RowCall(rows, args, kwargs, found), (num, -1), num)
+    if places:
+        found = frozenset(id(leaves[i]) for i in places)
+        yield Laid("as they are", RowCall(base, call.inputs, call.kwargs, found), (), num)
