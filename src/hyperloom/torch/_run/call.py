@@ -64,7 +64,7 @@ class Call:
         if by is not None:
             self.inputs, self.kwargs = unpacked(inputs, kwargs)
             self.paired = paired(by, self.inputs, self.kwargs, in_dims)
-            self.dims, self.kwargs_dims = (), {}
+            self.dims, self.kwargs_dims = dims_like(self.inputs, None), {}
             return
         usual = len(inputs) == 1 and not kwargs and type(in_dims) is int and in_dims == 0
         if usual and len(batch) <= 1:  # without the walk through trees
