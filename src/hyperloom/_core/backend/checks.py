@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from hyperloom._core.choices.conditions import Condition, Custom, CustomRecurrent
 from hyperloom._core.choices.trunks import CustomTrunk, Trunk
-from hyperloom._core.errors import a_kind, a_mapping, a_string, message, shown
+from hyperloom._core.errors import (
+    a_kind,
+    a_mapping,
+    a_string,
+    did_you_mean,
+    message,
+    positive_int,
+    shown,
+)
 from hyperloom._core.plan.plan import Plan
 
 
@@ -68,3 +76,89 @@ def check_again(plan: Plan, condition: Condition | None, trunk: Any, module: typ
         a_kind("trunk", trunk, module, f"the module that the plan calls {plan.trunk}")
     elif trunk is not None and not (isinstance(trunk, Trunk) and trunk == plan.trunk):
         raise TypeError(message("trunk", shown(trunk), f"None: the plan has {plan.trunk}"))
+
+
+def check_params(
+    plan: Plan, params: object, kind: ArrayKind, check: Callable[[str, Any], None]
+) -> tuple[int, ...]:
+    """Check tensors that a user gives for the target; return their batch dimensions.
+
+    Args:
+        plan: The plan.
+        params: What was given.
+        kind: The backend's arrays.
+        check: Raises for an array, by its name, of another dtype or device than the target's.
+
+    Raises:
+        TypeError: Not a mapping, or a value that is not an array.
+        ValueError: A missing or unknown name, a wrong shape, or another batch than the first.
+    """
+    if not isinstance(params, Mapping):
+        wanted = f"a dict from names to {kind.plural}"
+        raise TypeError(message("params", f"a {type(params).__name__}", wanted))
+    needed = {entry.tensor for entry in plan.entries}
+    known = needed | set(plan.kept)
+    unknown = [name for name in params if name not in known]
+    if unknown:
+        got, way_out = f"the name {unknown[0]!r}", did_you_mean(unknown[0], sorted(known))
+        raise ValueError(message("params", got, "names of the target", way_out))
+    missing = sorted(needed - set(params))
+    if missing:
+        got = f"no {kind.word.split()[-1]} for {', '.join(map(repr, missing))}"
+        raise ValueError(message("params", got, f"{kind.word} for every generated name"))
+    batch: tuple[int, ...] | None = None
+    for name, value in params.items():
+        if not isinstance(value, kind.types):
+            raise TypeError(message(f"params[{name!r}]", value, kind.word))
+        check(name, value)
+        kept = name in plan.kept
+        lead = _leading(plan, name, tuple(value.shape), () if kept else batch)
+        batch = batch if kept else lead
+    assert batch is not None
+    return batch
+
+
+def _leading(
+    plan: Plan, name: str, shape: tuple[int, ...], batch: tuple[int, ...] | None
+) -> tuple[int, ...]:
+    """Return the dimensions before a tensor's shape; raise unless they are `batch`, if given."""
+    own = plan.spec[name].shape
+    lead = shape[: max(0, len(shape) - len(own))]
+    if shape[len(lead) :] != own or (batch is not None and lead != batch):
+        sizes = (*(["*batch"] if batch is None else batch), *own)
+        wanted = str(sizes).replace("'", "")
+        raise ValueError(message(f"params[{name!r}]", f"shape {shape}", f"shape {wanted}"))
+    return lead
+
+
+def num_steps(sizes: Iterable[int], kind: ArrayKind) -> int:
+    """Return the number `T` of steps that all arrays of a condition agree on.
+
+    Args:
+        sizes: The first dimension of each.
+        kind: The backend's arrays.
+    """
+    found = sorted(set(sizes))
+    if len(found) != 1 or not found[0]:
+        many, one = kind.plural, kind.word.split()[-1]
+        got = f"{many} with {found} steps" if found else f"no {one} (T, *batch, ...)"
+        raise ValueError(message("condition", got, f"{many} of one number T of steps in front"))
+    return found[0]
+
+
+def check_trunk_output(module: object, made: Any, shape: tuple[int, int], kind: ArrayKind) -> None:
+    """Raise unless a trunk module of the user's own returns an array `(rows, F)`."""
+    array = isinstance(made, kind.types)
+    if not array or tuple(made.shape) != shape:
+        got = f"{kind.word} of shape {tuple(made.shape)}" if array else repr(made)
+        argument = f"trunk module {type(module).__name__}"
+        raise ValueError(message(argument, got, f"shape {shape}"))
+
+
+def growing(plan: Plan, num: object, num_tables: int) -> int:
+    """Return how many ids to add, if the condition has one table of ids that can grow."""
+    added = positive_int("num", num)
+    if plan.num_ids is None or num_tables != 1:
+        wanted = "a condition with one Embedding to grow"
+        raise ValueError(message("add_conditions", plan.condition, wanted))
+    return added

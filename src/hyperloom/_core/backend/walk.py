@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
+from hyperloom._core.choices.trunks import CustomTrunk
+from hyperloom._core.errors import message
 from hyperloom._core.plan.plan import Entry, Plan
 from hyperloom._core.records import Source
 
@@ -21,6 +23,26 @@ def starts_of_later_ids(plan: Plan) -> list[str]:
     """Return the names of the tensors from whose values the rows of later ids start."""
     tables = [head for head in plan.heads if head.source is Source.TABLE]
     return [s.native for head in tables for s in head.segments if s.native]
+
+
+def needs_moments(plan: Plan) -> bool:
+    """Whether anything is asked of a trunk on sample conditions before the first call.
+
+    How large its features are, where a start depends on it; and whether a module of the user's
+    own runs at all.
+    """
+    return isinstance(plan.trunk, CustomTrunk) or any(head.needs_moment for head in plan.heads)
+
+
+def refuse_trunk(plan: Plan, rows: int, error: Exception) -> NoReturn:
+    """Raise for a trunk that fails on `rows` sample conditions with `error`."""
+    trunk = plan.trunk
+    if not isinstance(trunk, CustomTrunk):
+        raise error
+    got = f"a {trunk.name} that fails on {rows} rows ({error})"
+    width = plan.condition.width + plan.widths[0]
+    wanted = f"a module (rows, {width}) -> (rows, {trunk.width})"
+    raise ValueError(message("trunk", got, wanted)) from error
 
 
 def base_of(entry: Entry, bases: Mapping[str, Array]) -> Array | None:

@@ -11,10 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from hyperloom._core.backend.walk import starts_of_later_ids, values_used
+from hyperloom._core.backend.checks import growing
+from hyperloom._core.backend.walk import (
+    needs_moments,
+    refuse_trunk,
+    starts_of_later_ids,
+    values_used,
+)
 from hyperloom._core.choices.conditions import Concat, Condition
 from hyperloom._core.choices.trunks import MLP, CustomTrunk
-from hyperloom._core.errors import message, positive_int
+from hyperloom._core.errors import message
 from hyperloom._core.plan.compile import compile_plan
 from hyperloom._core.plan.plan import Plan
 from hyperloom._core.target.spec import TargetSpec
@@ -98,21 +104,13 @@ def _fill(made: Generator, start: Start) -> None:
 
 def _moments(built: Generator) -> dict[int, float]:
     """Measure the features that heads see, where a start depends on it."""
-    trunk = built.plan.trunk
-    if not isinstance(trunk, CustomTrunk) and not any(
-        head.needs_moment for head in built.plan.heads
-    ):
+    if not needs_moments(built.plan):
         return {}  # samples of a flat vector as wide as a target would be large
     samples = sample_conditions(built.plan.condition, built.condition)
     try:
         return feature_moments(built.plan, built.trunks, built.heads, samples)
     except (TypeError, ValueError) as error:
-        if not isinstance(trunk, CustomTrunk):
-            raise
-        width = built.plan.condition.width + built.plan.widths[0]
-        got = f"a {trunk.name} that fails on {len(samples.vector)} rows ({error})"
-        wanted = f"a module (rows, {width}) -> (rows, {trunk.width})"
-        raise ValueError(message("trunk", got, wanted)) from error
+        refuse_trunk(built.plan, len(samples.vector), error)
 
 
 def sample_conditions(choice: Condition, module: Any) -> Encoded:
@@ -143,13 +141,10 @@ def _sample(choice: Condition, module: Any, num: int, draws: np.random.RandomSta
 
 def grow(generator: Generator, num: int, rngs: nnx.Rngs) -> tuple[Plan, list[Param]]:
     """Add `num` ids to everything that is looked up by id; return the new plan and parameters."""
-    positive_int("num", num)
     plan = generator.plan
     modules = [m for _, m in nnx.iter_modules(generator.condition)]
     embeddings = [m for m in modules if isinstance(m, EmbeddingCondition)]
-    if plan.num_ids is None or len(embeddings) != 1:
-        wanted = "a condition with one Embedding to grow"
-        raise ValueError(message("add_conditions", plan.condition, wanted))
+    num = growing(plan, num, len(embeddings))
     dtype = generator_dtype(plan.spec)
     start = Start(rngs, dtype, {name: generator.native[name][...] for name in generator.native})
     table = embeddings[0].table

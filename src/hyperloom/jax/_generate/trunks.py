@@ -11,8 +11,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from hyperloom._core.backend.checks import check_trunk_output
 from hyperloom._core.choices.trunks import MLP, CustomTrunk, Deconv, Linear, Trunk
 from hyperloom._core.errors import call_it, message
+from hyperloom.jax._arrays import ARRAY
 from hyperloom.jax._generate.activations import ACTIVATIONS
 from hyperloom.jax._generate.conditions import num_learned, output_width
 from hyperloom.jax._generate.deconv import DeconvTrunk
@@ -123,10 +125,7 @@ class CustomTrunkModule(nnx.Module):
         call: Any = self.module
         rows = math.prod(x.shape[:-1])
         made = call(x.reshape(rows, x.shape[-1]))
-        if not isinstance(made, Array) or made.shape != (rows, self.width):
-            got = f"an array of shape {made.shape}" if isinstance(made, Array) else repr(made)
-            name = type(self.module).__name__
-            raise ValueError(message(f"trunk module {name}", got, f"shape ({rows}, {self.width})"))
+        check_trunk_output(self.module, made, (rows, self.width), ARRAY)
         return made.reshape(*x.shape[:-1], self.width)
 
 

@@ -8,9 +8,10 @@ from typing import Any
 from flax import nnx
 from jax import Array
 
+from hyperloom._core.backend import checks
 from hyperloom._core.errors import did_you_mean, message
 from hyperloom._core.plan.plan import Plan
-from hyperloom.jax._arrays import is_array
+from hyperloom.jax._arrays import ARRAY, is_array
 
 
 def as_rngs(rngs: Any) -> nnx.Rngs | None:
@@ -43,43 +44,11 @@ def check_state(
 
 def check_params(plan: Plan, params: Mapping[str, Any]) -> tuple[int, ...]:
     """Check given tensors against the target; return their batch dimensions."""
-    if not isinstance(params, Mapping):
-        got = f"a {type(params).__name__}"
-        raise TypeError(message("params", got, "a dict from names to arrays"))
-    needed = {entry.tensor for entry in plan.entries}
-    known = needed | set(plan.kept)
-    unknown = [name for name in params if name not in known]
-    missing = sorted(needed - set(params))
-    if unknown:
-        way_out = did_you_mean(unknown[0], sorted(known))
-        raise ValueError(
-            message("params", f"the name {unknown[0]!r}", "names of the target", way_out)
-        )
-    if missing:
-        got = f"no array for {', '.join(map(repr, missing))}"
-        raise ValueError(message("params", got, "an array for every generated name"))
-    batch: tuple[int, ...] | None = None
-    for name, value in params.items():
-        batch = _check_one(plan, name, value, batch)
-    assert batch is not None
-    return batch
 
+    def check(name: str, value: Any) -> None:
+        dtype = plan.spec[name].dtype
+        if str(value.dtype) != dtype:
+            way_out = f"Convert it: .astype({dtype!r})."
+            raise TypeError(message(f"params[{name!r}]", f"{value.dtype}", dtype, way_out))
 
-def _check_one(
-    plan: Plan, name: str, value: Any, batch: tuple[int, ...] | None
-) -> tuple[int, ...] | None:
-    shape = plan.spec[name].shape
-    if not is_array(value):
-        raise TypeError(message(f"params[{name!r}]", value, "an array"))
-    dtype = plan.spec[name].dtype
-    if str(value.dtype) != dtype:
-        way_out = f"Convert it: .astype({dtype!r})."
-        raise TypeError(message(f"params[{name!r}]", f"{value.dtype}", dtype, way_out))
-    own = () if name in plan.kept else batch
-    lead = tuple(value.shape[: value.ndim - len(shape)])
-    if tuple(value.shape[len(lead) :]) != shape or (own is not None and lead != own):
-        sizes = (*(["*batch"] if own is None else own), *shape)
-        wanted = str(sizes).replace("'", "")
-        got = f"shape {tuple(value.shape)}"
-        raise ValueError(message(f"params[{name!r}]", got, f"shape {wanted}"))
-    return batch if name in plan.kept else lead
+    return checks.check_params(plan, params, ARRAY, check)

@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from hyperloom._core.backend.checks import num_steps
 from hyperloom._core.backend.views import need_carry
 from hyperloom._core.errors import message
+from hyperloom.jax._arrays import ARRAY
 from hyperloom.jax._generate.encoded import Encoded
 from hyperloom.jax._hypernetwork import HyperNetwork
 from hyperloom.jax._run.checks import as_rngs
@@ -48,8 +50,8 @@ def unroll(
     generator = a_hypernetwork("hnet", hnet).generator
     need_carry(generator.plan)
     leaves, tree = jax.tree.flatten(condition)
-    steps = _num_steps(leaves)
     moving = [isinstance(v, (Array, np.ndarray)) and v.ndim > 0 for v in leaves]
+    steps = num_steps([len(v) for v, m in zip(leaves, moving, strict=True) if m], ARRAY)
 
     def encode(now: list[Any], carry: Any) -> Encoded:
         given = iter(now)
@@ -84,13 +86,3 @@ def unroll(
     out = run_encoded(generator, hnet.runner, encoded, asked)
     split = lambda v: v.reshape(*front, *v.shape[1:])  # noqa: E731
     return jax.tree.map(split, out), last
-
-
-def _num_steps(leaves: list[Any]) -> int:
-    """Return the number of steps that all arrays of a condition agree on."""
-    arrays = [v for v in leaves if isinstance(v, (Array, np.ndarray)) and v.ndim]
-    sizes = sorted({len(v) for v in arrays})
-    if len(sizes) != 1 or not sizes[0]:
-        got = f"arrays with {sizes} steps" if sizes else "no array (T, *batch, ...)"
-        raise ValueError(message("condition", got, "arrays of one number T of steps in front"))
-    return sizes[0]

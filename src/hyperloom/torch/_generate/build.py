@@ -10,7 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from hyperloom._core.backend.checks import check_again
-from hyperloom._core.backend.walk import starts_of_later_ids, values_used
+from hyperloom._core.backend.walk import (
+    needs_moments,
+    refuse_trunk,
+    starts_of_later_ids,
+    values_used,
+)
 from hyperloom._core.choices.conditions import Concat, Condition
 from hyperloom._core.choices.forms import Form
 from hyperloom._core.choices.inits import Init
@@ -148,21 +153,13 @@ def _fill(built: Built, native: Mapping[str, Tensor]) -> None:
 
 def _moments(built: Built) -> dict[int, float]:
     """Measure the features that heads see, where a start depends on it."""
-    trunk = built.plan.trunk
-    if not isinstance(trunk, CustomTrunk) and not any(
-        head.needs_moment for head in built.plan.heads
-    ):
+    if not needs_moments(built.plan):
         return {}  # samples of a flat vector as wide as a target would be large
     samples = sample_conditions(built.plan.condition, built.condition)
     try:
         return feature_moments(built.plan, built.trunks, built.heads, samples)
     except RuntimeError as error:
-        if not isinstance(trunk, CustomTrunk):
-            raise
-        width = built.plan.condition.width + built.plan.widths[0]
-        got = f"a {trunk.name} that fails on {len(samples.vector)} rows ({error})"
-        wanted = f"a module (rows, {width}) -> (rows, {trunk.width})"
-        raise ValueError(message("trunk", got, wanted)) from error
+        refuse_trunk(built.plan, len(samples.vector), error)
 
 
 def _move(built: Built, target: nn.Module) -> None:

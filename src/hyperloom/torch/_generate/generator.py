@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hyperloom._core.backend.checks import growing
 from hyperloom._core.backend.views import need_carry
 from hyperloom._core.choices.conditions import Embedding
 from hyperloom._core.choices.trunks import MLP, Linear
-from hyperloom._core.errors import message, positive_int
 from hyperloom._core.plan.plan import Plan
 from hyperloom.torch._generate.build import Built
 from hyperloom.torch._generate.conditions import EmbeddingCondition, Encoded
@@ -182,12 +182,9 @@ def _training(module: nn.Module) -> bool:
 
 def grow(generator: Generator, num: int) -> list[nn.Parameter]:
     """Add `num` ids to everything that is looked up by id; return the new parameters."""
-    positive_int("num", num)
     plan = generator.plan
     embeddings = [m for m in generator.condition.modules() if isinstance(m, EmbeddingCondition)]
-    if plan.num_ids is None or len(embeddings) != 1:
-        wanted = "a condition with one Embedding to grow"
-        raise ValueError(message("add_conditions", plan.condition, wanted))
+    num = growing(plan, num, len(embeddings))
     native = dict(generator.native.tensors())
     added = [grow_rows(embeddings[0].table, num, embeddings[0].reset)]
     for head in plan.heads:

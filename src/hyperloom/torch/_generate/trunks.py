@@ -11,8 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hyperloom._core.backend.checks import check_trunk_output
 from hyperloom._core.choices.trunks import MLP, CustomTrunk, Deconv, Linear, Trunk
 from hyperloom._core.errors import call_it, message, shown
+from hyperloom.torch._arrays import TENSOR
 from hyperloom.torch._generate.activations import ACTIVATIONS
 from hyperloom.torch._generate.conditions import output_width
 from hyperloom.torch._generate.deconv import DeconvTrunk
@@ -121,13 +123,7 @@ class CustomTrunkModule(nn.Module):
     def forward(self, vector: Tensor, slots: Tensor | None) -> Tensor:
         x = with_slots(vector, slots)
         made = self.module(x.reshape(-1, x.shape[-1]))
-        rows = math.prod(x.shape[:-1])
-        if not isinstance(made, Tensor) or made.shape != (rows, self.width):
-            got = (
-                f"a tensor of shape {tuple(made.shape)}" if isinstance(made, Tensor) else repr(made)
-            )
-            name = type(self.module).__name__
-            raise ValueError(message(f"trunk module {name}", got, f"shape ({rows}, {self.width})"))
+        check_trunk_output(self.module, made, (math.prod(x.shape[:-1]), self.width), TENSOR)
         return made.reshape(*x.shape[:-1], self.width)
 
 

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map
 
+from hyperloom._core.backend.checks import num_steps
 from hyperloom._core.backend.views import need_carry
 from hyperloom._core.errors import message
+from hyperloom.torch._arrays import TENSOR
 from hyperloom.torch._generate.encoded import Encoded
 from hyperloom.torch._hypernetwork import HyperNetwork
 from hyperloom.torch._run.call import Call
@@ -44,7 +46,8 @@ def unroll(
     """
     hnet = a_hypernetwork("hnet", hnet)
     need_carry(hnet.plan)
-    steps = _num_steps(condition)
+    moving = [v for v in tree_flatten(condition)[0] if isinstance(v, Tensor) and v.ndim]
+    steps = num_steps(map(len, moving), TENSOR)
     made = []
     for step in range(steps):
         now = tree_map(lambda v, step=step: v[step] if isinstance(v, Tensor) else v, condition)
@@ -70,13 +73,3 @@ def unroll(
     out = run_encoded(hnet, hnet._runner, joined, call)
     split = (steps, *batch)
     return tree_map(lambda v: v.unflatten(0, split) if isinstance(v, Tensor) else v, out), carry
-
-
-def _num_steps(condition: Any) -> int:
-    """Return the number of steps that all tensors of a condition agree on."""
-    tensors = [v for v in tree_flatten(condition)[0] if isinstance(v, Tensor) and v.ndim]
-    sizes = sorted({len(v) for v in tensors})
-    if len(sizes) != 1 or not sizes[0]:
-        got = f"tensors with {sizes} steps" if sizes else "no tensor (T, *batch, ...)"
-        raise ValueError(message("condition", got, "tensors of one number T of steps in front"))
-    return sizes[0]
