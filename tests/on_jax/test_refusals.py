@@ -217,11 +217,6 @@ def test_a_target_that_has_only_shapes() -> None:
         make(abstract, layout={"kernel": hl.Full()})
 
 
-def test_a_hypernetwork_cannot_be_made_inside_jit() -> None:
-    with pytest.raises(TypeError, match="rngs: got a key that is being traced; wanted a key with"):
-        jax.jit(lambda key: make(rngs=nnx.Rngs(key)).generate(0))(jax.random.key(0))
-
-
 def test_instantiate_takes_one_condition() -> None:
     with pytest.raises(ValueError, match=r"condition: got a batch of conditions \(2,\); wanted"):
         make().instantiate([0, 1])

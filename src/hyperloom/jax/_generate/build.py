@@ -39,7 +39,7 @@ from hyperloom.jax._generate.recurrent import RecurrentCondition
 from hyperloom.jax._generate.trunks import build_trunk, neutral_trunk
 from hyperloom.jax._target.adaptor import Read
 from hyperloom.jax._target.read import read_target
-from hyperloom.jax._target.variables import Fixed, Param, walk
+from hyperloom.jax._target.variables import Fixed, Param, is_traced, walk
 
 _MOST_SAMPLES = 256
 
@@ -95,14 +95,13 @@ def _fill(made: Generator, start: Start) -> None:
     moments = _moments(made)
     for i, head in enumerate(made.plan.heads):
         divisor = made.heads[head.name].start(moments.get(i, 1.0), start)
-        if made.scales is not None and divisor != 1.0:
+        if made.scales is not None and (is_traced(divisor) or divisor != 1.0):
             rows, _ = made.plan.sections[i]
-            own = np.array(made.scales.get_value())
-            own[list(rows), 0] /= divisor
-            made.scales.set_value(start.array(own))
+            own = made.scales.get_value()
+            made.scales.set_value(own.at[np.asarray(rows), 0].divide(divisor))
 
 
-def _moments(built: Generator) -> dict[int, float]:
+def _moments(built: Generator) -> dict[int, Any]:
     """Measure the features that heads see, where a start depends on it."""
     if not needs_moments(built.plan):
         return {}  # samples of a flat vector as wide as a target would be large

@@ -7,7 +7,7 @@ for a hypernetwork of some layers.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,7 +17,6 @@ from flax import nnx
 from jax import Array
 
 from hyperloom._core.choices.layouts import Segment
-from hyperloom._core.errors import message
 from hyperloom.jax._target.variables import is_traced
 
 
@@ -33,17 +32,33 @@ class Start:
     def __init__(self, rngs: nnx.Rngs, dtype: Any, native: Mapping[str, Any] | None = None) -> None:
         self.rngs, self.dtype, self.native = rngs, jnp.dtype(dtype), native or {}
 
-    def _draws(self) -> np.random.Generator:
-        key = self.rngs.params()
-        if is_traced(key):
-            got, wanted = "a key that is being traced", "a key with a value"
-            way_out = "Make the hypernetwork outside of jit, eval_shape and the like."
-            raise TypeError(message("rngs", got, wanted, way_out))
-        return np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel().tolist())
+    def _draw(self, shape: tuple[int, ...], draw: Callable[[np.random.Generator], Any]) -> Any:
+        """Return what `draw` draws; where the key is traced, when it is known, by a callback.
+
+        So the numbers are the same inside `jit`, `vmap` and `eval_shape` as outside.
+        """
+        key = jax.random.key_data(self.rngs.params())
+
+        def drawn(data: Any) -> np.ndarray:
+            return draw(np.random.default_rng(np.asarray(data).ravel().tolist()))
+
+        if not is_traced(key):
+            return drawn(key)
+        wanted = jax.ShapeDtypeStruct(shape, self.dtype)
+        cast = lambda data: drawn(data).astype(self.dtype)  # noqa: E731
+        return jax.pure_callback(cast, wanted, key, vmap_method="sequential")
 
     def array(self, values: Any) -> Array:
         """Return values as an array to learn."""
+        if is_traced(values):
+            return jnp.asarray(values, self.dtype)
         return jnp.asarray(np.asarray(values, self.dtype))
+
+    def join(self, parts: Sequence[Any], axis: int = 0) -> Array:
+        """Return parts one after the other as an array to learn."""
+        if any(is_traced(part) for part in parts):
+            return self.array(jnp.concatenate(parts, axis))
+        return self.array(np.concatenate(parts, axis))
 
     def zeros(self, shape: tuple[int, ...]) -> Array:
         """Return zeros."""
@@ -53,22 +68,30 @@ class Start:
         """Return ones."""
         return self.array(np.ones(shape))
 
-    def uniform(self, shape: tuple[int, ...], std: float) -> np.ndarray:
+    def uniform(self, shape: tuple[int, ...], std: Any) -> Any:
         """Return uniform draws of mean 0 and standard deviation `std`."""
         bound = math.sqrt(3) * std
+        if is_traced(bound):
+            return bound * self._draw(shape, lambda draws: draws.uniform(-1, 1, shape))
         if not bound:
             return np.zeros(shape)
-        return self._draws().uniform(-bound, bound, shape)
+        return self._draw(shape, lambda draws: draws.uniform(-bound, bound, shape))
 
     def unit_rows(self, shape: tuple[int, ...], factor: float = 1.0) -> Array:
         """Return normal draws whose last axis has root mean square `factor` exactly."""
-        draw = self._draws().standard_normal(shape)
-        if not draw.size:  # ids without vectors
-            return self.array(draw)
-        return self.array(factor * draw / np.sqrt(np.mean(draw**2, axis=-1, keepdims=True)))
 
-    def mean(self, part: Segment) -> np.ndarray:
+        def rows(draws: np.random.Generator) -> np.ndarray:
+            draw = draws.standard_normal(shape)
+            if not draw.size:  # ids without vectors
+                return draw
+            return factor * draw / np.sqrt(np.mean(draw**2, axis=-1, keepdims=True))
+
+        return self.array(self._draw(shape, rows))
+
+    def mean(self, part: Segment) -> Any:
         """Return what the rows of a segment start around."""
         if part.native is None:
             return np.asarray(part.mean)
-        return np.asarray(self.native[part.native], np.float64).reshape(-1)
+        value = self.native[part.native]
+        value = value if is_traced(value) else np.asarray(value, np.float64)
+        return value.reshape(-1)

@@ -17,7 +17,7 @@ from hyperloom._core.plan.plan import Plan
 from hyperloom._core.records import Head, Source, slot_signs
 from hyperloom.jax._generate.draws import Start
 from hyperloom.jax._generate.table import Table
-from hyperloom.jax._target.variables import Param
+from hyperloom.jax._target.variables import Param, is_traced
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["features", "ids"], meta_fields=["batch"])
@@ -66,7 +66,7 @@ class HeadModule(nnx.Module):
         """Run the head: `(*batch, num_slots * slot_size)`, before scales and shifts."""
         raise NotImplementedError
 
-    def start(self, moment: float, start: Start) -> float:
+    def start(self, moment: Any, start: Start) -> Any:
         """Fill what depends on the mean square of its features.
 
         Returns:
@@ -111,16 +111,18 @@ class LinearHead(HeadModule):
         assert seen.features is not None
         return _flat(self(seen.features))
 
-    def start(self, moment: float, start: Start) -> float:
+    def start(self, moment: Any, start: Start) -> Any:
         """Give every row its start, for features of mean square `moment`."""
         width = self.weight.shape[1]
         rows, biases = [], []
         for part in self.head.segments:
             num = part.stop - part.start
-            rows.append(start.uniform((num, width), part.std / math.sqrt(width * moment)))
-            biases.append(np.broadcast_to(start.mean(part), (num,)))
-        self.weight.set_value(start.array(np.concatenate(rows)))
-        self.bias.set_value(start.array(np.concatenate(biases)))
+            std = part.std / (width * moment) ** 0.5 if part.std else 0.0
+            rows.append(start.uniform((num, width), std))
+            mean = start.mean(part)
+            biases.append((jnp if is_traced(mean) else np).broadcast_to(mean, (num,)))
+        self.weight.set_value(start.join(rows))
+        self.bias.set_value(start.join(biases))
         return 1.0
 
 
@@ -131,9 +133,9 @@ class GivenHead(HeadModule):
         assert seen.features is not None
         return _flat(seen.features)
 
-    def start(self, moment: float, start: Start) -> float:
+    def start(self, moment: Any, start: Start) -> Any:
         # No weights to hold the scale of the features: the pieces' own take it over.
-        return math.sqrt(moment) if self.head.scaled else 1.0
+        return moment**0.5 if self.head.scaled else 1.0
 
 
 class TableHead(HeadModule):
@@ -187,4 +189,4 @@ def _new_rows(head: Head, num: int, start: Start) -> Array:
     for part in head.segments:
         shape = (num, part.stop - part.start)
         made.append(start.uniform(shape, 0.0 if part.native else part.std) + start.mean(part))
-    return start.array(np.concatenate(made, axis=-1))
+    return start.join(made, axis=-1)

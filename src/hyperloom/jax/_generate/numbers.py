@@ -15,6 +15,7 @@ from hyperloom._core.backend.walk import join
 from hyperloom._core.plan.plan import Plan
 from hyperloom.jax._generate.encoded import Encoded
 from hyperloom.jax._generate.heads import Seen
+from hyperloom.jax._target.variables import is_traced
 
 
 def raw_numbers(
@@ -104,7 +105,7 @@ def scale_and_shift(
     return flat * each[:, 0] + each[:, 1]
 
 
-def feature_moments(plan: Plan, trunks: Any, heads: Any, encoded: Encoded) -> dict[int, float]:
+def feature_moments(plan: Plan, trunks: Any, heads: Any, encoded: Encoded) -> dict[int, Any]:
     """Measure the mean square of each head's features on sample conditions.
 
     Initialisation divides by it, so that generated tensors have the plan's variance whatever
@@ -119,6 +120,13 @@ def feature_moments(plan: Plan, trunks: Any, heads: Any, encoded: Encoded) -> di
         return slot_features(plan, trunks, heads, Encoded(vector, ids))
 
     made = features(state, encoded.vector, encoded.ids)
-    moments = {i: float(np.square(np.asarray(f, np.float64)).mean()) for i, f in made.items()}
-    # A trunk that gives only zeros (a zero-initialised last layer) sets no scale.
-    return {i: m if 0 < m < float("inf") else 1.0 for i, m in moments.items()}
+    return {i: _moment(features) for i, features in made.items()}
+
+
+def _moment(features: Array) -> Any:
+    """Return the mean square; 1 for a trunk that gives only zeros, which sets no scale."""
+    if is_traced(features):
+        moment = jnp.square(features).mean()
+        return jnp.where((moment > 0) & (moment < jnp.inf), moment, 1.0)
+    moment = float(np.square(np.asarray(features, np.float64)).mean())
+    return moment if 0 < moment < float("inf") else 1.0
