@@ -332,7 +332,7 @@ def test_how_batches_are_run_may_be_given_at_once() -> None:
     loop = hl.Execution(strategy="loop")
     hnet = hl.HyperNetwork(nn.Linear(3, 2), condition=hl.Embedding(6, 4), execution=loop)
     assert hnet.execution == loop
-    assert hnet.explain(X, condition=IDS).strategy == "loop"
+    assert hnet.explain(torch.randn(3, 5, 3), condition=[0, 1, 2]).strategy == "loop"
     assert hl.HyperNetwork(nn.Linear(3, 2), condition=hl.Vector(2)).execution == hl.Execution()
     with pytest.raises(TypeError, match="execution: got 'loop'"):
         hl.HyperNetwork(nn.Linear(3, 2), condition=hl.Vector(2), execution="loop")  # type: ignore[arg-type]
