@@ -1,9 +1,11 @@
-"""Draws `docs/images/house.svg`: the rooms of the package and who imports whom, read off the code.
+"""Draws the pictures of the design page, read off the code and off a call that is made.
 
-    python docs/house.py
+    python -m docs.house
 
-A room's height is its lines of code; an arc from one room to another is as thick as the number of
-imports that it stands for. A test compares the rooms and arcs of the picture with the code.
+`docs/images/house.svg`: the rooms of the package and who imports whom. A room's height is its
+lines of code; an arc from one room to another is as thick as the number of imports that it stands
+for. `docs/images/call.svg`: the way of a call through files and rooms. A test compares both with
+the code.
 """
 
 from __future__ import annotations
@@ -11,11 +13,14 @@ from __future__ import annotations
 import ast
 import re
 from collections import Counter
+from itertools import groupby
 from pathlib import Path
+
+from benchmarks.trace import calls, way_of
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "hyperloom"
-PICTURE = ROOT / "docs" / "images" / "house.svg"
+IMAGES = ROOT / "docs" / "images"
 
 BACKEND = ("_tools", "_hypernetwork", "_run", "_rules", "_weights", "_generate", "_target")
 CORE = (
@@ -85,10 +90,10 @@ class Sheet:
             f'opacity=".7" marker-end="url(#a)"/>'
         )
 
-    def svg(self) -> str:
+    def svg(self, label: str) -> str:
         style = (
             f"text{{font:13px sans-serif;fill:{INK}}}.n{{text-anchor:end;font-size:11px}}"
-            ".t{font-weight:bold;font-size:14px}"
+            ".t{font-weight:bold;font-size:14px}.s{font-size:10px}"
         )
         marker = (
             '<marker id="a" viewBox="0 0 6 6" refX="5" refY="3" markerWidth="7" markerHeight="7" '
@@ -98,7 +103,7 @@ class Sheet:
         height = self.bottom + TOP
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" '
-            f'role="img" aria-label="The rooms of hyperloom and their imports">'
+            f'role="img" aria-label="{label}">'
             f'<style>{style}</style><defs>{marker}</defs><rect width="100%" height="100%" '
             f'fill="white"/>' + "\n".join(self.shapes) + "</svg>\n"
         )
@@ -141,9 +146,72 @@ def draw() -> str:
             room = f"_core.{name}"
             sheet.box(LEFT + i * (width + 8), y, width, 28, name, f"{lines[room]}", GROUND)
         y += 36
-    return sheet.svg()
+    return sheet.svg("The rooms of hyperloom and their imports")
+
+
+LANES = (
+    "_hypernetwork.py",
+    "_run",
+    "_target",
+    "_generate",
+    "_weights",
+    "_rules",
+    "_core",
+    "torch/",
+)
+LANE, FIRST = 46, 150
+
+
+def stations() -> list[tuple[str, str, int]]:
+    """Return the way of a call on a target with a forward of its own: room, file, functions."""
+    found: list[tuple[str, str, int]] = []
+    for file, group in groupby(step[0] for step in way_of(calls()["own forward"]).steps):
+        parts = file.split("/")
+        room = parts[1] if parts[0] == "torch" else parts[0]
+        room = room if room in LANES else "torch/"
+        found.append((room, parts[-1].removesuffix(".py"), len(list(group))))
+    return found
+
+
+def files(picture: str) -> list[str]:
+    """Return the files of a call in a picture, in order."""
+    return re.findall(r'data-file="(\S+)"', picture)
+
+
+def draw_call(way: list[tuple[str, str, int]]) -> str:
+    """Return the picture of a call: a lane for each room, a dot for each stay in a file."""
+    sheet, step = Sheet(), (WIDTH - FIRST - 40) / max(1, len(way) - 1)
+    seen = {room for room, _, _ in way}
+    lanes = [lane for lane in LANES if lane in seen]
+    for i, lane in enumerate(lanes):
+        y = TOP + 40 + i * LANE
+        sheet.text(12, y + 4, lane)
+        sheet.shapes.append(
+            f'<line x1="{FIRST - 14}" x2="{WIDTH - 14}" y1="{y}" y2="{y}" stroke="{FILL}" '
+            'stroke-width="26" stroke-linecap="round"/>'
+        )
+    rooms = (room for room, _, _ in way)
+    places = [
+        (FIRST + i * step, TOP + 40 + lanes.index(room) * LANE) for i, room in enumerate(rooms)
+    ]
+    line = " ".join(f"{x:.0f},{y:.0f}" for x, y in places)
+    sheet.shapes.append(f'<polyline points="{line}" fill="none" stroke="{ARC}" opacity=".6"/>')
+    for (x, y), (_, file, num) in zip(places, way, strict=True):
+        sheet.shapes.append(
+            f'<circle cx="{x:.0f}" cy="{y:.0f}" r="{2.5 + num**0.5:.1f}" fill="{ARC}"/>'
+            f'<text class="s" data-file="{file}" transform="translate({x + 3:.0f} {y - 9:.0f}) rotate(-38)">'
+            f"{file}</text>"
+        )
+    sheet.bottom = TOP + 40 + len(lanes) * LANE - 10
+    return sheet.svg("The way of a call through the rooms and files")
+
+
+def main() -> None:
+    """Draw both."""
+    IMAGES.mkdir(exist_ok=True)
+    (IMAGES / "house.svg").write_text(draw(), "utf-8")
+    (IMAGES / "call.svg").write_text(draw_call(stations()), "utf-8")
 
 
 if __name__ == "__main__":
-    PICTURE.parent.mkdir(exist_ok=True)
-    PICTURE.write_text(draw(), "utf-8")
+    main()
