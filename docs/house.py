@@ -199,7 +199,8 @@ def draw_call(way: list[tuple[str, str, int]]) -> str:
     for (x, y), (_, file, num) in zip(places, way, strict=True):
         sheet.shapes.append(
             f'<circle cx="{x:.0f}" cy="{y:.0f}" r="{2.5 + num**0.5:.1f}" fill="{ARC}"/>'
-            f'<text class="s" data-file="{file}" transform="translate({x + 3:.0f} {y - 9:.0f}) rotate(-38)">'
+            f'<text class="s" data-file="{file}" '
+            f'transform="translate({x + 3:.0f} {y - 9:.0f}) rotate(-38)">'
             f"{file}</text>"
         )
     sheet.bottom = TOP + 40 + len(lanes) * LANE - 10

@@ -1,4 +1,4 @@
-"""The pictures of the design page show what the code is. `HYPERLOOM_REGENERATE=1` draws them again."""
+"""The pictures of the design page show the code. `HYPERLOOM_REGENERATE=1` draws them again."""
 
 from __future__ import annotations
 
