@@ -31,6 +31,7 @@ from hyperloom.jax._generate.supplied import with_parameters
 from hyperloom.jax._run.checks import as_rngs, check_state
 from hyperloom.jax._run.explain import explain
 from hyperloom.jax._run.pairing import Dims
+from hyperloom.jax._run.rows import forward_rows
 from hyperloom.jax._run.run import Asked, forward, run_given
 from hyperloom.jax._run.runner import Memory, Runner
 from hyperloom.jax._target.adaptor import Adaptor, Box, Method
@@ -168,6 +169,7 @@ class HyperNetwork(nnx.Module):
         state: Mapping[str, Array] | None = None,
         mutable: bool = False,
         method: Method = None,
+        rows: Any = None,
         **kwargs: Any,
     ) -> Any:
         """Generate the target's parameters and run it with them.
@@ -193,6 +195,11 @@ class HyperNetwork(nnx.Module):
             method: What is called, if not the target itself: the name of one of its methods
                 (`"decode"`, or dotted for one of a part of it, `"encoder.embed"`), or a function
                 `f(module, *inputs)`.
+            rows: The condition of each row, `(R,)` ints into the batch of conditions, in any
+                order and any number: arrays are then `(R, ...)`, or `(K R, ...)` with every row K
+                times in place, and so is what the target returns. The target is run for each
+                condition on its rows. Known outside of `jit`; each number of rows that a
+                condition has is compiled.
             **kwargs: The target's keyword arguments, paired likewise. One number, a string, a
                 function or `None` is one setting for all conditions. With a condition that
                 carries a state (`Recurrent`), `carry` is not the target's: it is the state that
@@ -213,7 +220,11 @@ class HyperNetwork(nnx.Module):
         carry = kwargs.pop("carry", None) if carries else None
         inputs, kwargs = unpacked(inputs, kwargs)
         asked = Asked(inputs, in_axes, kwargs, as_rngs(rngs), state, mutable, method)
-        made = forward(self.generator, self.runner, condition, carry, asked)
+        halves = self.generator, self.runner
+        if rows is None:
+            made = forward(*halves, condition, carry, asked)
+        else:
+            made = forward_rows(*halves, condition, carry, asked, rows)
         return made if carries else made[0]
 
     def explain(
