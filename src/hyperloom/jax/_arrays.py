@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
 
+import jax
 import numpy as np
 from jax import Array
 
 from hyperloom._core.backend.checks import ArrayKind
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 ARRAY = ArrayKind((Array, np.ndarray), "an array")
+
+
+def ranks_promoted(function: Callable[P, R]) -> Callable[P, R]:
+    """Let arithmetic of our own add arrays of other ranks, where a user has forbidden that."""
+
+    @functools.wraps(function)
+    def promoted(*args: P.args, **kwargs: P.kwargs) -> R:
+        with jax.numpy_rank_promotion("allow"):
+            return function(*args, **kwargs)
+
+    return promoted
 
 
 def is_array(value: Any) -> bool:

@@ -24,6 +24,7 @@ from hyperloom._core.errors import message
 from hyperloom._core.plan.compile import compile_plan
 from hyperloom._core.plan.plan import Plan
 from hyperloom._core.target.spec import TargetSpec
+from hyperloom.jax._arrays import ranks_promoted
 from hyperloom.jax._generate.conditions import (
     ConcatCondition,
     EmbeddingCondition,
@@ -44,6 +45,7 @@ from hyperloom.jax._target.variables import Fixed, Param, is_traced, walk
 _MOST_SAMPLES = 256
 
 
+@ranks_promoted
 def build(given: Planned, rngs: nnx.Rngs) -> Generator:
     """Make the modules that execute a plan, and fill them with their start."""
     plan, native = given.plan, given.read.values
@@ -138,6 +140,7 @@ def _sample(choice: Condition, module: Any, num: int, draws: np.random.RandomSta
     return Encoded(jnp.asarray(draw.astype(dtype)))
 
 
+@ranks_promoted
 def grow(generator: Generator, num: int, rngs: nnx.Rngs) -> tuple[Plan, list[Param]]:
     """Add `num` ids to everything that is looked up by id; return the new plan and parameters."""
     plan = generator.plan

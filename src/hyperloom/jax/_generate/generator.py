@@ -13,6 +13,7 @@ from jax import Array
 from hyperloom._core.backend.views import need_carry
 from hyperloom._core.errors import positive_int
 from hyperloom._core.plan.plan import Plan
+from hyperloom.jax._arrays import ranks_promoted
 from hyperloom.jax._generate.encoded import Encoded
 from hyperloom.jax._generate.numbers import assemble, raw_numbers, slot_features
 from hyperloom.jax._target.streams import draw
@@ -56,6 +57,7 @@ class Generator:
         """Return everything but the plan, by name."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "plan"}
 
+    @ranks_promoted
     def encode(self, value: Any, rngs: nnx.Rngs | None, carry: Any = None) -> Encoded:
         """Return the vector of a raw condition, with ids and the next state where there are any."""
         if carry is None:
@@ -77,10 +79,12 @@ class Generator:
             return None
         return draw(self.dropout, "dropout", rngs)
 
+    @ranks_promoted
     def features(self, encoded: Encoded, key: Array | None = None) -> dict[int, Array]:
         """Run every trunk: head index -> `(*batch, C, F)`."""
         return slot_features(self.plan, self.trunks, self.heads, encoded, key)
 
+    @ranks_promoted
     def tensors(
         self,
         encoded: Encoded,

@@ -11,6 +11,7 @@ from typing import Any
 
 from jax.extend import core
 
+from hyperloom.jax._arrays import ranks_promoted
 from hyperloom.jax._rules.products import Context
 from hyperloom.jax._weights.weights import Joined, StructuredWeight
 
@@ -35,6 +36,7 @@ def rule(*names: str, of: dict[str, Rule] = RULES) -> Callable[[Rule], Rule]:
     return register
 
 
+@ranks_promoted
 def evaluate(context: Context, closed: Any, args: Sequence[Any]) -> list[Any]:
     """Evaluate a closed jaxpr on arrays and weights; what it returns is arrays."""
     return [to_dense(context, value) for value in evaluate_lazily(context, closed, args)]

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 from jax import Array
 
+from hyperloom.jax._arrays import ranks_promoted
 from hyperloom.jax._rules import control, equations
 from hyperloom.jax._rules.evaluate import evaluate, to_dense
 from hyperloom.jax._rules.products import Context
@@ -48,6 +49,7 @@ def with_kernels(weights: Mapping[str, Any], num: int) -> dict[str, Any]:
     }
 
 
+@ranks_promoted
 def formed_for_all(
     weights: Mapping[str, Any], num: int, record: Record | None = None
 ) -> dict[str, Array]:

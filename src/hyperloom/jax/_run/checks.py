@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
+import numpy as np
 from flax import nnx
 from jax import Array
 
 from hyperloom._core.backend import checks
-from hyperloom._core.errors import did_you_mean, message
+from hyperloom._core.errors import a_mapping, did_you_mean, message
 from hyperloom._core.plan.plan import Plan
 from hyperloom.jax._arrays import ARRAY, is_array
 
@@ -27,15 +28,29 @@ def as_rngs(rngs: Any) -> nnx.Rngs | None:
 
 
 def check_state(
-    own: Mapping[str, Any], state: Mapping[str, Array], batch: tuple[int, ...]
-) -> dict[str, Array]:
-    """Check given state against the target's `own`, and return it."""
+    own: Mapping[str, Any],
+    state: Mapping[str, Any],
+    batch: tuple[int, ...],
+    anew: Collection[str] = (),
+) -> dict[str, Any]:
+    """Check given state and return it.
+
+    Args:
+        own: The target's state.
+        state: What is given: what a call has returned, or a part of it.
+        batch: The batch of conditions.
+        anew: What calls have returned beside the state.
+    """
+    wanted = "a dict from names to arrays, as a call with mutable=True returns it"
+    a_mapping("state", state, wanted)
     for name, value in state.items():
+        if name in anew:
+            continue
         if name not in own:
             way_out = did_you_mean(name, own) if own else "The target has no state."
             got = f"the name {name!r}"
             raise ValueError(message("state", got, "names of the target's state", way_out))
-        wanted = (*batch, *own[name].shape)
+        wanted = (*batch, *np.shape(own[name]))
         if not is_array(value) or tuple(value.shape) != wanted:
             got = f"shape {tuple(value.shape)}" if is_array(value) else repr(value)
             raise ValueError(message(f"state[{name!r}]", got, f"an array of shape {wanted}"))

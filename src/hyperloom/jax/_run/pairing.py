@@ -15,6 +15,7 @@ from jax import Array
 from jax.tree_util import SequenceKey, keystr, tree_flatten_with_path
 
 from hyperloom._core.errors import did_you_mean, message, shown
+from hyperloom.jax._target.variables import key_of
 
 Dims = int | tuple[Any, ...] | Mapping[Any, Any] | None
 
@@ -159,15 +160,7 @@ def _children(tree: Any) -> dict[Any, tuple[Any, Any]] | None:
     found, _ = tree_flatten_with_path(tree, is_leaf=lambda value: value is not tree)
     if len(found) == 1 and not found[0][0]:
         return None
-    return {_key(path[0]): (path[0], value) for path, value in found}
-
-
-def _key(step: Any) -> Any:
-    """Return a step of a path as a user writes it."""
-    for name in ("key", "name", "idx"):
-        if hasattr(step, name):
-            return getattr(step, name)
-    return step
+    return {key_of(path[0]): (path[0], value) for path, value in found}
 
 
 def as_array(value: Any) -> Any:

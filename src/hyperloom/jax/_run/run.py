@@ -62,11 +62,11 @@ class Asked:
             ValueError: Inputs or state that do not pair with the conditions.
         """
         inputs = PairedInputs.of(batch, self.inputs, self.in_axes, self.kwargs)
-        state = check_state(runner.target.state(), self.state or {}, batch)
+        state = check_state(runner.target.state(), self.state or {}, batch, runner.memory.anew)
         call = Call(batch, inputs, mutable=self.mutable, method=self.method)
         keys = runner.target.keys(self.streams, self.method)
         keys = split_keys(keys, call, runner.execution.randomness)
-        flat = {name: flat_batch(value, batch) for name, value in state.items()}
+        flat = jax.tree.map(lambda value: flat_batch(value, batch), state)
         return call.with_slices((inputs.paired, keys, flat), batch)
 
 
@@ -187,7 +187,10 @@ def store(runner: Runner, asked: Asked, result: Result, notes: Notes) -> Any:
     """
     out, left = result
     runner.target.advance(notes.used, asked.streams)
+    if notes.captured:
+        runner.target.keep({name: left.pop(name) for name in notes.captured})
     if asked.mutable:
+        runner.memory.anew |= notes.anew
         return out, left
     if notes.written:
         runner.memory.warn(

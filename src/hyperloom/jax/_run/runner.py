@@ -22,10 +22,12 @@ class Memory:
     Attributes:
         loops: Kinds of calls that cannot be run at once, and why.
         warned: What was warned of.
+        anew: Names of what calls have made anew and returned beside the state.
     """
 
     loops: dict[Any, str] = field(default_factory=dict[Any, str])
     warned: set[str] = field(default_factory=set[str])
+    anew: set[str] = field(default_factory=set[str])
 
     def warn(self, text: str, kind: type[Warning] = UserWarning) -> None:
         """Warn whoever called the hypernetwork, once."""

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 from jax import Array
 
+from hyperloom.jax._arrays import is_array
 from hyperloom.jax._rules import interpret
 from hyperloom.jax._run.call import Call
 from hyperloom.jax._run.runner import Runner
@@ -37,8 +38,8 @@ class Target:
     def function(self, call: Call) -> Callable[..., Result]:
         """Return the target as `f(tensors, slices, shared, state, arrays)` for one condition.
 
-        The state that it returns is what the target has from the start: it is what can be given
-        back to it. It is empty unless wanted.
+        The state that it returns, where it is wanted, is what the target has from the start, so
+        that it can be given back, and what the call has made anew.
         """
         pure = self.runner.target.pure(self.notes, call.method)
         names = frozenset(self.runner.target.state())
@@ -47,14 +48,17 @@ class Target:
             paired, keys, given = slices
             args, kwargs = call.inputs.rebuild(paired, arrays)
             out, left = pure({**shared, **tensors}, {**state, **given}, keys, args, kwargs)
-            return out, {n: v for n, v in left.items() if n in names} if call.mutable else {}
+            wanted = names | self.notes.anew if call.mutable else frozenset[str]()
+            wanted |= self.notes.captured
+            return out, {n: v for n, v in left.items() if n in wanted}
 
         return function
 
     def common(self, call: Call) -> tuple[Any, ...]:
         """Return what the function takes after the slices of one condition."""
         state = self.runner.target.state()
-        base = {name: value for name, value in state.items() if name not in call.state}
+        # What is no array (a number, as a setting) stays as the template has it.
+        base = {n: v for n, v in state.items() if n not in call.state and is_array(v)}
         return dict(self.shared), base, call.inputs.shared
 
 

@@ -18,7 +18,6 @@ from jax import Array
 
 from hyperloom._core.errors import did_you_mean, message
 from hyperloom._core.target.spec import TargetSpec
-from hyperloom.jax._target.variables import Variable
 
 Pure = Callable[..., tuple[Any, dict[str, Any]]]
 Tap = Callable[[str, str, Any], Any]
@@ -69,10 +68,10 @@ class Adaptor(nnx.Module):
 
     def state(self) -> dict[str, Any]:
         """Return the target's own state: all that is neither parameter nor random stream."""
-        return {name: variable[...] for name, variable in self.state_variables()}
+        return {name: variable.get_value() for name, variable in self.state_variables()}
 
-    def state_variables(self) -> Iterator[tuple[str, Variable]]:
-        """Yield the variables of the state by name."""
+    def state_variables(self) -> Iterator[tuple[str, Any]]:
+        """Yield what holds the arrays of the state, by name: variables, or cells of them."""
         raise TypeError(f"{type(self).__name__} does not define state_variables()")
 
     def keys(self, rngs: nnx.Rngs | None, method: Method = None) -> dict[str, Array]:
@@ -86,6 +85,9 @@ class Adaptor(nnx.Module):
             used: The streams that were used.
             rngs: Those of the call, which stand for all of the same name.
         """
+
+    def keep(self, captured: Mapping[str, Any]) -> None:
+        """Keep what `nnx.capture` around the hypernetwork is to find, by the variables' names."""
 
     def pure(self, notes: Notes, method: Method = None) -> Pure:
         """Return the target as `pure(tensors, state, keys, args, kwargs) -> (out, state)`.
@@ -121,12 +123,16 @@ class Notes:
         used: Names of the random streams that it used.
         tap: Who is shown what each layer returns, `tap(path, class, output)`, and returns what
             the layer is to return; `None` for nobody.
+        anew: Names of what a call makes anew, which is no state: sown values, new collections.
+        captured: Names of the variables that `nnx.capture` has put into it.
     """
 
     def __init__(self, tap: Tap | None = None) -> None:
         self.written: set[str] = set()
         self.used: set[str] = set()
         self.tap = tap
+        self.anew: set[str] = set()
+        self.captured: set[str] = set()
 
 
 def method_of(module: Any, method: Method) -> Callable[..., Any]:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import nullcontext
 from typing import Any
 
 import flax.linen as nn
 import jax
 from flax import nnx
+from flax.core import DenyList
 from jax import Array
 
 from hyperloom._core.errors import message
 from hyperloom._core.target.spec import TargetSpec
 from hyperloom.jax._target.adaptor import Adaptor, Box, Method, Notes, Pure, Read, dotted, method_of
 from hyperloom.jax._target.spec import tensor_spec
-from hyperloom.jax._target.variables import Fixed, Variable, natural
+from hyperloom.jax._target.values import cells_of, leaves_of, with_leaves
+from hyperloom.jax._target.variables import Fixed, natural
 
 
 class Linen:
@@ -52,12 +54,14 @@ class Linen:
 
         with nn.intercept_methods(note):
             if variables is None:
-                self.variables: Any = nn.unbox(module.init(keys, *inputs, **kwargs))
+                made: Any = nn.unbox(module.init(keys, *inputs, **kwargs))
+                self.variables = _without_sown(module, made, keys, inputs, kwargs)
                 return
             # Only shapes and layers are wanted: nothing is computed, no parameter is drawn.
             shapes: Any = jax.eval_shape(lambda: nn.unbox(module.init(keys, *inputs, **kwargs)))
-        self.variables = nn.unbox(variables)
-        _check_params(self.variables, shapes)
+        variables = nn.unbox(variables)
+        _check_params(variables, shapes)
+        self.variables = _without_sown(module, variables, keys, inputs, kwargs)
 
     def __repr__(self) -> str:
         return f"Linen({type(self.module).__name__})"
@@ -75,6 +79,28 @@ def _check_params(variables: Any, shapes: Any) -> None:
             right = "no such parameter" if wanted is None else f"shape {wanted}"
             got = f"none for {dotted(path)!r}" if shape is None else f"{dotted(path)!r}, {shape}"
             raise ValueError(message("Linen(variables)", got, f"{right}, as the module makes"))
+
+
+_NOT_PARAMS = DenyList("params")
+
+
+def _without_sown(
+    module: nn.Module, variables: Any, keys: Any, inputs: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """Return variables without values that `init` has sown (losses, intermediates).
+
+    A call adds to them: the tuples that grow in one are sown, others are variables.
+    """
+    kept = _flat(variables)
+    if not any(isinstance(value, tuple) for path, value in kept.items() if path[0] != "params"):
+        return dict(variables)
+
+    def call(variables: Any) -> Any:
+        return module.apply(variables, *inputs, rngs=keys, mutable=_NOT_PARAMS, **kwargs)[1]
+
+    after = _flat(jax.eval_shape(call, variables))
+    tuples = {path: len(value) for path, value in after.items() if isinstance(value, tuple)}
+    return _nested({p: v for p, v in kept.items() if p not in tuples or len(v) == tuples[p]})
 
 
 def read_linen(target: Linen) -> Read:
@@ -132,8 +158,16 @@ class LinenTarget(Adaptor):
         self.state_paths = Box({dotted(path): path for path in others})
         self.buffers = nnx.Dict({dotted(path): Fixed(value) for path, value in others.items()})
 
-    def state_variables(self) -> Iterator[tuple[str, Variable]]:
-        yield from ((name, self.buffers[name]) for name in self.state_paths.held)
+    def state(self) -> dict[str, Any]:
+        own = self._own()
+        return {n: leaf for name, value in own.items() for n, leaf in leaves_of(name, value)}
+
+    def state_variables(self) -> Iterator[tuple[str, Any]]:
+        for name in self.state_paths.held:
+            yield from cells_of(name, self.buffers[name])
+
+    def _own(self) -> dict[str, Any]:
+        return {name: self.buffers[name].get_raw_value() for name in self.state_paths.held}
 
     def keys(self, rngs: nnx.Rngs | None, method: Method = None) -> dict[str, Array]:
         if rngs is None:
@@ -143,8 +177,7 @@ class LinenTarget(Adaptor):
         return {name: stream() for name, stream in names.items()}
 
     def pure(self, notes: Notes, method: Method = None) -> Pure:
-        module, state_paths = self.module.held, self.state_paths.held
-        collections = sorted({path[0] for path in state_paths.values()})
+        module, own, paths = self.module.held, self._own(), self.state_paths.held
 
         def watched(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
             out = call(*args, **kwargs)
@@ -156,19 +189,17 @@ class LinenTarget(Adaptor):
             return method_of(module, method)(*args, **kwargs)
 
         def pure(tensors: Any, state: Any, keys: Any, args: Any, kwargs: Any) -> Any:
-            own = {state_paths[name]: value for name, value in state.items()}
-            variables = {"params": self._params(tensors), **_nested(own)}
+            held = {path: with_leaves(name, own[name], state) for name, path in paths.items()}
+            known = {n for name, value in own.items() for n, _ in leaves_of(name, value)}
+            # Collections that an earlier call has made; what it has sown, the call sows anew.
+            more = {n: v for n, v in state.items() if n not in known and not isinstance(v, tuple)}
+            held.update((tuple(name.split(".")), value) for name, value in more.items())
+            variables = {"params": self._params(tensors), **_nested(held)}
             options: Any = {"rngs": keys or None, "method": None if method is None else called}
-            if collections:
-                options["mutable"] = collections
+            options["mutable"] = _NOT_PARAMS
             with nullcontext() if notes.tap is None else nn.intercept_methods(watched):
-                made = module.apply(variables, *args, **options, **kwargs)
-            if not collections:
-                return made, {}
-            out, updates = made
-            after = {dotted(path): value for path, value in _flat(updates).items()}
-            notes.written |= {n for n, v in after.items() if v is not state.get(n)}
-            return out, {**state, **after}
+                out, updates = module.apply(variables, *args, **options, **kwargs)
+            return out, _left(_flat(updates), held, known, notes)
 
         return pure
 
@@ -176,5 +207,35 @@ class LinenTarget(Adaptor):
         return _nested({path: tensors[name] for name, path in self.paths.held.items()})
 
     def build(self, tensors: Mapping[str, Any], state: Mapping[str, Any]) -> Any:
-        own = {self.state_paths.held[name]: value for name, value in state.items()}
-        return self.module.held.bind({"params": self._params(tensors), **_nested(own)})
+        paths, own = self.state_paths.held, self._own()
+        held = {path: with_leaves(name, own[name], state) for name, path in paths.items()}
+        return self.module.held.bind({"params": self._params(tensors), **_nested(held)})
+
+
+def _left(
+    after: Mapping[tuple[str, ...], Any],
+    before: Mapping[tuple[str, ...], Any],
+    known: Set[str],
+    notes: Notes,
+) -> dict[str, Any]:
+    """Return the state after a call; note what has changed and what is new.
+
+    Args:
+        after: Variables after the call, by path.
+        before: Variables that the call was given.
+        known: The names of the state before.
+        notes: Where to note it.
+    """
+    left: dict[str, Any] = {}
+    for path, value in after.items():
+        name, old = dotted(path), dict(leaves_of(dotted(path), before.get(path)))
+        leaves = dict(leaves_of(name, value))
+        if not known.isdisjoint(leaves):
+            left.update(leaves)
+            notes.written |= {n for n, leaf in leaves.items() if leaf is not old.get(n)}
+            continue
+        left[name] = value
+        notes.anew.add(name)
+        if not isinstance(value, tuple):  # what is sown is no state
+            notes.written.add(name)
+    return left

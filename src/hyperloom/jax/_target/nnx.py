@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 
@@ -25,31 +27,65 @@ from hyperloom.jax._target.adaptor import (
 )
 from hyperloom.jax._target.spec import tensor_spec
 from hyperloom.jax._target.streams import has_stream, own_streams
+from hyperloom.jax._target.values import (
+    Attribute,
+    cells_of,
+    leaves_of,
+    raw_paths,
+    swap,
+    with_leaves,
+)
 from hyperloom.jax._target.variables import Hole, Variable, become, is_random, walk
 
 
 def read_nnx(target: nnx.Module) -> Read:
     """Read an NNX module."""
-    names: dict[int, list[str]] = {}
-    found: dict[int, Variable] = {}
-    for name, variable in walk(target):
-        if isinstance(variable, nnx.Param):
-            names.setdefault(id(variable), []).append(name)
-            found[id(variable)] = variable
     layers = {dotted(path): layer for path, layer in nnx.iter_modules(target)}
+    groups = parameters_of(target)
     beside: dict[str, dict[str, tuple[int, ...]]] = {}
-    for key, own in names.items():
-        for name in own:
-            layer, _, leaf = name.rpartition(".")
-            beside.setdefault(layer, {})[leaf] = tuple(found[key].shape)
+    for names, variable in groups:
+        for name in names:
+            for full, value in leaves_of(name, variable.get_raw_value()):
+                layer, _, leaf = full.rpartition(".")
+                beside.setdefault(layer, {})[leaf] = tuple(np.shape(value))
     tensors, values = [], {}
-    for key, own in names.items():
-        path = own[0].rpartition(".")[0]
-        value: Any = found[key].get_raw_value()
-        tensors.append(tensor_spec(own, layers.get(path), beside[path], value))
-        values[own[0]] = value
+    for names, variable in groups:
+        every = [leaves_of(name, variable.get_raw_value()) for name in names]
+        for own in zip(*every, strict=True):
+            value = own[0][1]
+            value = value if hasattr(value, "dtype") else jnp.asarray(value)  # one number
+            path = own[0][0].rpartition(".")[0]
+            tensors.append(tensor_spec([n for n, _ in own], layers.get(path), beside[path], value))
+            values[own[0][0]] = value
     spec = TargetSpec(type(target).__name__, tuple(tensors))
     return Read(spec, values, NNXTarget(target, spec))
+
+
+def parameters_of(module: nnx.Module) -> list[tuple[list[str], Variable]]:
+    """Return the parameters of a module with all names of each, in the order of its paths."""
+    found: dict[int, tuple[list[str], Variable]] = {}
+    for name, variable in walk(module):
+        if isinstance(variable, nnx.Param):
+            found.setdefault(id(variable), ([], variable))[0].append(name)
+    return list(found.values())
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A parameter of the template, whose value comes with every call.
+
+    Attributes:
+        kind: Its class.
+        tree: The structure of its value.
+        tensors: The names of its leaves.
+    """
+
+    kind: type[Variable]
+    tree: Any
+    tensors: tuple[str, ...]
+
+    def value(self, tensors: Mapping[str, Any]) -> Any:
+        return jax.tree.unflatten(self.tree, [tensors[name] for name in self.tensors])
 
 
 class NNXTarget(Adaptor):
@@ -63,18 +99,37 @@ class NNXTarget(Adaptor):
     def __init__(self, target: nnx.Module, spec: TargetSpec) -> None:
         self.spec = Box(spec)
         template = nnx.clone(target)
-        kinds: dict[str, type[Variable]] = {}
-        for name, variable in walk(template):
-            if isinstance(variable, nnx.Param):  # once, at the first path of a shared one
-                kinds[name] = type(variable)
-                become(variable, Hole, None)
+        nnx.pop(template, nnx.Intermediate)  # what an earlier call has sown
+        raw = raw_paths(template)
+        template = swap(template, raw, Attribute)
+        places: dict[str, _Place] = {}
+        for names, variable in parameters_of(template):
+            value: Any = variable.get_raw_value()
+            own = tuple(name for name, _ in leaves_of(names[0], value))
+            place = _Place(type(variable), jax.tree.structure(value), own)
+            places.update(dict.fromkeys(names, place))
+            become(variable, Hole, None)
         self.template = template
-        self.kinds = Box(kinds)
+        self.places, self.raw = Box(places), Box(raw)
 
-    def state_variables(self) -> Iterator[tuple[str, Variable]]:
+    def state(self) -> dict[str, Any]:
+        named = [leaves_of(name, v.get_raw_value()) for name, v in self._state()]
+        return {name: leaf for leaves in named for name, leaf in leaves}
+
+    def state_variables(self) -> Iterator[tuple[str, Any]]:
+        for name, variable in self._state():
+            yield from cells_of(name, variable)
+
+    def _state(self) -> Iterator[tuple[str, Variable]]:
         for path, node in nnx.iter_graph(self.template):
-            if isinstance(node, nnx.Variable) and not isinstance(node, (Hole, nnx.RngState)):
+            kept = isinstance(node, nnx.Variable) and not isinstance(node, (Hole, nnx.RngState))
+            if kept and _CAPTURES not in path:
                 yield dotted(path), node
+
+    def keep(self, captured: Mapping[str, Any]) -> None:
+        for path, node in nnx.iter_graph(self.template):
+            if isinstance(node, nnx.Variable) and dotted(path) in captured:
+                node.set_raw_value(captured[dotted(path)])
 
     def keys(self, rngs: nnx.Rngs | None, method: Method = None) -> dict[str, Array]:
         found: dict[str, Array] = {}
@@ -102,39 +157,46 @@ class NNXTarget(Adaptor):
         graphdef, state = nnx.split(self.template)
         paths = [(path, dotted(path), leaf) for path, leaf in nnx.to_flat_state(state)]
         takes_rngs = _takes_rngs(method_of(self.template, method))
-        kinds, spec = self.kinds.held, self.spec.held
-        names = _names(spec)
+        places, raw = self.places.held, self.raw.held
+        known = frozenset(self.state())
 
         def pure(tensors: Any, state: Any, keys: Any, args: Any, kwargs: Any) -> Any:
-            given, before = [], {}
+            given = []
             for path, name, leaf in paths:
-                own = spec[name].name if name in names else None
-                value = _given(name, leaf, state, keys) if own is None else tensors[own]
+                own = places.get(name) if isinstance(leaf, Hole) else None
+                value = _given(name, leaf, state, keys) if own is None else own.value(tensors)
                 given.append((path, value))
-                before[name] = value
-            module = nnx.merge(graphdef, nnx.from_flat_state(given))
-            for name, variable in walk(module):
-                if isinstance(variable, Hole) and name in names:
-                    become(variable, kinds[spec[name].name], tensors[spec[name].name])
+            # In variables, as a dict by itself would be taken for a part of the tree.
+            held = [(p, _held(leaf, v)) for (p, v), (_, _, leaf) in zip(given, paths, strict=True)]
+            module = _filled(nnx.merge(graphdef, nnx.from_flat_state(held)), places, tensors)
+            swap(module, raw, lambda variable: variable.get_raw_value())
             if notes.tap is not None:
                 _tap_layers(module, notes.tap)
             if takes_rngs and (own := _own_rngs(keys)):
                 kwargs = {"rngs": nnx.Rngs(**own), **kwargs}
             out = method_of(module, method)(*args, **kwargs)
-            return out, _left(module, before, notes)
+            return out, _left(module, dict(given), known, notes)
 
         return pure
 
     def build(self, tensors: Mapping[str, Any], state: Mapping[str, Any]) -> Any:
-        module, spec = nnx.clone(self.template), self.spec.held
-        names = _names(spec)
+        arrays = {name: jnp.array(value) for name, value in tensors.items()}
+        module = _filled(nnx.clone(self.template), self.places.held, arrays)
         for name, variable in walk(module):
-            if isinstance(variable, Hole) and name in names:
-                own = spec[name].name
-                become(variable, self.kinds.held[own], jnp.array(tensors[own]))
-            elif name in state:
-                variable[...] = state[name]
-        return module
+            if not isinstance(variable, (nnx.Param, Hole, nnx.RngState)):
+                variable.set_raw_value(with_leaves(name, variable.get_raw_value(), state))
+        return swap(module, self.raw.held, lambda variable: variable.get_raw_value())
+
+
+_CAPTURES = "__captures__"  # where `nnx.capture` has modules put what they sow
+
+
+def _filled(module: Any, places: Mapping[str, _Place], tensors: Mapping[str, Any]) -> Any:
+    """Put parameters into their places. A template may have holes of its own: a hypernetwork."""
+    for name, variable in walk(module):
+        if isinstance(variable, Hole) and name in places:
+            become(variable, places[name].kind, places[name].value(tensors))
+    return module
 
 
 def _tap_layers(module: nnx.Module, tap: Tap) -> None:
@@ -166,9 +228,8 @@ def _own_rngs(keys: Mapping[str, Array]) -> dict[str, Array]:
     return {k.removeprefix(_GIVEN): v for k, v in keys.items() if k.startswith(_GIVEN)}
 
 
-def _names(spec: TargetSpec) -> frozenset[str]:
-    """Return all paths of parameters. A template may have holes of its own: a hypernetwork."""
-    return frozenset(name for tensor in spec for name in tensor.names)
+def _held(leaf: Any, value: Any) -> Any:
+    return leaf.replace(value) if isinstance(leaf, nnx.Variable) else value
 
 
 def _given(name: str, leaf: Any, state: Any, keys: Any) -> Any:
@@ -178,24 +239,44 @@ def _given(name: str, leaf: Any, state: Any, keys: Any) -> Any:
         return keys[stream]
     if isinstance(leaf, nnx.RngCount) and last == "count" and stream in keys:
         return jnp.zeros((), jnp.uint32)
-    if name in state:
-        return state[name]
-    return leaf.get_raw_value() if isinstance(leaf, nnx.Variable) else leaf
+    value = leaf.get_raw_value() if isinstance(leaf, nnx.Variable) else leaf
+    return with_leaves(name, value, state)
 
 
-def _left(module: nnx.Module, before: Mapping[str, Any], notes: Notes) -> dict[str, Any]:
-    """Return the state after a call; note what has changed."""
+def _left(
+    module: nnx.Module, before: Mapping[Any, Any], known: Collection[str], notes: Notes
+) -> dict[str, Any]:
+    """Return the state after a call; note what has changed.
+
+    Args:
+        module: The module after the call.
+        before: What it was given, by path.
+        known: The names of the state before.
+        notes: Where to note it.
+    """
     after: dict[str, Any] = {}
-    for name, variable in walk(module):
-        value: Any = variable.get_raw_value()
-        changed = value is not before.get(name)
-        if isinstance(variable, (nnx.Param, Hole)):
+    for path, leaf in nnx.to_flat_state(nnx.state(module)):
+        name, is_variable = dotted(path), isinstance(leaf, nnx.Variable)
+        value: Any = leaf.get_raw_value() if is_variable else leaf
+        if isinstance(leaf, (nnx.Param, Hole)):
             continue
-        if is_random(variable):
-            if changed and isinstance(variable, nnx.RngCount):
+        if is_variable and is_random(leaf):
+            if isinstance(leaf, nnx.RngCount) and value is not before.get(path):
                 notes.used.add(name.rpartition(".")[0])
             continue
-        if changed:
-            notes.written.add(name)
-        after[name] = value
+        if _CAPTURES in path:
+            notes.captured.add(name)
+            after[name] = value
+            continue
+        if isinstance(leaf, nnx.Intermediate):
+            notes.anew.add(name)
+            after[name] = value
+            continue
+        old = dict(leaves_of(name, before.get(path)))
+        for own, new in leaves_of(name, value):
+            changed = new is not old.get(own)
+            if changed:
+                notes.written.add(own)
+            if own in known and (changed or is_variable):  # a table is not copied B times
+                after[own] = new
     return after

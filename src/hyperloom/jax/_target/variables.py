@@ -8,6 +8,7 @@ from typing import Any
 
 from flax import nnx
 from jax.core import Tracer
+from jax.tree_util import tree_flatten_with_path
 
 Variable = nnx.Variable[Any]
 Param = nnx.Param[Any]
@@ -42,11 +43,12 @@ def _walk(node: Any, path: str, above: tuple[int, ...]) -> Iterator[tuple[str, V
     if id(node) in above:  # a module that holds its parent
         return
     above = (*above, id(node))
-    for key, child in _children(node):
+    for key, child in parts_of(node):
         yield from _walk(child, f"{path}.{key}" if path else str(key), above)
 
 
-def _children(node: Any) -> Iterator[tuple[Any, Any]]:
+def parts_of(node: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield what hangs on a module, a container or another node of a pytree, by key."""
     if isinstance(node, (nnx.List, list, tuple)):
         yield from enumerate(node)
     elif isinstance(node, dict):
@@ -54,6 +56,17 @@ def _children(node: Any) -> Iterator[tuple[Any, Any]]:
     elif isinstance(node, nnx.Pytree):
         items = (i for i in vars(node).items() if not i[0].startswith("_pytree__"))
         yield from sorted(items, key=lambda item: natural(item[0]))
+    else:
+        found, _ = tree_flatten_with_path(node, is_leaf=lambda value: value is not node)
+        yield from ((key_of(path[0]), value) for path, value in found if path)
+
+
+def key_of(step: Any) -> Any:
+    """Return a step of a path in a pytree as a user writes it."""
+    for name in ("key", "name", "idx"):
+        if hasattr(step, name):
+            return getattr(step, name)
+    return step
 
 
 def natural(name: str) -> list[tuple[int, str]]:

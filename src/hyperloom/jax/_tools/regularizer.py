@@ -24,7 +24,7 @@ from hyperloom._core.backend.regularizer import (
 )
 from hyperloom._core.choices.conditions import Concat, Condition, Embedding
 from hyperloom._core.errors import finite_float, message, positive_int
-from hyperloom.jax._arrays import ARRAY
+from hyperloom.jax._arrays import ARRAY, ranks_promoted
 from hyperloom.jax._generate.encoded import Encoded
 from hyperloom.jax._generate.heads import LinearHead
 from hyperloom.jax._hypernetwork import HyperNetwork
@@ -81,6 +81,7 @@ class OutputRegularizer(nnx.Module):
         self.targets = nnx.Dict({})
         self.heads = nnx.Dict({})
 
+    @ranks_promoted
     def remember(self, hnet: HyperNetwork, conditions: Any) -> None:
         """Store what `hnet` generates for a batch of conditions now, in place of what was stored.
 
@@ -115,6 +116,7 @@ class OutputRegularizer(nnx.Module):
         self.targets = nnx.Dict({n: Fixed(jax.lax.stop_gradient(made[n])) for n in rest})
         self.num_conditions = num
 
+    @ranks_promoted
     def __call__(self, hnet: HyperNetwork, *, rngs: Any = None) -> Array:
         """Return the penalty, a scalar; zero while nothing is remembered.
 

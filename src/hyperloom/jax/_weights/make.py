@@ -14,6 +14,7 @@ from hyperloom._core.choices.structure import Product, Scaled, Shifted, Structur
 from hyperloom._core.plan.contraction import contracts
 from hyperloom._core.plan.plan import Plan
 from hyperloom._core.target.spec import TensorSpec
+from hyperloom.jax._arrays import ranks_promoted
 from hyperloom.jax._generate.encoded import Encoded
 from hyperloom.jax._generate.generator import Generator
 from hyperloom.jax._generate.heads import Seen
@@ -26,6 +27,7 @@ from hyperloom.jax._weights.weights import StructuredWeight, combined, factored,
 Weights = tuple[dict[str, Any], dict[str, Any]]
 
 
+@ranks_promoted
 def make_weights(
     generator: Generator, encoded: Encoded, key: Array | None, as_objects: bool
 ) -> Weights:
