@@ -223,7 +223,8 @@ def as_ids(value: Any, num: int, device: torch.device) -> Tensor:
     if value.dtype not in _INTEGERS:
         way_out = "For a vector as condition use Vector(dim); otherwise call .long()."
         raise TypeError(message("condition", shown(given), wanted, way_out))
-    refuse_meta(value, device)
+    if value.is_meta:
+        refuse_meta(value, device)
     # An int was there to read before it became a tensor.
     low, high = (given, given) if isinstance(given, int) else _range(value)
     if low < 0 or high >= num:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.utils.parametrize import is_parametrized
 
 from hyperloom._core.target.spec import TargetSpec
 from hyperloom.torch._private import no_cached_parametrizations, saving_hooks
@@ -79,6 +80,7 @@ class Skeleton:
         """Look at the modules once; to be called again after they were changed."""
         self.lock = threading.RLock()
         self._norms = dict(norms_of(self.module))
+        self._parametrized = any(map(is_parametrized, self.module.modules()))
         self.momenta = _momenta(self._norms)
         self._may_checkpoint = may_checkpoint(self.module)
         self._cannot_checkpoint = is_of_torch_alone(self.module)
@@ -158,7 +160,8 @@ class Skeleton:
             try:
                 if watched:
                     self._place(given)
-                with no_cached_parametrizations():  # of another condition
+                # What parametrizations have cached is another condition's.
+                with no_cached_parametrizations() if self._parametrized else nullcontext():
                     return self._with(given, args, kwargs, method)
             finally:
                 for part, parameters in before:
