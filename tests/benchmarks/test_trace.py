@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from benchmarks import trace
+from benchmarks import against, trace
 from benchmarks.trace import way_of
 
 KINDS = list(trace.calls())
@@ -72,3 +74,25 @@ def test_the_table_has_a_line_for_each_kind(
     monkeypatch.setattr("sys.argv", ["trace", "chain"])
     trace.main()
     assert "HyperNetwork.forward" in capsys.readouterr().out
+
+
+class FakeVersion:
+    """A version whose calls take 1 or 3 s, every other time a second more."""
+
+    kinds = ("a call",)
+
+    def __init__(self, source: Path) -> None:
+        self.times = [1.0, 2.0] if source.name == "old" else [3.0, 4.0]
+
+    def seconds(self, kind: str) -> float:
+        self.times.reverse()
+        return self.times[0]
+
+    def close(self) -> None:
+        self.times.clear()
+
+
+def test_versions_are_timed_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(against, "Version", FakeVersion)
+    found = against.compare(Path("old"), Path("new"), rounds=3)
+    assert found == {"a call": (1.0, 3.0, 2.0)}

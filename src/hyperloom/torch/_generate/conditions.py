@@ -58,9 +58,10 @@ class VectorCondition(nn.Module):
         self.register_buffer("like", torch.zeros(()), persistent=False)
 
     def forward(self, value: Any, batch: Sequence[int] = ()) -> Encoded:
-        if type(value) is Tensor and self._fits(value):
-            held = value if value.device == self.like.device else value.to(self.like)
-            return Encoded(self._encoded(held))
+        # Past nn.Module's look-up of attributes: it takes longer than the rest of this.
+        like: Any = self._buffers["like"]
+        if type(value) is Tensor and self._fits(value, like):
+            return Encoded(self._encoded(value if value.device == like.device else value.to(like)))
         name, dim = type(self.choice).__name__, self.choice.dim
         if isinstance(self.choice, Noise) and (value is None or type(value) is int):
             shape = (*batch, dim) if value is None else (positive_int("condition", value), dim)
@@ -76,10 +77,10 @@ class VectorCondition(nn.Module):
         angles = value * (math.pi / 2)
         return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
-    def _fits(self, value: Tensor) -> bool:
+    def _fits(self, value: Tensor, like: Tensor) -> bool:
         """Whether nothing can be wrong with a value; most are so."""
         fits = value.ndim > 0 and value.shape[-1] == self.choice.dim
-        return fits and value.dtype == self.like.dtype and not value.is_meta
+        return fits and value.dtype == like.dtype and not value.is_meta
 
 
 class CustomCondition(nn.Module):

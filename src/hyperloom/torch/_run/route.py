@@ -14,7 +14,7 @@ from hyperloom._core.plan.contraction import contracts
 from hyperloom.torch._generate.encoded import Encoded
 from hyperloom.torch._generate.generator import Generator, may_share
 from hyperloom.torch._generate.numbers import waits_for_gradient
-from hyperloom.torch._private import inside_transform
+from hyperloom.torch._private import any_autocast, inside_transform
 from hyperloom.torch._run.call import Call
 from hyperloom.torch._run.chain import Program, write_program
 from hyperloom.torch._run.kinds import kind_of
@@ -96,19 +96,19 @@ def _kind(
         encoded.ids is None,
         torch.is_grad_enabled(),
         runner.skeleton.module.training,
+        any_autocast(),
         whole,
-        bool(generator.plan.widths) or waits_for_gradient(generator.plan),
+        # Whether distributed training waits for a gradient may change, where it matters at all.
+        not generator.plan.widths and waits_for_gradient(generator.plan),
     )
     if x is None:
         chained = runner.chain is not None and call.chain_input() is not None
-        return *kind, call.rows(), chained, kind_of(runner, call)
-    if runner.chain is None:
-        return *kind, x.shape, x.dtype, x.device
-    # What a program passes over: hooks of the head, and autocast.
-    (head, *others) = generator.heads._modules.values()
-    hooked: Any = not others and (head._forward_hooks or head._forward_pre_hooks)  # type: ignore[union-attr]
-    cast = not x.is_meta and torch.is_autocast_enabled(x.device.type)
-    return *kind, x.shape, x.dtype, x.device, x.requires_grad, cast, bool(hooked)
+        return kind, call.rows(), chained, kind_of(runner, call)
+    hooked = False  # a program passes over the head's hooks
+    if runner.chain is not None:
+        for head in generator._modules["heads"]._modules.values():  # type: ignore[union-attr]
+            hooked = hooked or bool(head._forward_hooks or head._forward_pre_hooks)  # type: ignore[union-attr]
+    return kind, x.shape, x.dtype, x.device, x.requires_grad, hooked
 
 
 def _decided(

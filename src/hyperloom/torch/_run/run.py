@@ -122,13 +122,15 @@ def run(
 ) -> Any:
     """Run the target; inputs that it refuses are named."""
     try:
-        return _run(runner, way, weights, shared, call, buffers)
+        if way.guarded:
+            return _run_guarded(runner, way, weights, shared, call, buffers)
+        return way.run(runner, weights, shared, call, buffers)
     except Exception as error:
         name_inputs(error, runner, call)
         raise
 
 
-def _run(
+def _run_guarded(
     runner: Runner,
     way: Route,
     weights: Mapping[str, Any],
@@ -136,9 +138,7 @@ def _run(
     call: Call,
     buffers: Buffers,
 ) -> Any:
-    """Run the target; where a way that may fail does so, by the loop."""
-    if not way.guarded:
-        return way.run(runner, weights, shared, call, buffers)
+    """Run the target; where it cannot be run so, by the loop."""
     if not way.tried:
         return attempt(runner, way, weights, shared, call, buffers)
     try:
