@@ -9,6 +9,8 @@ import jax
 from flax import nnx
 from jax import Array
 
+from hyperloom._core.backend import protocol
+from hyperloom._core.backend.documented import completes
 from hyperloom._core.backend.views import check_assembled, check_parts, common_batch, conditions_of
 from hyperloom._core.choices.conditions import Vector
 from hyperloom._core.choices.inits import Unscaled
@@ -24,24 +26,9 @@ Params = dict[str, Array]
 Parts = dict[str, Params]
 
 
+@completes(protocol.Assembled)
 class Assembled(nnx.Module):
-    """A target whose tensors are put together from what several hypernetworks generate.
-
-    Where name patterns are not enough: tensors cut out of, joined from or computed with what is
-    generated. Shared tensors and tensors of each condition are hypernetworks too, with the
-    layouts `Shared()` and `PerCondition()`. hypnettorch's `HContainer` and `StructuredHMLP`.
-    `functional` takes it as it takes a hypernetwork.
-
-    Args:
-        target: A target, as of `HyperNetwork`: a template.
-        parts: The hypernetworks by name. What they generate need not be a network: `Shapes`.
-        assemble: `f({part: {name: array}})` that returns `{name: array}` for every parameter
-            of the target. It sees one condition at a time, and is mapped over a batch.
-
-    Raises:
-        TypeError: A part that is not a `HyperNetwork`.
-        ValueError: No parts, or one whose condition carries a state.
-    """
+    """`functional` takes it as it takes a hypernetwork."""
 
     def __init__(
         self,
@@ -60,24 +47,13 @@ class Assembled(nnx.Module):
 
     @property
     def plan(self) -> Plan:
-        """The target's tensors, as a plan in which all of them are given."""
         return self.runner.plan
 
     def generate(self, condition: Any, *, rngs: Any = None) -> Params:
-        """Generate the target's parameters.
+        """Random numbers of the call come from `rngs`.
 
         Args:
-            condition: Raw value of one condition, or of a batch, for all parts; or a dict with a
-                value for each part.
             rngs: As in `HyperNetwork.generate`; each part draws its own.
-
-        Returns:
-            `{name: array (*batch, *shape)}`.
-
-        Raises:
-            ValueError: Parts with different batches, or an assembly that lacks a tensor of the
-                target or returns one of another shape.
-            TypeError: An assembly that returns no dict.
         """
         streams = as_rngs(rngs)
         values = conditions_of(condition, list(self.parts))
@@ -101,7 +77,6 @@ class Assembled(nnx.Module):
         rngs: Any = None,
         **kwargs: Any,
     ) -> Any:
-        """Generate, assemble, and run the target. Arguments as in a call of `HyperNetwork`."""
         streams = as_rngs(rngs)
         made = self.generate(condition, rngs=streams)
         return self.runner.run(made, *inputs, in_axes=in_axes, rngs=streams, **kwargs)

@@ -13,6 +13,8 @@ from flax import nnx
 from safetensors import deserialize
 from safetensors.numpy import save_file
 
+from hyperloom._core.backend import protocol
+from hyperloom._core.backend.documented import completes
 from hyperloom._core.checkpoint.base import (
     FINGERPRINT,
     TREES,
@@ -47,25 +49,9 @@ from hyperloom.jax._target.variables import Hole, Variable, is_random, walk
 from hyperloom.jax._tools.given import a_hypernetwork
 
 
+@completes(protocol.Backend.save)
 def save(hnet: HyperNetwork, path: str | os.PathLike[str], *, with_base: bool = False) -> None:
-    """Write a hypernetwork to one safetensors file, which the PyTorch backend can read too.
-
-    The file holds all learned arrays, the target's state, and the plan with condition, trunk and
-    layout as JSON. Of what is not trained, the tensors that the target keeps and the bases of
-    forms, it holds a fingerprint, by which `load` tells whether it is given the same base. Random
-    streams are not saved. The file appears whole or not at all.
-
-    Args:
-        hnet: The hypernetwork.
-        path: Where to; a file that is there is replaced.
-        with_base: Write the frozen tensors too: the values of the target that `load` is given
-            then do not matter. Default `False`.
-
-    Raises:
-        OSError: The file cannot be written.
-        TypeError: An array of a dtype that the file cannot hold (complex128, float8).
-        ValueError: Learned values that are NaN or infinite, which `load` would refuse.
-    """
+    """Random streams are not saved."""
     import hyperloom
 
     hnet, path = a_hypernetwork("hnet", hnet), a_path("path", path)
@@ -80,6 +66,7 @@ def save(hnet: HyperNetwork, path: str | os.PathLike[str], *, with_base: bool = 
     write_whole(path, lambda name: save_file(tensors, name, metadata=data))
 
 
+@completes(protocol.Backend.load)
 def load(
     path: str | os.PathLike[str],
     target: Any,
@@ -89,34 +76,11 @@ def load(
     translate: bool | Mapping[str, str] = False,
     rngs: nnx.Rngs | None = None,
 ) -> HyperNetwork:
-    """Read a hypernetwork from a file that `save` wrote, here or in the PyTorch backend.
-
-    Running statistics that the PyTorch backend keeps for each id are not read: in JAX a call is
+    """Running statistics that the PyTorch backend keeps for each id are not read: in JAX a call is
     given its state. Those that all conditions share are.
 
     Args:
-        path: The file.
-        target: A target of the same class and shapes. What the file holds replaces its values in
-            the hypernetwork; what is frozen has to be what it was, unless the file was saved
-            `with_base`.
-        condition: The condition module, if the hypernetwork was made with one of the user's own
-            (built the same way; its parameters are loaded). In a `Concat`, the whole `Concat`.
-        trunk: The trunk module, likewise.
-        translate: `True` if the file was made for the same network in another framework, or in
-            Linen rather than NNX: the target then runs with the tensors that the plan generates,
-            turned into its own; `generate` keeps their names and shapes. A dict says which layer
-            or tensor of `target` is which of the file's where that cannot be told. See
-            `hyperloom.translate`.
         rngs: Random streams of the hypernetwork, which are not in the file.
-
-    Returns:
-        The hypernetwork, in training mode.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        CheckpointError: The file is cut, altered, of a newer format, holds values that are not
-            finite, or was made for another target; the message says which.
-        ValueError: `translate` for networks that cannot be matched.
     """
     names = pairs_of_names(translate)
     described, tensors = _read(path)

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from hyperloom._core.backend import protocol
 from hyperloom._core.backend.checks import num_steps
+from hyperloom._core.backend.documented import completes
 from hyperloom._core.backend.views import need_carry
 from hyperloom._core.errors import message
 from hyperloom.jax._arrays import ARRAY
@@ -20,32 +22,17 @@ from hyperloom.jax._run.run import Asked, run_encoded
 from hyperloom.jax._tools.given import a_hypernetwork
 
 
+@completes(protocol.Backend.unroll)
 def unroll(
     hnet: HyperNetwork, *inputs: Any, condition: Any, carry: Any = None, **kwargs: Any
 ) -> tuple[Any, Any]:
-    """Run a hypernetwork whose condition carries a state over `T` steps, time first.
-
-    The condition is run step by step, by `jax.lax.scan`, so that what is compiled does not grow
-    with `T`; all `T * B` generated networks are then run in one batch, with the result that `T`
-    calls would give. For targets that need their own output of the step before, put a call into
-    a scan of your own.
+    """The steps are run by `jax.lax.scan`, so that what is compiled does not grow with `T`.
 
     Args:
-        hnet: A hypernetwork with a `Recurrent` condition, or another that carries a state.
-        *inputs: The target's inputs; every array `(T, *batch, ...)`.
         condition: Raw values of all steps; every array `(T, *batch, ...)`. What is no array (an
             int as an id) is the same at every step. Noise is given as an array too.
-        carry: The state before the first step, as a call returns it; `None` for the start.
-        **kwargs: `rngs`, `method`, and the target's keyword arguments; every array in them
+        **options: `rngs`, `method`, and the target's keyword arguments; every array in them
             `(T, *batch, ...)`.
-
-    Returns:
-        What the target returns, with `(T, *batch)` in front of every array, and the state after
-        the last step.
-
-    Raises:
-        TypeError: A condition without a state.
-        ValueError: Arrays that differ in `T`, none at all, or what a call refuses.
     """
     generator = a_hypernetwork("hnet", hnet).generator
     need_carry(generator.plan)

@@ -9,6 +9,8 @@ import jax
 from flax import nnx
 from jax import Array
 
+from hyperloom._core.backend import protocol
+from hyperloom._core.backend.documented import completes
 from hyperloom._core.backend.views import check_handlers, check_noise, check_width, refuse_carry
 from hyperloom._core.errors import finite_float, message
 from hyperloom._core.plan.plan import Plan
@@ -22,25 +24,9 @@ from hyperloom.jax._tools.views import unflatten
 Params = dict[str, Array]
 
 
+@completes(protocol.Perturbed)
 class Perturbed(nnx.Module):
-    """A hypernetwork whose generated tensors are perturbed by Gaussian noise.
-
-    An implicit distribution over networks (`condition=Noise(n)`) has its support on a surface of
-    at most `n` dimensions; with noise on every weight it has a density everywhere, which
-    divergences such as KL need. hypnettorch's `HPerturbWrapper`. `functional` takes it as it
-    takes a hypernetwork.
-
-    Args:
-        hnet: The hypernetwork. Its parameters are the parameters of this module.
-        sigma: Standard deviation of the noise. Default 0.02.
-        before: `f(condition)` that returns the condition that `hnet` gets.
-        after: `f(params, condition)` that returns the tensors, in place of the noise. `params`
-            is what `hnet` generated, `condition` what the user gave.
-
-    Raises:
-        TypeError: `hnet` is not a `HyperNetwork`.
-        ValueError: `sigma` negative or not finite, or a condition that carries a state.
-    """
+    """`functional` takes it as it takes a hypernetwork."""
 
     def __init__(
         self,
@@ -58,22 +44,15 @@ class Perturbed(nnx.Module):
 
     @property
     def plan(self) -> Plan:
-        """The plan of the hypernetwork."""
         return self.hnet.plan
 
     def generate(self, condition: Any, *, rngs: Any = None, noise: Array | None = None) -> Params:
-        """Generate the target's parameters, perturbed.
+        """Random numbers of the call come from `rngs`.
 
         Args:
-            condition: Raw value of one condition, or of a batch.
             rngs: Random streams for this call: an `nnx.Rngs`, a key, or a dict of keys. The noise
                 is drawn from the stream `noise`, anew for each condition; the rest is as in
                 `HyperNetwork.generate`.
-            noise: The noise before its scale, `(*batch, P)`, tensor after tensor; drawn by
-                default.
-
-        Returns:
-            As `HyperNetwork.generate`.
 
         Raises:
             ValueError: Neither `rngs` nor `noise` where there is noise; noise of another shape, or
@@ -115,7 +94,6 @@ class Perturbed(nnx.Module):
         rngs: Any = None,
         **kwargs: Any,
     ) -> Any:
-        """Generate, perturb, and run the target. Arguments as in a call of `HyperNetwork`."""
         streams = as_rngs(rngs)
         made = self.generate(condition, rngs=streams, noise=noise)
         return self.hnet.run(made, *inputs, in_axes=in_axes, rngs=streams, **kwargs)

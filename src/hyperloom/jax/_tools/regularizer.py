@@ -11,6 +11,8 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
+from hyperloom._core.backend import protocol
+from hyperloom._core.backend.documented import completes
 from hyperloom._core.backend.regularizer import (
     Rows,
     check_batch,
@@ -34,36 +36,10 @@ from hyperloom.jax._target.variables import Fixed, is_traced
 from hyperloom.jax._tools.given import a_hypernetwork
 
 
+@completes(protocol.OutputRegularizer)
 class OutputRegularizer(nnx.Module):
-    """Keeps what the hypernetwork generates for old conditions while it learns new ones.
-
-    `remember` stores the tensors generated now; calling the object returns
-
-        strength / T * sum over the T old conditions of || h(now) - h(remembered) ||^2
-
-    with all old conditions generated in one batched pass; or, where that is cheaper, with Gram
-    matrices of features and heads in place of the outputs. Von Oswald et al.,
-    "Continual learning with hypernetworks", ICLR 2020, equation 2, without the lookahead step.
-
-    It is an NNX module whose variables are what it remembers: pass it to a jitted step as an
+    """It is an NNX module whose variables are what it remembers: pass it to a jitted step as an
     argument, as any module, so that the step sees what is remembered later.
-
-    Args:
-        strength: Factor on the mean over old conditions (the paper's beta).
-        subset: Regularise this many old conditions a call, drawn anew at each call without
-            replacement, from the key that the call is given; the mean is over those drawn.
-            `None` (default) takes all.
-        weights: Importance of tensors: a dict from name patterns to a number or to an array that
-            broadcasts to the tensor's shape (a mask, a Fisher diagonal), first match wins; what
-            no pattern names counts 1.
-
-    Raises:
-        ValueError: A negative `strength`, or a `subset` below 1.
-
-    Example:
-        >>> reg = OutputRegularizer(strength=0.01)
-        >>> # before learning task t:  reg.remember(hnet, range(t))
-        >>> # at each step:            loss = task_loss + reg(hnet)
     """
 
     def __init__(
@@ -83,18 +59,6 @@ class OutputRegularizer(nnx.Module):
 
     @ranks_promoted
     def remember(self, hnet: HyperNetwork, conditions: Any) -> None:
-        """Store what `hnet` generates for a batch of conditions now, in place of what was stored.
-
-        Args:
-            hnet: The hypernetwork.
-            conditions: Raw value of a batch of conditions, e.g. `range(t)` or ids `(T,)`. An
-                empty range or list forgets everything: the regulariser is then zero.
-
-        Raises:
-            ValueError: One condition instead of a batch, noise that is drawn anew at each call, a
-                weight's pattern that names no generated tensor, or a weight whose shape does not
-                broadcast to that of a tensor it is for.
-        """
         a_hypernetwork("hnet", hnet)
         if isinstance(conditions, (range, list, tuple)) and len(conditions) == 0:
             self.conditions = nnx.data(Fixed(None))
@@ -118,7 +82,7 @@ class OutputRegularizer(nnx.Module):
 
     @ranks_promoted
     def __call__(self, hnet: HyperNetwork, *, rngs: Any = None) -> Array:
-        """Return the penalty, a scalar; zero while nothing is remembered.
+        """With `subset`, the conditions of a call are drawn from `rngs`.
 
         Args:
             hnet: The hypernetwork.

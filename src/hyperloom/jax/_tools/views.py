@@ -10,7 +10,8 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from hyperloom._core.backend import views
+from hyperloom._core.backend import protocol, views
+from hyperloom._core.backend.documented import completes
 from hyperloom._core.plan.plan import Plan
 from hyperloom.jax._arrays import ARRAY
 from hyperloom.jax._generate.table import Table
@@ -21,35 +22,13 @@ from hyperloom.jax._tools.given import a_hypernetwork
 Params = dict[str, Array]
 
 
+@completes(protocol.Backend.flatten)
 def flatten(params: Mapping[str, Array], plan: Plan) -> Array:
-    """Join generated tensors into one vector for each condition.
-
-    Args:
-        params: What `generate` returned: `{name: (*batch, *shape)}`.
-        plan: The hypernetwork's plan, `hnet.plan`.
-
-    Returns:
-        `(*batch, P)`, tensor after tensor in the target's order, each in row-major order.
-
-    Raises:
-        ValueError: A tensor is missing, has another shape, or another batch than the first.
-    """
     return views.flatten(params, plan, ARRAY, partial(jnp.concatenate, axis=-1))
 
 
+@completes(protocol.Backend.unflatten)
 def unflatten(flat: Array, plan: Plan) -> Params:
-    """Cut vectors into tensors: what `flatten` joined.
-
-    Args:
-        flat: `(*batch, P)`.
-        plan: The hypernetwork's plan.
-
-    Returns:
-        `{name: (*batch, *shape)}`.
-
-    Raises:
-        ValueError: Another width than `P`.
-    """
 
     def split(array: Array, sizes: list[int]) -> list[Array]:
         return jnp.split(array, np.cumsum(sizes)[:-1], axis=-1)
@@ -57,59 +36,30 @@ def unflatten(flat: Array, plan: Plan) -> Params:
     return views.unflatten(flat, plan, ARRAY, split)
 
 
+@completes(protocol.Backend.unstack)
 def unstack(params: Mapping[str, Array]) -> list[Params]:
-    """Take a batch of generated tensors apart.
-
-    Args:
-        params: `{name: (B, *shape)}`.
-
-    Returns:
-        For each condition `{name: (*shape,)}`.
-
-    Raises:
-        ValueError: Tensors with different first dimensions, or none at all.
-    """
     return views.unstack(params, ARRAY, jnp.unstack)
 
 
+@completes(protocol.Backend.stack)
 def stack(samples: Sequence[Mapping[str, Array]]) -> Params:
-    """Put the tensors of several conditions into a batch: what `unstack` took apart.
-
-    Args:
-        samples: For each condition `{name: (*shape,)}`.
-
-    Returns:
-        `{name: (B, *shape)}`.
-
-    Raises:
-        ValueError: No sample, or samples with other names than the first.
-    """
     return views.stack(samples, ARRAY, jnp.stack)
 
 
+@completes(protocol.Backend.shared_parameters)
 def shared_parameters(hnet: HyperNetwork) -> Params:
-    """Return the hypernetwork's own parameters that all conditions share, by name.
-
-    Names are those of `functional`. Perturb them without changing them:
-    `hnet.generate(c, parameters={n: p + d for ...})`.
-    """
+    """Names are those of `functional`."""
     return _parts(a_hypernetwork("hnet", hnet))[0]
 
 
+@completes(protocol.Backend.conditional_parameters)
 def conditional_parameters(hnet: HyperNetwork, cond_id: int | None = None) -> Params:
-    """Return the hypernetwork's own parameters that belong to single conditions, by name.
-
-    Args:
-        hnet: The hypernetwork.
-        cond_id: A condition's id, for its rows only.
+    """Their names are those of `functional`.
 
     Returns:
         The tables, a row for each id, under the names of `functional`
         (`"condition.table.blocks.0"`; ids added later have a block of their own); or for an id
         its rows (`"condition.table"`).
-
-    Raises:
-        IndexError: An id that the hypernetwork does not know.
     """
     _, own, tables = _parts(a_hypernetwork("hnet", hnet))
     if cond_id is None:

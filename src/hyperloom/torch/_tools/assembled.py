@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hyperloom._core.backend import protocol
+from hyperloom._core.backend.documented import completes
 from hyperloom._core.backend.views import check_assembled, check_parts, common_batch, conditions_of
 from hyperloom._core.choices.conditions import Vector
 from hyperloom._core.choices.inits import Unscaled
@@ -20,24 +22,8 @@ from hyperloom.torch._target.spec import target_spec
 Parts = dict[str, dict[str, Tensor]]
 
 
+@completes(protocol.Assembled)
 class Assembled(nn.Module):
-    """A target whose tensors are put together from what several hypernetworks generate.
-
-    Where name patterns are not enough: tensors cut out of, joined from or computed with what is
-    generated. Shared tensors and tensors of each condition are hypernetworks too, with the
-    layouts `Shared()` and `PerCondition()`. hypnettorch's `HContainer` and `StructuredHMLP`.
-
-    Args:
-        target: Any module with parameters; a template, as in `HyperNetwork`.
-        parts: The hypernetworks by name. What they generate need not be a network: `Shapes`.
-        assemble: `f({part: {name: tensor}})` that returns `{name: tensor}` for every parameter
-            of the target. It sees one condition at a time, and is mapped over a batch.
-
-    Raises:
-        TypeError: A part that is not a `HyperNetwork`.
-        ValueError: No parts, or one whose condition carries a state.
-    """
-
     def __init__(
         self,
         target: nn.Module,
@@ -55,24 +41,9 @@ class Assembled(nn.Module):
 
     @property
     def plan(self) -> Plan:
-        """The target's tensors, as a plan in which all of them are given."""
         return self.runner.plan
 
     def generate(self, condition: Any) -> dict[str, Tensor]:
-        """Generate the target's parameters.
-
-        Args:
-            condition: Raw value of one condition, or of a batch, for all parts; or a dict with a
-                value for each part.
-
-        Returns:
-            `{name: (*batch, *shape)}`.
-
-        Raises:
-            ValueError: Parts with different batches, or an assembly that lacks a tensor of the
-                target or returns one of another shape.
-            TypeError: An assembly that returns no dict.
-        """
         values = conditions_of(condition, list(self.parts))
         made: Parts = {}
         plans: dict[str, Plan] = {}
@@ -95,5 +66,4 @@ class Assembled(nn.Module):
         in_dims: int | tuple[Any, ...] | None = 0,
         **kwargs: Any,
     ) -> Any:
-        """Generate, assemble, and run the target. Arguments as in `HyperNetwork.forward`."""
         return self.runner.run(self.generate(condition), *inputs, in_dims=in_dims, **kwargs)

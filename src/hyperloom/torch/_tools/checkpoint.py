@@ -11,6 +11,8 @@ from safetensors import deserialize
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from hyperloom._core.backend import protocol
+from hyperloom._core.backend.documented import completes
 from hyperloom._core.checkpoint.base import FINGERPRINT, TREES, holds_base
 from hyperloom._core.checkpoint.file import (
     Description,
@@ -43,25 +45,8 @@ from hyperloom.torch._target.translated import Translated
 from hyperloom.torch._tools.given import a_hypernetwork
 
 
+@completes(protocol.Backend.save)
 def save(hnet: HyperNetwork, path: str | os.PathLike[str], *, with_base: bool = False) -> None:
-    """Write a hypernetwork to one safetensors file.
-
-    The file holds all learned tensors, the target's buffers, and the plan with condition, trunk
-    and layout as JSON. Of what is not trained, the tensors that the target keeps and the bases of
-    forms, it holds a fingerprint, by which `load` tells whether it is given the same base. The
-    file appears whole or not at all.
-
-    Args:
-        hnet: The hypernetwork.
-        path: Where to; a file that is there is replaced.
-        with_base: Write the frozen tensors too: the values of the target that `load` is given
-            then do not matter. Default `False`.
-
-    Raises:
-        OSError: The file cannot be written.
-        TypeError: A tensor of a dtype that the file cannot hold (complex128, float8).
-        ValueError: Learned values that are NaN or infinite, which `load` would refuse.
-    """
     import hyperloom
 
     hnet, path = a_hypernetwork("hnet", hnet), a_path("path", path)
@@ -80,6 +65,7 @@ def save(hnet: HyperNetwork, path: str | os.PathLike[str], *, with_base: bool = 
     write_whole(path, lambda name: save_file(tensors, name, metadata=data))
 
 
+@completes(protocol.Backend.load)
 def load(
     path: str | os.PathLike[str],
     target: nn.Module,
@@ -88,30 +74,7 @@ def load(
     trunk: nn.Module | None = None,
     translate: bool | Mapping[str, str] = False,
 ) -> HyperNetwork:
-    """Read a hypernetwork from a file that `save` wrote.
-
-    Args:
-        path: The file.
-        target: A target of the same class and shapes. What the file holds replaces its values in
-            the hypernetwork; what is frozen is held where it is, in the target, and has to be
-            what it was, unless the file was saved `with_base`.
-        condition: The condition module, if the hypernetwork was made with one of the user's own
-            (built the same way; its parameters are loaded). In a `Concat`, the whole `Concat`.
-        trunk: The trunk module, likewise.
-        translate: `True` if the file was made for the same network in JAX: the target then runs
-            with the tensors that the plan generates, turned into its own; `generate` keeps their
-            names and shapes. A dict says which layer or tensor of `target` is which of the file's
-            where that cannot be told. See `hyperloom.translate`.
-
-    Returns:
-        The hypernetwork, in training mode, on the target's device.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        CheckpointError: The file is cut, altered, of a newer format, holds values that are not
-            finite, or was made for another target; the message says which.
-        ValueError: `translate` for networks that cannot be matched.
-    """
+    """The hypernetwork is on the target's device; what is frozen is held where it is, there."""
     names = pairs_of_names(translate)
     described, tensors = _read(path)
     plan = described.plan

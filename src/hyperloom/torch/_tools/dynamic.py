@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map
 
+from hyperloom._core.backend import protocol
 from hyperloom._core.backend.checks import num_steps
+from hyperloom._core.backend.documented import completes
 from hyperloom._core.backend.views import need_carry
 from hyperloom._core.errors import message
 from hyperloom.torch._arrays import TENSOR
@@ -19,30 +21,14 @@ from hyperloom.torch._run.run import run_encoded
 from hyperloom.torch._tools.given import a_hypernetwork
 
 
+@completes(protocol.Backend.unroll)
 def unroll(
     hnet: HyperNetwork, *inputs: Any, condition: Any, carry: Any = None, **kwargs: Any
 ) -> tuple[Any, Any]:
-    """Run a hypernetwork whose condition carries a state over `T` steps, time first.
-
-    The condition is run step by step, which is cheap; all `T * B` generated networks are then run
-    in one batch, with the result that `T` calls would give. For targets that need their own
-    output of the step before, call the hypernetwork step by step instead.
+    """Tensors in keyword arguments are `(T, *batch, ...)` too.
 
     Args:
-        hnet: A hypernetwork with a `Recurrent` condition, or another that carries a state.
-        *inputs: The target's inputs; every tensor `(T, *batch, ...)`.
-        condition: Raw values of all steps; every tensor `(T, *batch, ...)`. What is no tensor (an
-            int as an id, `None`) is the same at every step.
-        carry: The state before the first step, as a call returns it; `None` for the start.
         **kwargs: The target's keyword arguments; every tensor `(T, *batch, ...)`.
-
-    Returns:
-        What the target returns, with `(T, *batch)` in front of every tensor, and the state after
-        the last step.
-
-    Raises:
-        TypeError: A condition without a state.
-        ValueError: Tensors that differ in `T`, none at all, or what a call refuses.
     """
     hnet = a_hypernetwork("hnet", hnet)
     need_carry(hnet.plan)

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hyperloom._core.backend import protocol
+from hyperloom._core.backend.documented import completes
 from hyperloom._core.backend.views import check_handlers, check_noise, check_width, refuse_carry
 from hyperloom._core.errors import finite_float, message
 from hyperloom._core.plan.plan import Plan
@@ -19,25 +21,8 @@ from hyperloom.torch._tools.views import unflatten
 Params = dict[str, Tensor]
 
 
+@completes(protocol.Perturbed)
 class Perturbed(nn.Module):
-    """A hypernetwork whose generated tensors are perturbed by Gaussian noise.
-
-    An implicit distribution over networks (`condition=Noise(n)`) has its support on a surface of
-    at most `n` dimensions; with noise on every weight it has a density everywhere, which
-    divergences such as KL need. hypnettorch's `HPerturbWrapper`.
-
-    Args:
-        hnet: The hypernetwork. Its parameters are the parameters of this module.
-        sigma: Standard deviation of the noise. Default 0.02.
-        before: `f(condition)` that returns the condition that `hnet` gets.
-        after: `f(params, condition)` that returns the tensors, in place of the noise. `params`
-            is what `hnet` generated, `condition` what the user gave.
-
-    Raises:
-        TypeError: `hnet` is not a `HyperNetwork`.
-        ValueError: `sigma` negative or not finite, or a condition that carries a state.
-    """
-
     def __init__(
         self,
         hnet: HyperNetwork,
@@ -56,23 +41,9 @@ class Perturbed(nn.Module):
 
     @property
     def plan(self) -> Plan:
-        """The plan of the hypernetwork."""
         return self.hnet.plan
 
     def generate(self, condition: Any, *, noise: Tensor | None = None) -> Params:
-        """Generate the target's parameters, perturbed.
-
-        Args:
-            condition: Raw value of one condition, or of a batch.
-            noise: The noise before its scale, `(*batch, P)`, tensor after tensor; drawn by
-                default, anew for each condition and each call.
-
-        Returns:
-            As `HyperNetwork.generate`.
-
-        Raises:
-            ValueError: Noise of another shape, or noise with `after`.
-        """
         made = self.hnet.generate(condition if self.before is None else self.before(condition))
         if self.after is not None:
             if noise is not None:
@@ -94,6 +65,5 @@ class Perturbed(nn.Module):
         in_dims: int | tuple[Any, ...] | None = 0,
         **kwargs: Any,
     ) -> Any:
-        """Generate, perturb, and run the target. Arguments as in `HyperNetwork.forward`."""
         made = self.generate(condition, noise=noise)
         return self.hnet.run(made, *inputs, in_dims=in_dims, **kwargs)

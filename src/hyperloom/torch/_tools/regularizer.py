@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from hyperloom._core.backend import protocol
+from hyperloom._core.backend.documented import completes
 from hyperloom._core.backend.regularizer import (
     Rows,
     check_batch,
@@ -35,35 +37,10 @@ from hyperloom.torch._target.tensors import TensorTree
 from hyperloom.torch._tools.given import a_hypernetwork
 
 
+@completes(protocol.OutputRegularizer)
 class OutputRegularizer(nn.Module):
-    """Keeps what the hypernetwork generates for old conditions while it learns new ones.
-
-    `remember` stores the tensors generated now; calling the object returns
-
-        strength / T * sum over the T old conditions of || h(now) - h(remembered) ||^2
-
-    with all old conditions generated in one batched pass; or, where that is cheaper, with Gram
-    matrices of features and heads in place of the outputs. Von Oswald et al.,
-    "Continual learning with hypernetworks", ICLR 2020, equation 2, without the lookahead step.
-
-    It is a module whose buffers are what it remembers: they follow `.to()`, and are in its state
+    """It is a module whose buffers are what it remembers: they follow `.to()`, and are in its state
     dict; a new regulariser with the same choices goes on from there.
-
-    Args:
-        strength: Factor on the mean over old conditions (the paper's beta).
-        subset: Regularise this many old conditions a call, drawn anew at each call without
-            replacement; the mean is over those drawn. `None` (default) takes all.
-        weights: Importance of tensors: a dict from name patterns to a number or to a tensor that
-            broadcasts to the tensor's shape (a mask, a Fisher diagonal), first match wins; what
-            no pattern names counts 1.
-
-    Raises:
-        ValueError: A negative `strength`, or a `subset` below 1.
-
-    Example:
-        >>> reg = OutputRegularizer(strength=0.01)
-        >>> # before learning task t:  reg.remember(hnet, range(t))
-        >>> # at each step:            loss = task_loss + reg(hnet)
     """
 
     def __init__(
@@ -104,18 +81,6 @@ class OutputRegularizer(nn.Module):
         return {p: masks[str(i)] if str(i) in masks else self._numbers[p] for i, p in found}
 
     def remember(self, hnet: HyperNetwork, conditions: Any) -> None:
-        """Store what `hnet` generates for a batch of conditions now, in place of what was stored.
-
-        Args:
-            hnet: The hypernetwork.
-            conditions: Raw value of a batch of conditions, e.g. `range(t)` or ids `(T,)`. An
-                empty range or list forgets everything: the regulariser is then zero.
-
-        Raises:
-            ValueError: One condition instead of a batch, noise that is drawn anew at each call, a
-                weight's pattern that names no generated tensor, or a weight whose shape does not
-                broadcast to that of a tensor it is for.
-        """
         hnet = a_hypernetwork("hnet", hnet)
         if isinstance(conditions, (range, list, tuple)) and len(conditions) == 0:
             self._forget()
@@ -142,7 +107,6 @@ class OutputRegularizer(nn.Module):
         self.memories.update(memories)
 
     def forward(self, hnet: HyperNetwork) -> Tensor:
-        """Return the penalty, a scalar; zero while nothing is remembered."""
         hnet = a_hypernetwork("hnet", hnet)
         if not self.num_conditions:
             parameter = next(hnet.parameters())

@@ -1,0 +1,351 @@
+"""What a backend owes: the classes and functions that users find in each, and what these do.
+
+The docstrings here are those of the backends' own, which complete them (`documented.completes`).
+Beside this a backend has a `TargetSpec` of any target (`target_spec`), a module for each kind of
+head (`HeadModule` below), a `WeightMaker` (`weights.py`), and tensors under the names of the
+checkpoint. `docs/extend.md` says where the two that there are have them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from hyperloom._core.plan.plan import Plan
+from hyperloom._core.target.spec import TargetSpec
+
+Array = Any
+Arrays = dict[str, Any]
+
+
+class HeadModule(Protocol):
+    """A head of a plan, as a module: what it holds, how it starts, runs and grows."""
+
+    def numbers(self, seen: Any) -> Array:
+        """Run the head on features or ids: `(*batch, num_slots * slot_size)`."""
+
+    def start(self, moment: float, source: Any) -> float:
+        """Fill what the head holds.
+
+        Args:
+            moment: Mean square of its features.
+            source: Where numbers come from: draws, and the target's own values.
+
+        Returns:
+            What the scales of its pieces are to be divided by.
+        """
+        ...
+
+    def grow(self, num: int, source: Any) -> list[Any]:
+        """Add `num` ids to what is looked up by id; return the new parameters."""
+        ...
+
+
+class OutputRegularizer(Protocol):
+    """Keeps what the hypernetwork generates for old conditions while it learns new ones.
+
+    `remember` stores the tensors generated now; calling the object returns
+
+        strength / T * sum over the T old conditions of || h(now) - h(remembered) ||^2
+
+    with all old conditions generated in one batched pass; or, where that is cheaper, with Gram
+    matrices of features and heads in place of the outputs. Von Oswald et al.,
+    "Continual learning with hypernetworks", ICLR 2020, equation 2, without the lookahead step.
+
+    Args:
+        strength: Factor on the mean over old conditions (the paper's beta).
+        subset: Regularise this many old conditions a call, drawn anew at each call without
+            replacement; the mean is over those drawn. `None` (default) takes all.
+        weights: Importance of tensors: a dict from name patterns to a number or to an array that
+            broadcasts to the tensor's shape (a mask, a Fisher diagonal), first match wins; what
+            no pattern names counts 1.
+
+    Raises:
+        TypeError: An argument of another type.
+        ValueError: A negative `strength`, or a `subset` below 1.
+
+    Example:
+        >>> reg = OutputRegularizer(strength=0.01)
+        >>> # before learning task t:  reg.remember(hnet, range(t))
+        >>> # at each step:            loss = task_loss + reg(hnet)
+    """
+
+    num_conditions: int
+
+    def remember(self, hnet: Any, conditions: Any) -> None:
+        """Store what `hnet` generates for a batch of conditions now, in place of what was stored.
+
+        Args:
+            hnet: The hypernetwork.
+            conditions: Raw value of a batch of conditions, e.g. `range(t)` or ids `(T,)`. An
+                empty range or list forgets everything: the regulariser is then zero.
+
+        Raises:
+            ValueError: One condition instead of a batch, noise that is drawn anew at each call, a
+                weight's pattern that names no generated tensor, or a weight whose shape does not
+                broadcast to that of a tensor it is for.
+        """
+
+    def __call__(self, hnet: Any) -> Array:
+        """Return the penalty, a scalar; zero while nothing is remembered."""
+
+
+class Perturbed(Protocol):
+    """A hypernetwork whose generated tensors are perturbed by Gaussian noise.
+
+    An implicit distribution over networks (`condition=Noise(n)`) has its support on a surface of
+    at most `n` dimensions; with noise on every weight it has a density everywhere, which
+    divergences such as KL need. hypnettorch's `HPerturbWrapper`.
+
+    Args:
+        hnet: The hypernetwork. Its parameters are the parameters of this module.
+        sigma: Standard deviation of the noise. Default 0.02.
+        before: `f(condition)` that returns the condition that `hnet` gets.
+        after: `f(params, condition)` that returns the tensors, in place of the noise. `params`
+            is what `hnet` generated, `condition` what the user gave.
+
+    Raises:
+        TypeError: `hnet` is not a `HyperNetwork`.
+        ValueError: `sigma` negative or not finite, or a condition that carries a state.
+    """
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of the hypernetwork."""
+        ...
+
+    def generate(self, condition: Any, *, noise: Array | None = None) -> Arrays:
+        """Generate the target's parameters, perturbed.
+
+        Args:
+            condition: Raw value of one condition, or of a batch.
+            noise: The noise before its scale, `(*batch, P)`, tensor after tensor; drawn by
+                default, anew for each condition.
+
+        Returns:
+            As `HyperNetwork.generate`.
+
+        Raises:
+            ValueError: Noise of another shape, or noise with `after`.
+        """
+        ...
+
+    def __call__(self, *inputs: Any, condition: Any, noise: Array | None = None) -> Any:
+        """Generate, perturb, and run the target. Arguments as in a call of `HyperNetwork`."""
+
+
+class Assembled(Protocol):
+    """A target whose tensors are put together from what several hypernetworks generate.
+
+    Where name patterns are not enough: tensors cut out of, joined from or computed with what is
+    generated. Shared tensors and tensors of each condition are hypernetworks too, with the
+    layouts `Shared()` and `PerCondition()`. hypnettorch's `HContainer` and `StructuredHMLP`.
+
+    Args:
+        target: A target, as of `HyperNetwork`: a template.
+        parts: The hypernetworks by name. What they generate need not be a network: `Shapes`.
+        assemble: `f({part: {name: array}})` that returns `{name: array}` for every parameter
+            of the target. It sees one condition at a time, and is mapped over a batch.
+
+    Raises:
+        TypeError: A part that is not a `HyperNetwork`.
+        ValueError: No parts, or one whose condition carries a state.
+    """
+
+    @property
+    def plan(self) -> Plan:
+        """The target's tensors, as a plan in which all of them are given."""
+        ...
+
+    def generate(self, condition: Any) -> Arrays:
+        """Generate the target's parameters.
+
+        Args:
+            condition: Raw value of one condition, or of a batch, for all parts; or a dict with a
+                value for each part.
+
+        Returns:
+            `{name: (*batch, *shape)}`.
+
+        Raises:
+            ValueError: Parts with different batches, or an assembly that lacks a tensor of the
+                target or returns one of another shape.
+            TypeError: An assembly that returns no dict.
+        """
+        ...
+
+    def __call__(self, *inputs: Any, condition: Any) -> Any:
+        """Generate, assemble, and run the target. Arguments as in a call of `HyperNetwork`."""
+
+
+class Backend(Protocol):
+    """A backend's public module. Options of its own (streams, modes) come on top."""
+
+    OutputRegularizer: Callable[..., OutputRegularizer]
+    Perturbed: Callable[..., Perturbed]
+    Assembled: Callable[..., Assembled]
+    HyperNetwork: Callable[..., Any]
+    Shapes: Callable[..., Any]
+    target_spec: Callable[..., TargetSpec]
+
+    def flatten(self, params: Mapping[str, Array], plan: Plan) -> Array:
+        """Join generated tensors into one vector for each condition.
+
+        Args:
+            params: What `generate` returned: `{name: (*batch, *shape)}`.
+            plan: The hypernetwork's plan, `hnet.plan`.
+
+        Returns:
+            `(*batch, P)`, tensor after tensor in the target's order, each in row-major order.
+
+        Raises:
+            TypeError: Not a dict from names to arrays, or no plan.
+            ValueError: A tensor is missing, has another shape, or another batch than the first.
+        """
+
+    def unflatten(self, flat: Array, plan: Plan) -> Arrays:
+        """Cut vectors into tensors: what `flatten` joined.
+
+        Args:
+            flat: `(*batch, P)`.
+            plan: The hypernetwork's plan.
+
+        Returns:
+            `{name: (*batch, *shape)}`; in PyTorch views.
+
+        Raises:
+            TypeError: No array, or no plan.
+            ValueError: Another width than `P`.
+        """
+        ...
+
+    def unstack(self, params: Mapping[str, Array]) -> list[Arrays]:
+        """Take a batch of generated tensors apart.
+
+        Args:
+            params: `{name: (B, *shape)}`.
+
+        Returns:
+            For each condition `{name: (*shape,)}`; in PyTorch views.
+
+        Raises:
+            TypeError: Not a dict from names to arrays.
+            ValueError: Tensors with different first dimensions, or none at all.
+        """
+        ...
+
+    def stack(self, samples: Sequence[Mapping[str, Array]]) -> Arrays:
+        """Put the tensors of several conditions into a batch: what `unstack` took apart.
+
+        Args:
+            samples: For each condition `{name: (*shape,)}`.
+
+        Returns:
+            `{name: (B, *shape)}`.
+
+        Raises:
+            TypeError: Not a list of dicts from names to arrays.
+            ValueError: No sample, or samples with other names than the first.
+        """
+        ...
+
+    def shared_parameters(self, hnet: Any) -> Arrays:
+        """Return the hypernetwork's own parameters that all conditions share, by name.
+
+        Perturb them without changing them: `hnet.generate(c, parameters={n: p + d for ...})`.
+        """
+        ...
+
+    def conditional_parameters(self, hnet: Any, cond_id: int | None = None) -> Arrays:
+        """Return the hypernetwork's own parameters that belong to single conditions, by name.
+
+        Args:
+            hnet: The hypernetwork.
+            cond_id: A condition's id, for its rows only.
+
+        Raises:
+            TypeError: No hypernetwork, or an id that is no int.
+            IndexError: An id that the hypernetwork does not know.
+        """
+        ...
+
+    def unroll(self, hnet: Any, *inputs: Any, condition: Any, carry: Any = None) -> Any:
+        """Run a hypernetwork whose condition carries a state over `T` steps, time first.
+
+        The condition is run step by step, which is cheap; all `T * B` generated networks are then
+        run in one batch, with the result that `T` calls would give. For targets that need their
+        own output of the step before, call the hypernetwork step by step instead.
+
+        Args:
+            hnet: A hypernetwork with a `Recurrent` condition, or another that carries a state.
+            *inputs: The target's inputs; every array `(T, *batch, ...)`.
+            condition: Raw values of all steps; every array `(T, *batch, ...)`. What is no array
+                (an int as an id) is the same at every step.
+            carry: The state before the first step, as a call returns it; `None` for the start.
+
+        Returns:
+            What the target returns, with `(T, *batch)` in front of every array, and the state
+            after the last step.
+
+        Raises:
+            TypeError: A condition without a state.
+            ValueError: Arrays that differ in `T`, none at all, or what a call refuses.
+        """
+
+    def save(self, hnet: Any, path: Any, *, with_base: bool = False) -> None:
+        """Write a hypernetwork to one safetensors file, which every backend can read.
+
+        The file holds all that is learned, the target's buffers, and the plan with condition,
+        trunk and layout as JSON. Of what is not trained, the tensors that the target keeps and the
+        bases of forms, it holds a fingerprint, by which `load` tells whether it is given the same
+        base. The file appears whole or not at all.
+
+        Args:
+            hnet: The hypernetwork.
+            path: Where to; a file that is there is replaced. A link is followed.
+            with_base: Write the frozen tensors too: the values of the target that `load` is given
+                then do not matter. Default `False`.
+
+        Raises:
+            OSError: The file cannot be written.
+            TypeError: A tensor of a dtype that the file cannot hold (complex128, float8).
+            ValueError: Learned values that are NaN or infinite, which `load` would refuse; or
+                what is at `path` is no file.
+        """
+
+    def load(
+        self,
+        path: Any,
+        target: Any,
+        *,
+        condition: Any = None,
+        trunk: Any = None,
+        translate: bool | Mapping[str, str] = False,
+    ) -> Any:
+        """Read a hypernetwork from a file that `save` wrote, here or in another backend.
+
+        Args:
+            path: The file.
+            target: A target of the same class and shapes. What the file holds replaces its values
+                in the hypernetwork; what is frozen has to be what it was, unless the file was
+                saved `with_base`.
+            condition: The condition module, if the hypernetwork was made with one of the user's
+                own (built the same way; its parameters are loaded). In a `Concat`, the whole
+                `Concat`.
+            trunk: The trunk module, likewise.
+            translate: `True` if the file was made for the same network in another framework: the
+                target then runs with the tensors that the plan generates, turned into its own;
+                `generate` keeps their names and shapes. A dict says which layer or tensor of
+                `target` is which of the file's where that cannot be told. See
+                `hyperloom.translate`.
+
+        Returns:
+            The hypernetwork, in training mode.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            CheckpointError: The file is cut, altered, of a newer format, holds values that are not
+                finite, names a class that is not defined, or was made for another target; the
+                message says which.
+            ValueError: `translate` for networks that cannot be matched.
+        """
