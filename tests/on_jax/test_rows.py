@@ -135,7 +135,8 @@ def test_bad_rows() -> None:
         ({"rows": ROWS, "mutable": True}, ValueError, "rows: got them beside state= or mutable="),
     ]
     for options, kind, text in refused:
+        call: Any = hnet
         with pytest.raises(kind, match=text):
-            hnet(X, **{"condition": IDS, **options})
+            call(X, **{"condition": IDS, **options})
     with pytest.raises(TypeError, match="rows: got a traced array; wanted numbers that are known"):
         jax.jit(lambda rows: hnet(X, condition=IDS, rows=rows)["y"])(ROWS)
