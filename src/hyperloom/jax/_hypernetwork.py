@@ -28,6 +28,7 @@ from hyperloom.jax._generate.build import (
 )
 from hyperloom.jax._generate.generator import Generator
 from hyperloom.jax._generate.supplied import with_parameters
+from hyperloom.jax._run.bound import Bound, bind
 from hyperloom.jax._run.checks import as_rngs, check_state
 from hyperloom.jax._run.explain import explain
 from hyperloom.jax._run.pairing import Dims
@@ -362,6 +363,32 @@ class HyperNetwork(nnx.Module):
         inputs, kwargs = unpacked(inputs, kwargs)
         asked = Asked(inputs, in_axes, kwargs, as_rngs(rngs), state, mutable, method)
         return run_given(self.plan, self.runner, params, asked)
+
+    def bind(self, condition: Any, *, rngs: Any = None, carry: Any = None) -> Bound:
+        """Return a tree that stands for the target with the weights of these conditions.
+
+        For many calls, and for any method of the target: `net(x)`, `net.decode(z)`; attributes
+        and parts read through. The weights are generated here, once; of those that are evaluated
+        from their parts, the parts are kept and nothing is formed. Gradients flow from all calls
+        to the generator. Inside `jit` the compiler drops what no method uses; outside of it all
+        is generated.
+
+        Args:
+            condition: Raw value of one condition, or of a batch.
+            rngs: Where noise conditions and dropout in the trunk draw from.
+            carry: For a condition that carries a state, that of the call before.
+
+        Returns:
+            A pytree: `net(x)` is `hnet(x, condition=condition)`, with all other arguments of a
+            call, and so is `net.method(x)` with `method=`. It holds the weights as they are now;
+            bind again after a step of the optimiser.
+
+        Raises:
+            TypeError, ValueError, IndexError: As a call.
+        """
+        streams, generator = as_rngs(rngs), self.generator
+        encoded = generator.encode(condition, streams, carry)
+        return bind(generator, self.runner, encoded, generator.trunk_key(streams))
 
     def instantiate(
         self, condition: Any, *, state: Mapping[str, Array] | None = None, carry: Any = None

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from operator import attrgetter
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -101,6 +100,10 @@ class Adaptor(nnx.Module):
         """
         raise TypeError(f"{type(self).__name__} does not define pure()")
 
+    def outline(self) -> Any:
+        """Return an object with the attributes and methods of the target."""
+        raise TypeError(f"{type(self).__name__} does not define outline()")
+
     def build(self, tensors: Mapping[str, Any], state: Mapping[str, Any]) -> Any:
         """Return a plain module with the given tensors and state in it."""
         raise TypeError(f"{type(self).__name__} does not define build()")
@@ -150,8 +153,8 @@ def method_of(module: Any, method: Method) -> Callable[..., Any]:
         return partial(method, module)
     names = [name for name in dir(type(module)) if not name.startswith("_")]
     try:
-        found = module if method is None else attrgetter(method)(module)
-    except AttributeError as error:
+        found = module if method is None else reach(module, method)
+    except (AttributeError, LookupError) as error:
         raise ValueError(
             message("method", repr(method), wanted, did_you_mean(method, names))
         ) from error
@@ -160,6 +163,19 @@ def method_of(module: Any, method: Method) -> Callable[..., Any]:
         why = "" if method else f"{kind} itself cannot be called. "
         raise TypeError(message("method", got, wanted, why + did_you_mean("", names)))
     return found
+
+
+def reach(module: Any, path: str) -> Any:
+    """Return what a dotted path leads to; a number in it is an index where it is no name.
+
+    Raises:
+        AttributeError: There is no such name.
+        LookupError: There is no such item.
+    """
+    for step in path.split("."):
+        by_index = step.isdigit() and not hasattr(module, step)
+        module = module[int(step)] if by_index else getattr(module, step)
+    return module
 
 
 def dotted(path: tuple[Any, ...]) -> str:

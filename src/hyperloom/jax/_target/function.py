@@ -17,7 +17,7 @@ from hyperloom._core.target.spec import TargetSpec
 from hyperloom.jax._arrays import is_array
 from hyperloom.jax._target.adaptor import Adaptor, Box, Method, Notes, Pure, Read, method_of
 from hyperloom.jax._target.spec import tensor_spec
-from hyperloom.jax._target.variables import Fixed, Variable
+from hyperloom.jax._target.variables import Fixed, Hole, Variable
 
 
 class Function:
@@ -158,6 +158,11 @@ class FunctionTarget(Adaptor):
         held = {name: variable[...] for name, variable in self.buffers.items()}
         values = {**self.constants.held, **held, **state, **tensors}
         return jax.tree.unflatten(tree, [values[name] for name in names])
+
+    def outline(self) -> Any:
+        _, names = self.structure.held
+        known = {*self.constants.held, *self.buffers}
+        return self._filled({name: Hole(None) for name in names if name not in known}, {})
 
     def build(self, tensors: Mapping[str, Any], state: Mapping[str, Any]) -> Any:
         apply, made = self.function.held, self._filled(tensors, state)

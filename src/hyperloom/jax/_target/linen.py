@@ -206,6 +206,9 @@ class LinenTarget(Adaptor):
     def _params(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
         return _nested({path: tensors[name] for name, path in self.paths.held.items()})
 
+    def outline(self) -> Any:
+        return self.module.held
+
     def build(self, tensors: Mapping[str, Any], state: Mapping[str, Any]) -> Any:
         paths, own = self.state_paths.held, self._own()
         held = {path: with_leaves(name, own[name], state) for name, path in paths.items()}

@@ -179,6 +179,9 @@ class NNXTarget(Adaptor):
 
         return pure
 
+    def outline(self) -> Any:
+        return self.template
+
     def build(self, tensors: Mapping[str, Any], state: Mapping[str, Any]) -> Any:
         arrays = {name: jnp.array(value) for name, value in tensors.items()}
         module = _filled(nnx.clone(self.template), self.places.held, arrays)

@@ -64,6 +64,9 @@ class ShapesTarget(Adaptor):
     def pure(self, notes: Notes, method: Method = None) -> Pure:
         _refuse()
 
+    def outline(self) -> Any:
+        _refuse()
+
     def build(self, tensors: Mapping[str, Any], state: Mapping[str, Any]) -> Any:
         _refuse()
 

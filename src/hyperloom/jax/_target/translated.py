@@ -89,5 +89,8 @@ class TranslatedTarget(Adaptor):
 
         return pure
 
+    def outline(self) -> Any:
+        return self.inner.outline()
+
     def build(self, tensors: Mapping[str, Any], state: Mapping[str, Any]) -> Any:
         return self.inner.build(self.translation.held.apply(tensors, JaxArrays()), state)

@@ -84,6 +84,11 @@ class Functional(Generic[Network]):
         """Generate the target's parameters; `options` and returns as of `HyperNetwork.generate`."""
         return self.merge(params).generate(condition, **options)
 
+    def bind(self, params: Mapping[str, Array], condition: Any, **options: Any) -> Any:
+        """Return the target bound to conditions, as `HyperNetwork.bind`; of no wrapper."""
+        hnet: Any = self.merge(params)
+        return hnet.bind(condition, **options)
+
     def merge(self, params: Mapping[str, Array]) -> Network:
         """Return a hypernetwork with `params` in it; the one it came from stays as it is.
 
