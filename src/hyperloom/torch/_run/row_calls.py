@@ -37,10 +37,15 @@ class RowCall:
     paired: frozenset[int]
 
     def copied(self, take: Callable[[Tensor], Tensor] | None = None) -> tuple[Any, Any]:
-        """Return copies of the inputs, with rows marked or, with `take`, some of the rows."""
+        """Return copies of the inputs, with rows marked or, with `take`, some of the rows.
+
+        In objects such as caches, what has as many rows has those of the call.
+        """
+        seen = {id(leaf) for leaf in tree_leaves((self.args, self.kwargs))}
+        hidden = with_rows(self.rows, tuple(tensors_in(self.args, self.kwargs)), {}) - seen
 
         def other(tensor: Tensor) -> Tensor:
-            has_rows = id(tensor) in self.paired
+            has_rows = id(tensor) in self.paired or id(tensor) in hidden
             with torch.no_grad():
                 if take is not None:
                     return take(tensor.detach()).clone() if has_rows else tensor.detach().clone()
