@@ -77,6 +77,17 @@ class Attention(nn.Module):
         return self.attention(x, x, x)[0]
 
 
+class Flat(nn.Module):
+    """Rows of many numbers in the input, one in the layer."""
+
+    def __init__(self, rows: int = 1) -> None:
+        super().__init__()
+        self.layer, self.rows = nn.Linear(64, 32), rows
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x.flatten(1).repeat(self.rows, 1))
+
+
 def convolutions() -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(2, 4, 3, stride=2, padding=1),
@@ -213,3 +224,22 @@ def test_factors_of_axes_of_length_one(
     for i, row in enumerate(condition):
         alone = hnet(*(x[i] for x in inputs), condition=row)
         torch.testing.assert_close(made[i], alone, rtol=1e-10, atol=1e-10)
+
+
+def test_a_layer_counts_the_rows_that_it_has() -> None:
+    x, c = torch.randn(256, 1, 8, 8), torch.randn(256, 4)
+    hnet = hl.HyperNetwork(Flat(), condition=hl.Vector(4))
+    used = hnet.explain(x, condition=c)["layer.weight"]
+    assert used.layer is not None
+    assert used.layer.rows == 1
+    assert used.choice != "dense"
+    hnet(x, condition=c)
+    assert [way.from_parts for way in hnet._runner.memory.routes.values() if not way.trial] == [
+        True
+    ] * len(hnet._runner.memory.routes)
+    many = hl.HyperNetwork(Flat(500), condition=hl.Vector(4))
+    for _ in range(2):
+        used = many.explain(x, condition=c)["layer.weight"]
+        assert used.layer is not None
+        assert (used.layer.rows, used.choice) == (500, "dense")
+    assert not any(way.from_parts for way in many._runner.memory.routes.values())

@@ -62,6 +62,12 @@ def contracts(
         layer = layer_of(plan, entry, num, rows, backward)
         if layer is not None and choose(layer, itemsize, device) != "dense":
             return True
+    return has_factors(plan)
+
+
+def has_factors(plan: Plan) -> bool:
+    """Whether any matrix or kernel is generated in a form that is applied for less than formed."""
+    for entry in plan.entries:
         shape, structure = plan.spec[entry.tensor].shape, plan.structures[entry.tensor]
         one_part = structure.one_part and entry.pieces[0].shape == shape
         if len(shape) >= 2 and structure.factored and not one_part:

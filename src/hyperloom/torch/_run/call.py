@@ -129,8 +129,8 @@ def slices(encoded: Encoded, call: Call, size: int) -> Iterator[tuple[Encoded, C
         yield Encoded(encoded.vector[start:stop], ids), call.narrow(start, stop)
 
 
-class Uses(list[tuple[str, str, str, Layer | None]]):
-    """What weight objects tell of their uses, for `explain()`: name, operation, way and sizes.
+class Uses(list[tuple[str, str, str, Layer | int | None]]):
+    """What weight objects tell of their uses: name, operation, way, and sizes or a number of rows.
 
     Attributes:
         way: Strategy and reason, where they are others than the route says.
@@ -138,5 +138,7 @@ class Uses(list[tuple[str, str, str, Layer | None]]):
 
     way: tuple[str, str] | None = None
 
-    def __call__(self, weight: Weight, operation: str, choice: str, layer: Layer | None) -> None:
+    def __call__(
+        self, weight: Weight, operation: str, choice: str, layer: Layer | int | None
+    ) -> None:
         self.append((weight.name, operation, choice, layer))

@@ -32,8 +32,10 @@ def explain(generator: Generator, runner: Runner, encoded: Encoded, call: Call) 
     entries = {entry.tensor: entry for entry in plan.entries}
     told = []
     for name, operation, choice, layer in uses:
-        if layer is None and choice == "dense" and not single:
-            layer = layer_of(plan, entries[name], num, call.rows(), torch.is_grad_enabled())
+        rows = layer if isinstance(layer, int) else None
+        layer = None if isinstance(layer, int) else layer
+        if rows is not None and choice == "dense" and not single:
+            layer = layer_of(plan, entries[name], num, rows, torch.is_grad_enabled())
         told.append(used(plan.spec[name], operation, choice, layer, size, device, single))
     slow = tuple(map(str, way.slow)) if uses.way is None else ()
     strategy, reason = uses.way or (way.strategy, way.reason)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hyperloom._core.choices.execution import Execution
 from hyperloom._core.errors import message
-from hyperloom._core.plan.contraction import contracts
+from hyperloom._core.plan.contraction import contracts, has_factors
 from hyperloom.torch._generate.encoded import Encoded
 from hyperloom.torch._generate.generator import Generator, may_share
 from hyperloom.torch._generate.numbers import waits_for_gradient
@@ -41,26 +41,32 @@ class Route:
         run: What runs it: the strategy's function, or the program's.
         from_parts: Whether some layer is evaluated from a weight's parts, so that weight objects
             are to be generated; else tensors are, in one go.
+        trial: Whether that is to be found out by this call: it depends on the rows that layers have.
         shares: Whether rows that share a condition are to be looked for.
+        rows_first: Whether rows are tried first: the factors of weights then meet plain tensors.
         program: What is done layer by layer, where that is decided beforehand.
         size: Conditions in one part, where the call is run in parts.
         recompute: Whether a part is generated and run again in the backward pass.
         guarded: Whether the loop takes its place where it fails.
         tried: Whether such a call has gone well before.
         slow: What is run by a slower way, and why.
+        kind: Of what kind the call is, where it is a trial.
     """
 
     strategy: str
     reason: str
     run: Strategy
     from_parts: bool = False
+    trial: bool = False
     shares: bool = False
+    rows_first: bool = False
     program: Program | None = None
     size: int | None = None
     recompute: bool = False
     guarded: bool = False
     tried: bool = False
     slow: tuple[Fallback, ...] = ()
+    kind: Any = None
 
 
 def route(
@@ -80,7 +86,10 @@ def route(
     kind = _kind(generator, runner, encoded, call, whole)
     known = runner.memory.routes.get(kind)
     if known is None:
-        known = runner.memory.keep(kind, _decided(generator, runner, encoded, call, whole))
+        known = _decided(generator, runner, encoded, call, whole)
+        if known.trial:
+            known = replace(known, kind=kind)
+        runner.memory.keep(kind, known)
     return known if not runner.ordered else loop_where_repeated(known, runner, encoded.ids)
 
 
@@ -131,12 +140,20 @@ def _decided(
     if program is not None:
         return replace(way, run=program.run, program=program)
     sizes = (batch[0], call.rows(), encoded.vector.element_size(), encoded.vector.device.type)
-    backward = torch.is_grad_enabled()
-    from_parts = contracts(plan, *sizes, backward=backward, choose=choose)
+    options: Any = {"backward": torch.is_grad_enabled(), "choose": choose}
+    from_parts = way.strategy == "rows" or contracts(plan, *sizes, **options)
+    trial = False
+    if not from_parts and not torch.compiler.is_compiling():
+        # What the rows are a layer knows; with one for each condition the parts are cheapest.
+        from_parts = trial = contracts(plan, sizes[0], 1, *sizes[2:], **options)
+    if waits_for_gradient(plan):
+        from_parts = trial = False
     return replace(
         way,
-        from_parts=(from_parts or way.strategy == "rows") and not waits_for_gradient(plan),
+        from_parts=from_parts,
+        trial=trial,
         shares=may_share(generator, encoded),
+        rows_first=from_parts and way.guarded and way.strategy == "vmap" and has_factors(plan),
     )
 
 

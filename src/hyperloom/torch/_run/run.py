@@ -57,7 +57,8 @@ def make_and_run(
 ) -> Any:
     """Make the weights and run the target with them; each condition that repeats once."""
     few, index = distinct(generator, encoded) if way.shares else (encoded, None)
-    if index is not None and on_rows(runner, way, call):
+    uses = Uses() if way.trial and uses is None else uses
+    if (index is not None or way.rows_first) and on_rows(runner, way, call):
         call.index = index
         try:
             own = make(generator, runner, replace(way, from_parts=True), few, None, uses)
@@ -71,7 +72,11 @@ def make_and_run(
         finally:
             call.index = None
     own = make(generator, runner, way, few, index, uses)
-    return run(runner, way, *own, call, buffers)
+    output = run(runner, way, *own, call, buffers)
+    if way.trial and uses is not None:
+        pays = any(choice != "dense" for _, _, choice, _ in uses)
+        runner.memory.keep(way.kind, replace(way, trial=False, from_parts=pays))
+    return output
 
 
 def make(

@@ -89,7 +89,7 @@ class Weight(ABC):
 
     def linear(self, x: Tensor) -> Tensor:
         """Return `x W^T`, `(*lead, *n, I)` -> `(*lead, *n, O)`."""
-        self.note("linear", "dense")
+        self.note("linear", "dense", self.rows_in(x, 1))
         return self.product(x, self.whole())
 
     def convolve(self, conv: Conv, x: Tensor, transposed: bool, groups: int) -> Tensor:
@@ -101,12 +101,12 @@ class Weight(ABC):
             transposed: Whether it is a transposed convolution.
             groups: Its groups.
         """
-        self.note("conv", "dense")
+        self.note("conv", "dense", self.positions_in(x))
         return self.conv_each(conv, x, self.whole())
 
     def embed(self, ids: Tensor, **options: Any) -> Tensor:
         """Return the rows of the weight at `ids`, for hidden conditions or rows."""
-        self.note("embedding", "dense")
+        self.note("embedding", "dense", self.rows_in(ids, 0))
         if torch.compiler.is_compiling() and not options:
             # vmap's rule for F.embedding reads the number of conditions: a graph for each.
             return self.look_up(ids, self.whole()) if self.by else self.dense()[ids]
@@ -136,6 +136,11 @@ class Weight(ABC):
             return math.prod(x.shape[self.lead : x.ndim - last])
         return max(1, math.prod(x.shape[: x.ndim - last]) // self.num)
 
+    def positions_in(self, x: Tensor) -> int:
+        """Return in how many places one condition meets a kernel in `x`, `(N, C, *spatial)`."""
+        spatial = len(self.shape) - 2
+        return self.rows_in(x, spatial + 1) * math.prod(x.shape[x.ndim - spatial :])
+
     def lift(self, tensor: Tensor, x: Tensor, own: int) -> Tensor:
         """Insert axes after the conditions so that `tensor`'s last `own` axes meet `x`'s last."""
         if not self.lead:
@@ -145,8 +150,8 @@ class Weight(ABC):
         missing = x.ndim - self.lead - own
         return tensor.reshape(tensor.shape[0], *(1,) * missing, *tensor.shape[1:])
 
-    def note(self, op: str, choice: str, layer: Layer | None = None) -> None:
-        """Tell `explain()` what was chosen."""
+    def note(self, op: str, choice: str, layer: Layer | int | None = None) -> None:
+        """Tell `explain()` what was chosen, and for what sizes, or for how many rows at least."""
         if self.record is not None:
             self.record(self, op, choice, layer)
 
@@ -291,7 +296,7 @@ class SumWeight(Weight):
         if transposed or x.ndim != len(self.shape):
             return super().convolve(conv, x, transposed, groups)
         outputs, fan_in = self.shape[0], math.prod(self.shape[1:])
-        rows = self.rows_in(x, x.ndim - 1) * math.prod(x.shape[2:])
+        rows = self.positions_in(x)
         # Multiplying the coefficients into the inputs is not on offer: kernels overlap.
         choice = self._choice("conv", x, rows, fan_in, outputs, math.inf)
         if choice == "dense":
