@@ -234,9 +234,7 @@ def test_a_layer_counts_the_rows_that_it_has() -> None:
     assert used.layer.rows == 1
     assert used.choice != "dense"
     hnet(x, condition=c)
-    assert [way.from_parts for way in hnet._runner.memory.routes.values() if not way.trial] == [
-        True
-    ] * len(hnet._runner.memory.routes)
+    assert all(way.from_parts for way in hnet._runner.memory.routes.values())
     many = hl.HyperNetwork(Flat(500), condition=hl.Vector(4))
     for _ in range(2):
         used = many.explain(x, condition=c)["layer.weight"]

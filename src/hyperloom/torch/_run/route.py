@@ -41,7 +41,7 @@ class Route:
         run: What runs it: the strategy's function, or the program's.
         from_parts: Whether some layer is evaluated from a weight's parts, so that weight objects
             are to be generated; else tensors are, in one go.
-        trial: Whether that is to be found out by this call: it depends on the rows that layers have.
+        trial: Whether that is to be found out by this call: it depends on the rows of layers.
         shares: Whether rows that share a condition are to be looked for.
         rows_first: Whether rows are tried first: the factors of weights then meet plain tensors.
         program: What is done layer by layer, where that is decided beforehand.
@@ -139,19 +139,18 @@ def _decided(
     program = _program(generator, runner, encoded, call)
     if program is not None:
         return replace(way, run=program.run, program=program)
-    sizes = (batch[0], call.rows(), encoded.vector.element_size(), encoded.vector.device.type)
+    # What rows it has, a layer knows; with one for each condition the parts are cheapest. A graph
+    # is not to depend on what a call has found out.
+    trial = not torch.compiler.is_compiling()
+    rows = 1 if trial else call.rows()
+    sizes = (batch[0], rows, encoded.vector.element_size(), encoded.vector.device.type)
     options: Any = {"backward": torch.is_grad_enabled(), "choose": choose}
     from_parts = way.strategy == "rows" or contracts(plan, *sizes, **options)
-    trial = False
-    if not from_parts and not torch.compiler.is_compiling():
-        # What the rows are a layer knows; with one for each condition the parts are cheapest.
-        from_parts = trial = contracts(plan, sizes[0], 1, *sizes[2:], **options)
-    if waits_for_gradient(plan):
-        from_parts = trial = False
+    from_parts = from_parts and not waits_for_gradient(plan)
     return replace(
         way,
         from_parts=from_parts,
-        trial=trial,
+        trial=trial and from_parts and way.strategy != "rows",
         shares=may_share(generator, encoded),
         rows_first=from_parts and way.guarded and way.strategy == "vmap" and has_factors(plan),
     )
