@@ -10,7 +10,8 @@ import pytest
 
 import hyperloom.jax
 import hyperloom.torch
-from hyperloom._core.backend import names, protocol
+from hyperloom._core import names
+from hyperloom._core.backend import protocol
 from hyperloom._core.backend.documented import CALLED, completes, merged
 from hyperloom.jax._generate import heads as jax_heads
 from hyperloom.torch._generate import heads as torch_heads

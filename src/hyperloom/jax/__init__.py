@@ -1,7 +1,7 @@
 """hyperloom for JAX: `import hyperloom.jax as hl`."""
 
-from hyperloom._core.backend import names as _names
-from hyperloom._core.backend.names import *  # noqa: F403
+from hyperloom._core import names as _names
+from hyperloom._core.names import *  # noqa: F403
 from hyperloom.jax._hypernetwork import TOOLS as _TOOLS
 from hyperloom.jax._hypernetwork import HyperNetwork
 from hyperloom.jax._target.function import Function

@@ -8,6 +8,8 @@ from typing import Any, final
 from flax import nnx
 from jax import Array
 
+from hyperloom._core.backend import protocol
+from hyperloom._core.backend.documented import completes
 from hyperloom._core.backend.inputs import unpacked
 from hyperloom._core.choices.execution import Execution
 from hyperloom._core.choices.forms import Form
@@ -44,12 +46,9 @@ TOOLS: dict[str, Callable[..., Any]] = {}
 
 
 @final
+@completes(protocol.HyperNetwork)
 class HyperNetwork(nnx.Module):
-    """Generates the parameters of a target network from a condition, and runs it with them.
-
-    The target is a template: its shapes and its forward are used, its values only where nothing
-    is generated. It is never trained and never changed; the hypernetwork keeps a copy of what it
-    needs. What is learned are `nnx.Param`s, everything else are variables of other kinds.
+    """What is learned are `nnx.Param`s, everything else are variables of other kinds.
 
     Args:
         target: Any NNX module with parameters, unmodified; `Linen(module, *inputs)`;
@@ -57,28 +56,9 @@ class HyperNetwork(nnx.Module):
         condition: What the weights depend on: `Embedding`, `Vector`, `Noise`, `Concat`, or an NNX
             module that returns a vector `(*batch, dim)` and says its width (an int attribute
             `dim`, or a last `nnx.Linear`).
-        trunk: How features are computed from it: `None` (the heads are linear in the condition),
-            `MLP(*widths)`, or a module `(rows, in) -> (rows, features)` that says its width
-            likewise.
-        layout: Which numbers become which weights: `Full()` (default), `Chunked(size)`,
-            `Grouped()`, `PerCondition()`, `Shared()`, or a dict from name patterns to layouts,
-            in order, first match wins. What no pattern names keeps the target's own tensor.
-        form: What is generated for each tensor: `Whole()` (default) or `Delta()`, or a dict from
-            name patterns to forms.
-        init: How the generated networks start out; by default as the target's own
-            initialisation would (`Native()`).
-        execution: How batches are run. Default `Execution()`: all conditions at once.
         rngs: Where the start of the parameters is drawn from (stream `params`), and from then on
             noise conditions (`noise`) and dropout in the trunk (`dropout`), unless a call brings
             its own.
-
-    Attributes:
-        plan: The compiled `Plan`: what is generated, by what, how large it is.
-
-    Raises:
-        TypeError: An argument of another class, or a complex or integer parameter to generate.
-        ValueError: A target without parameters, a pattern that names nothing, two choices for
-            one tensor, a layout that needs ids with a condition that has none.
     """
 
     def __init__(
@@ -393,19 +373,12 @@ class HyperNetwork(nnx.Module):
     def instantiate(
         self, condition: Any, *, state: Mapping[str, Array] | None = None, carry: Any = None
     ) -> Any:
-        """Return a plain module of the target's class with the parameters of one condition in it.
-
-        An NNX target gives a module that owns copies of the arrays and has nothing to do with the
-        hypernetwork any more; a Linen target gives the module bound to its variables. Ties are
-        kept; modes follow the hypernetwork's.
+        """A Linen target gives the module bound to its variables.
 
         Args:
             condition: Raw value of one condition.
             state: State of the target for this condition, as in a call.
             carry: For a condition that carries a state, that of the call before.
-
-        Raises:
-            ValueError: A batch of conditions. Otherwise as a call.
         """
         generator, runner = self.generator, self.runner
         encoded = generator.encode(condition, None, carry)
@@ -433,31 +406,17 @@ class HyperNetwork(nnx.Module):
         return self.generator.initial_carry(batch)
 
     def add_conditions(self, num: int, *, rngs: nnx.Rngs) -> list[Param]:
-        """Add ids at the end; the outputs of the old ids stay bitwise the same.
-
-        New rows are new parameters; make the optimiser's state anew, or for these only.
+        """New rows are new parameters; make the optimiser's state anew, or for these only.
 
         Args:
             num: How many ids to add.
             rngs: Where their start is drawn from.
-
-        Returns:
-            The new parameters.
-
-        Raises:
-            ValueError: `num` below 1, or a condition without ids of its own to grow.
         """
         plan, added = grow(self.generator, num, check_rngs(rngs))
         self._plan = Box(plan)
         return added
 
     def load(self, path: Any) -> None:
-        """Fill this hypernetwork from a checkpoint of the same plan. See `hyperloom.jax.load`.
-
-        Raises:
-            CheckpointError: The file is cut, altered, too new, or of another plan or target;
-                the hypernetwork is as it was.
-        """
         TOOLS["load"](self, path)
 
     def __repr__(self) -> str:

@@ -7,8 +7,8 @@ from hyperloom import (
     SharedStatistics,
     SlowWarning,
 )
-from hyperloom._core.backend import names as _names
-from hyperloom._core.backend.names import *  # noqa: F403
+from hyperloom._core import names as _names
+from hyperloom._core.names import *  # noqa: F403
 from hyperloom.torch._hypernetwork import TOOLS as _TOOLS
 from hyperloom.torch._hypernetwork import HyperNetwork
 from hyperloom.torch._target.shapes import Shapes

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hyperloom._core.backend import protocol
+from hyperloom._core.backend.documented import completes
 from hyperloom._core.checkpoint.base import FINGERPRINT, SAME_BASE
 from hyperloom._core.choices.execution import Execution
 from hyperloom._core.choices.forms import Form
@@ -40,43 +42,22 @@ from hyperloom.torch._target.tensors import fingerprint
 TOOLS: dict[str, Callable[..., Any]] = {}
 
 
+@completes(protocol.HyperNetwork)
 class HyperNetwork(Generator):
-    """Generates the parameters of a target network from a condition, and runs it with them.
+    """Frozen tensors, what the target keeps and the bases of forms, are held where they are.
 
-    The target is a template: its shapes and its forward are used, its values only where nothing
-    is generated. It is never trained and never changed. Frozen tensors, what the target keeps and
-    the bases of forms, are held where they are, in the target's memory; buffers are copied.
+    That is in the target's memory; buffers are copied.
 
     Args:
-        target: Any module with parameters, unmodified.
         condition: What the weights depend on: `Embedding`, `Vector`, `Noise`, `Concat`, or a
             module that returns a vector `(*batch, dim)` and says its width (an int attribute
             `dim`, or a last `nn.Linear`).
-        trunk: How features are computed from it: `None` (the heads are linear in the condition),
-            `MLP(*widths)`, or a module `(rows, in) -> (rows, features)` that says its width
-            likewise.
-        layout: Which numbers become which weights: `Full()` (default), `Chunked(size)`,
-            `Grouped()`, `PerCondition()`, `Shared()`, or a dict from name patterns to layouts,
-            in order, first match wins. What no pattern names keeps the target's own tensor.
-        form: What is generated for each tensor: `Whole()` (default) or `Delta()`, or a dict from
-            name patterns to forms.
-        init: How the generated networks start out; by default as the target's own
-            initialisation would (`Native()`).
         statistics: What becomes of the running statistics of norms in the target:
             `PerConditionStatistics()` (default where the condition has ids),
             `SharedStatistics()` (default where it has none) or `BatchStatistics()`.
-        execution: How batches are run. Default `Execution()`: all conditions at once, nothing
-            computed again. An attribute too: assign another one to bound memory.
 
     Attributes:
-        plan: The compiled `Plan`: what is generated, by what, how large it is.
         statistics: As given, or the default.
-        execution: As given, or the default.
-
-    Raises:
-        TypeError: An argument of another class, or a complex or integer parameter to generate.
-        ValueError: A target without parameters, a pattern that names nothing, two choices for
-            one tensor, a layout that needs ids with a condition that has none.
     """
 
     def __init__(
@@ -329,10 +310,7 @@ class HyperNetwork(Generator):
         return Bound(Hand(self, self._runner, encoded, by))
 
     def instantiate(self, condition: Any, *, carry: Any = None, copy: bool = True) -> nn.Module:
-        """Return a plain module of the target's class with the parameters of one condition in it.
-
-        The module owns copies of the tensors and has nothing to do with the hypernetwork any
-        more: to deploy, to save, to fine-tune. Ties are kept; modes follow the hypernetwork's.
+        """The tensors that are not generated may stay in the target's memory: `copy=False`.
 
         Args:
             condition: Raw value of one condition.
@@ -343,7 +321,6 @@ class HyperNetwork(Generator):
 
         Raises:
             TypeError: `copy` is no bool.
-            ValueError: A batch of conditions. Otherwise as `forward`.
         """
         a_bool("copy", copy)
         with torch.no_grad():
@@ -358,31 +335,16 @@ class HyperNetwork(Generator):
                 return runner.skeleton.build({**runner.kept(), **tensors}, buffers, shared)
 
     def add_conditions(self, num: int) -> list[nn.Parameter]:
-        """Add ids at the end; the outputs of the old ids stay bitwise the same.
+        """New rows are new parameters.
 
-        New rows are new parameters. Give them to the optimiser, which goes on training the old
-        ones: `optimizer.add_param_group({"params": hnet.add_conditions(1)})`.
-
-        Args:
-            num: How many ids to add.
-
-        Returns:
-            The new parameters.
-
-        Raises:
-            ValueError: `num` below 1, or a condition without ids of its own to grow.
+        Give them to the optimiser, which goes on training the old ones:
+        `optimizer.add_param_group({"params": hnet.add_conditions(1)})`.
         """
         added = grow(self, num)
         grow_tables(self.target_statistics, self.target_buffers, num)
         return added
 
     def load(self, path: Any) -> None:
-        """Fill this hypernetwork from a checkpoint of the same plan. See `hyperloom.torch.load`.
-
-        Raises:
-            CheckpointError: The file is cut, altered, too new, or of another plan or target;
-                the hypernetwork is as it was.
-        """
         TOOLS["load"](self, path)
 
     def _call_of(

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from hyperloom._core.choices.execution import Execution
 from hyperloom._core.plan.plan import Plan
 from hyperloom._core.target.spec import TargetSpec
 
@@ -39,6 +40,80 @@ class HeadModule(Protocol):
     def grow(self, num: int, source: Any) -> list[Any]:
         """Add `num` ids to what is looked up by id; return the new parameters."""
         ...
+
+
+class HyperNetwork(Protocol):
+    """Generates the parameters of a target network from a condition, and runs it with them.
+
+    The target is a template: its shapes and its forward are used, its values only where nothing
+    is generated. It is never trained and never changed.
+
+    Args:
+        target: Any module with parameters, unmodified.
+        condition: What the weights depend on: `Embedding`, `Vector`, `Noise`, `Concat`, or a
+            module that returns a vector `(*batch, dim)` and says its width (an int attribute
+            `dim`, or a last linear layer).
+        trunk: How features are computed from it: `None` (the heads are linear in the condition),
+            `MLP(*widths)`, or a module `(rows, in) -> (rows, features)` that says its width
+            likewise.
+        layout: Which numbers become which weights: `Full()` (default), `Chunked(size)`,
+            `Grouped()`, `PerCondition()`, `Shared()`, or a dict from name patterns to layouts,
+            in order, first match wins. What no pattern names keeps the target's own tensor.
+        form: What is generated for each tensor: `Whole()` (default) or `Delta()`, or a dict from
+            name patterns to forms.
+        init: How the generated networks start out; by default as the target's own
+            initialisation would (`Native()`).
+        execution: How batches are run. Default `Execution()`: all conditions at once, nothing
+            computed again. An attribute too: assign another one to bound memory.
+
+    Attributes:
+        plan: The compiled `Plan`: what is generated, by what, how large it is.
+        execution: As given, or the default.
+
+    Raises:
+        TypeError: An argument of another class, or a complex or integer parameter to generate.
+        ValueError: A target without parameters, a pattern that names nothing, two choices for
+            one tensor, a layout that needs ids with a condition that has none.
+    """
+
+    plan: Plan
+    execution: Execution
+
+    def instantiate(self, condition: Any, *, carry: Any = None) -> Any:
+        """Return a plain module of the target's class with the parameters of one condition in it.
+
+        The module owns copies of the arrays and has nothing to do with the hypernetwork any more:
+        to deploy, to save, to fine-tune. Ties are kept; modes follow the hypernetwork's.
+
+        Args:
+            condition: Raw value of one condition.
+            carry: For a condition that carries a state, that of the call before.
+
+        Raises:
+            ValueError: A batch of conditions. Otherwise as a call.
+        """
+
+    def add_conditions(self, num: int) -> list[Any]:
+        """Add ids at the end; the outputs of the old ids stay bitwise the same.
+
+        Args:
+            num: How many ids to add.
+
+        Returns:
+            The new parameters.
+
+        Raises:
+            ValueError: `num` below 1, or a condition without ids of its own to grow.
+        """
+        ...
+
+    def load(self, path: Any) -> None:
+        """Fill this hypernetwork from a checkpoint of the same plan. See the function `load`.
+
+        Raises:
+            CheckpointError: The file is cut, altered, too new, or of another plan or target;
+                the hypernetwork is as it was.
+        """
 
 
 class OutputRegularizer(Protocol):
@@ -184,7 +259,7 @@ class Backend(Protocol):
     OutputRegularizer: Callable[..., OutputRegularizer]
     Perturbed: Callable[..., Perturbed]
     Assembled: Callable[..., Assembled]
-    HyperNetwork: Callable[..., Any]
+    HyperNetwork: Callable[..., HyperNetwork]
     Shapes: Callable[..., Any]
     target_spec: Callable[..., TargetSpec]
 
