@@ -88,7 +88,9 @@ def route(
     if known is None:
         known = _decided(generator, runner, encoded, call, whole)
         if known.trial:
-            known = replace(known, kind=kind)
+            pays = runner.memory.pays.get(kind)
+            found = {} if pays is None else {"trial": False, "from_parts": pays}
+            known = replace(known, kind=kind, **found)
         runner.memory.keep(kind, known)
     return known if not runner.ordered else loop_where_repeated(known, runner, encoded.ids)
 

@@ -75,7 +75,8 @@ def make_and_run(
     output = run(runner, way, *own, call, buffers)
     if way.trial and uses is not None:
         pays = any(choice != "dense" for _, _, choice, _ in uses)
-        runner.memory.keep(way.kind, replace(way, trial=False, from_parts=pays))
+        runner.memory.pays[way.kind] = pays
+        runner.memory.routes.pop(way.kind, None)
     return output
 
 
