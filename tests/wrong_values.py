@@ -8,6 +8,7 @@ refused after all is a failure too, so that the table of legal pairs stays as sm
 
 from __future__ import annotations
 
+import copy
 import inspect
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -56,6 +57,15 @@ INTS = ("2",)
 BOOLS = ("True", "False")
 DICTS = ("an empty dict", "a dict", "a dict by int")
 ANYTHING = tuple(WRONG)
+
+# An input is named by its place; what pairs is a matter of inputs, dimensions and conditions.
+LEADS = {
+    "*inputs": r"(input 0|inputs)",
+    "in_dims": r"(in_dims|input 0)",
+    "in_axes": r"(in_axes|input 0)",
+    "condition": r"(conditions?|input 0|inputs|carry|noise)",
+    "path": r"(path|checkpoint)",
+}
 
 Good = Mapping[str, Any]
 
@@ -108,6 +118,7 @@ def knock(door: Door, unchanged: Callable[[], Any] = lambda: None) -> list[str]:
         assert not unknown, unknown
         for name, value in door.values().items():
             good = dict(door.good())
+            value = copy.copy(value) if isinstance(value, (dict, list, set)) else value
             good[argument] = (value, *good[argument][1:]) if argument[0] == "*" else value
             shown = _shown(good)
             fault = _fault(door, argument, good, name in legal)
@@ -156,6 +167,8 @@ def _shown(good: Good) -> str:
 def arguments(function: Callable[..., Any]) -> set[str]:
     """Return the names of a callable's arguments; those of `*args` with a star."""
     found = set()
+    if isinstance(function, type):  # a metaclass may take any arguments
+        function = function.__init__
     for name, parameter in inspect.signature(function).parameters.items():
         if name in ("self", "cls") or parameter.kind is parameter.VAR_KEYWORD:
             continue

@@ -420,9 +420,7 @@ def test_bad_calls_are_refused() -> None:
     hnet, x = build(Autoencoder()), floats(4)(R)
     with pytest.raises(ValueError, match="rows: got rows= beside one condition; wanted a batch"):
         hnet(x, condition=1, rows=INDEX)
-    with pytest.raises(
-        AttributeError, match=r"method: got 'decod'; wanted .*Did you mean 'decode'"
-    ):
+    with pytest.raises(ValueError, match=r"method: got 'decod'; wanted .*Did you mean 'decode'"):
         hnet(x, condition=1, method="decod")
     with pytest.raises(TypeError, match="method: got 3; wanted the name of a method"):
         hnet(x, condition=1, method=3)

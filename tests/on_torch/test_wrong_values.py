@@ -18,7 +18,7 @@ import hyperloom as core
 import hyperloom.torch as hl
 from tests.core.test_wrong_values import ELSEWHERE, missing
 from tests.on_torch.snapshots import refused, snapshot
-from tests.wrong_values import BOOLS, NOT_NEGATIVE, Door, knock, public
+from tests.wrong_values import BOOLS, LEADS, NOT_NEGATIVE, WRONG, Door, knock, public
 
 TENSORS: dict[str, Any] = {
     "an int tensor": torch.ones(2, 3, dtype=torch.int64),
@@ -100,6 +100,8 @@ VALUES = {
     "concat": {1: (), 2: ()},
     "carry": {1: SHAPES_OF_ONE, 2: ()},
 }
+CONTAINERS = ("None", "an empty list", "a list", "an empty tuple", "a set")
+CONTAINERS_TOO = ("an empty dict", "a dict", "a dict by int")
 NONE = ("None",)
 EMPTY = ("None", "an empty dict")
 
@@ -115,15 +117,6 @@ def door(
         return good() if callable(good) else dict(good)
 
     return Door(name, call, make, legal or {}, TENSORS, leads={**LEADS, **leads})
-
-
-# An input is named by its place; what pairs is a matter of inputs, dimensions and conditions.
-LEADS = {
-    "*inputs": r"(input 0|inputs)",
-    "in_dims": r"(in_dims|input 0)",
-    "condition": r"(conditions?|input 0|inputs|carry|noise)",
-    "path": r"(path|checkpoint)",
-}
 
 
 def calls(method: str, function: Callable[[hl.HyperNetwork], Callable[..., Any]]) -> list[Door]:
@@ -186,7 +179,12 @@ def hypernetwork_doors() -> list[Door]:
         "form": {"*": hl.Whole()},
         "init": hl.Native(),
         "statistics": hl.SharedStatistics(),
+        "execution": hl.Execution(),
     }
+    rows = {"rows": [0, 1], "method": "forward"}
+    of_none = {"rows": NONE}  # two rows: a slice for each condition
+    of_rows = functools.partial(made(), torch.ones(2, 3), condition=[0, 2])
+    told = functools.partial(made().explain, torch.ones(2, 3), condition=[0, 2])
     optional: dict[str, Any] = dict.fromkeys(choices, NONE) | {"target": (), "condition": ()}
     plan = made().plan
     return [
@@ -208,6 +206,15 @@ def hypernetwork_doors() -> list[Door]:
             lambda execution: setattr(shallow(), "execution", execution),
             {"execution": core.Execution()},
             {"execution": ("a layer",)},  # PyTorch takes any module for a submodule
+        ),
+        door("HyperNetwork.forward (rows)", of_rows, rows, of_none),
+        door("HyperNetwork.explain (rows)", told, rows, of_none),
+        door(
+            "HyperNetwork.bind",
+            made().bind,
+            {"condition": [0, 2], "rows": [0, 1, 1], "carry": None},
+            {"rows": NONE, "carry": NONE},
+            condition="(condition|rows)",
         ),
         door("HyperNetwork.train", made().train, {"mode": True}, {"mode": BOOLS}),
         door("HyperNetwork.add_conditions", grown, {"num": 1}, {"num": ("2",)}),
@@ -233,8 +240,8 @@ def hypernetwork_doors() -> list[Door]:
         door(
             "HyperNetwork.instantiate (carry)",
             made("carry").instantiate,
-            {"condition": torch.ones(3), "carry": torch.ones(4)},
-            {"carry": NONE},
+            {"condition": torch.ones(3), "carry": torch.ones(4), "copy": True},
+            {"carry": NONE, "copy": BOOLS},
         ),
         *running(),
     ]
@@ -297,7 +304,12 @@ def tool_doors() -> list[Door]:
     explanation = ids.explain(X, condition=1)
     report = ids.doctor(X_B, condition=[0, 2])
     return [
-        door("save", hl.save, {"hnet": ids, "path": Path("file")}, {"path": ("a string",)}),
+        door(
+            "save",
+            hl.save,
+            {"hnet": ids, "path": Path("file"), "with_base": True},
+            {"path": ("a string",), "with_base": BOOLS},
+        ),
         door(
             "load",
             hl.load,
@@ -321,8 +333,19 @@ def tool_doors() -> list[Door]:
             {"hnet": ids, "cond_id": 1},
             {"cond_id": ("None", "0", "2")},
         ),
-        door("target_spec", hl.target_spec, {"target": target()}),
-        door("Shapes", hl.Shapes, lambda: {"shapes": dict(names)}),
+        door(
+            "target_spec",
+            hl.target_spec,
+            {"target": target(), "measured": {"0.weight"}},
+            {"measured": [n for n in WRONG if n in (*CONTAINERS, *CONTAINERS_TOO)]},
+        ),
+        door("param_groups", hl.param_groups, {"module": ids, "lr": 0.1}, {"lr": NOT_NEGATIVE}),
+        door(
+            "Shapes",
+            hl.Shapes,
+            lambda: {"shapes": dict(names), "dtype": torch.float64},
+            {"dtype": NONE},
+        ),
         door("Shapes (a list)", hl.Shapes, lambda: {"shapes": list(names.values())}),
         door(
             "unroll",
@@ -341,7 +364,7 @@ def tool_doors() -> list[Door]:
             lambda: {"strength": 1.0, "subset": 2, "weights": {"*": 1.0}},
             {"strength": NOT_NEGATIVE, "subset": ("None", "2"), "weights": (*EMPTY, "a dict")},
         ),
-        door("OutputRegularizer.__call__", reg, {"hnet": ids}),
+        door("OutputRegularizer.forward", reg, {"hnet": ids}),
         door(
             "OutputRegularizer.remember",
             hl.OutputRegularizer(1.0).remember,
@@ -404,8 +427,8 @@ def doors() -> dict[str, Door]:
         door(
             "HyperNetwork.doctor",
             examined,
-            {"*inputs": (X_B,), "condition": [0, 2], "in_dims": 0},
-            {"condition": ("0", "2"), "in_dims": DIMS[2]},
+            {"*inputs": (X_B,), "condition": [0, 2], "in_dims": 0, "optimizer": None},
+            {"condition": ("0", "2"), "in_dims": DIMS[2], "optimizer": NONE},
         ),
     ]
     return {one.name: one for one in found}
@@ -434,14 +457,14 @@ def test_a_target_that_cannot_be_copied_names_its_attribute(
 
 
 class Complains(nn.Module):
-    """Takes inputs that sum to something positive, and says so itself."""
+    """Takes inputs of a negative sum, and says so itself."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__()
         self.fc, self.error = nn.Linear(3, 2), error
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.ndim < 3:  # of one condition and of each of a batch
+        if x.sum() > 0:
             raise self.error
         return self.fc(x)
 
@@ -467,8 +490,12 @@ def test_every_wrong_value_is_named(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    watched = [target(), *(made(kind) for kind in CONDITIONS), made("ids", True)]
+    kind = next((kind for kind in CONDITIONS if f"({kind}" in name), "ids")
+    watched = [target(), made(kind, "plain" in name)]
     assert knock(doors()[name], lambda: [snapshot(module) for module in watched]) == []
+
+
+OF_MODULES = {"OutputRegularizer.set_extra_state"}  # what PyTorch calls with what it has saved
 
 
 def test_every_public_argument_has_a_door() -> None:
@@ -479,4 +506,4 @@ def test_every_public_argument_has_a_door() -> None:
         if name.partition(".")[0] not in of_the_core or name in ELSEWHERE
     ]
     # Arguments of the target's own: whatever they are, they are carried to it.
-    assert missing(ours, list(doors().values()), {"Inputs", "Shapes.forward"}) == []
+    assert missing(ours, list(doors().values()), {"Inputs", "Shapes.forward", *OF_MODULES}) == []

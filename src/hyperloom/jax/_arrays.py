@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -32,3 +33,12 @@ def ranks_promoted(function: Callable[P, R]) -> Callable[P, R]:
 def is_array(value: Any) -> bool:
     """Whether a value is an array, which can pair with conditions."""
     return isinstance(value, ARRAY.types)
+
+
+def is_key(value: Any) -> bool:
+    """Whether a value is a key, of the new kind or of the old: two or four unsigned ints."""
+    if not isinstance(value, Array):
+        return False
+    if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+        return True
+    return value.dtype == jnp.uint32 and value.ndim == 1

@@ -139,6 +139,7 @@ class HyperNetwork(nnx.Module):
     @property
     def runner(self) -> Runner:
         """What runs: the target with the tensors that it keeps."""
+        a_kind("execution", self.execution, Execution, "an Execution object")
         return Runner.of(self)
 
     def __call__(
@@ -387,7 +388,7 @@ class HyperNetwork(nnx.Module):
             raise ValueError(message("condition", got, "one condition", way_out))
         made = generator.tensors(encoded, generator.trunk_key(None))
         own = self.target.state()
-        own.update(check_state(own, state or {}, ()))
+        own.update(check_state(own, state, ()))
         return self.target.build({**runner.kept_tensors(), **made}, own)
 
     def initial_carry(self, batch: int | tuple[int, ...] = ()) -> Any:

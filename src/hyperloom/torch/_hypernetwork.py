@@ -78,7 +78,8 @@ class HyperNetwork(Generator):
         plan, modules = prepare(spec, condition, trunk, layout, form, init)
         self._build(target, plan, modules, statistics)
         if execution is not None:
-            self.execution = execution
+            # Past nn.Module, which would take a module for a submodule.
+            object.__setattr__(self, "execution", execution)
 
     @classmethod
     def from_plan(
@@ -179,7 +180,7 @@ class HyperNetwork(Generator):
             TypeError: A condition of the wrong type or dtype.
             ValueError: A condition of the wrong width, or inputs that do not pair with it.
             IndexError: A condition id out of range.
-            AttributeError: A method that the target has not.
+            ValueError: A method that the target has not.
         """
         encoded = self.encode(condition, kwargs.pop("carry", None) if self._has_carry else None)
         call = self._call_of(encoded, inputs, kwargs, in_dims, rows, method)

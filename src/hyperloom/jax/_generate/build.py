@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from hyperloom._core.backend.checks import growing
+from hyperloom._core.backend.checks import a_plan, check_again, growing
 from hyperloom._core.backend.walk import (
     needs_moments,
     refuse_trunk,
@@ -183,12 +183,13 @@ def planned(
 def planned_again(target: Any, plan: Plan, condition: Any, trunk: Any, rngs: nnx.Rngs) -> Planned:
     """Take a plan for a target; `condition` and `trunk` are the modules of the user's own."""
     read = read_target(target)
-    found = plan.spec.differences(read.spec)
+    found = a_plan("plan", plan).spec.differences(read.spec)
     if found:
         wanted = f"the tensors of {plan.spec.name}"
         raise ValueError(message("target", "; ".join(found[:3]), wanted))
     start = Start(rngs, generator_dtype(read.spec), read.values)
-    _, module = build_condition(plan.condition if condition is None else condition, start)
+    neutral, module = build_condition(plan.condition if condition is None else condition, start)
+    check_again(plan, None if condition is None else neutral, trunk, nnx.Module)
     return Planned(read, plan, module, build_trunks(plan, trunk, start))
 
 

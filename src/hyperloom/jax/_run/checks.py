@@ -7,29 +7,31 @@ from typing import Any
 
 import numpy as np
 from flax import nnx
-from jax import Array
 
 from hyperloom._core.backend import checks
-from hyperloom._core.errors import a_mapping, did_you_mean, message
+from hyperloom._core.errors import a_mapping, did_you_mean, message, shown
 from hyperloom._core.plan.plan import Plan
-from hyperloom.jax._arrays import ARRAY, is_array
+from hyperloom.jax._arrays import ARRAY, is_array, is_key
 
 
 def as_rngs(rngs: Any) -> nnx.Rngs | None:
     """Return random streams for a call, from streams, a key, or a dict of keys."""
     if rngs is None or isinstance(rngs, nnx.Rngs):
         return rngs
-    if isinstance(rngs, Mapping):
-        return nnx.Rngs(**rngs)
-    if isinstance(rngs, Array):
-        return nnx.Rngs(rngs)
-    way_out = "Make one from a seed: jax.random.key(0)."
-    raise TypeError(message("rngs", repr(rngs), "an nnx.Rngs, a key or a dict of keys", way_out))
+    way_out, wanted = (
+        "Make one from a seed: jax.random.key(0).",
+        "an nnx.Rngs, a key or a dict of keys",
+    )
+    named = rngs if isinstance(rngs, Mapping) else {"default": rngs}
+    if not named or not all(isinstance(n, str) and is_key(key) for n, key in named.items()):
+        wanted = "an nnx.Rngs, a key or a dict of keys"
+        raise TypeError(message("rngs", shown(rngs), wanted, way_out))
+    return nnx.Rngs(**named)
 
 
 def check_state(
     own: Mapping[str, Any],
-    state: Mapping[str, Any],
+    state: Mapping[str, Any] | None,
     batch: tuple[int, ...],
     anew: Collection[str] = (),
 ) -> dict[str, Any]:
@@ -42,7 +44,7 @@ def check_state(
         anew: What calls have returned beside the state.
     """
     wanted = "a dict from names to arrays, as a call with mutable=True returns it"
-    a_mapping("state", state, wanted)
+    state = a_mapping("state", {} if state is None else state, wanted)
     for name, value in state.items():
         if name in anew:
             continue

@@ -16,6 +16,7 @@ from hyperloom.jax._generate.generator import Generator
 from hyperloom.jax._run.route import route
 from hyperloom.jax._run.run import Asked, flat_encoded, maker, travel
 from hyperloom.jax._run.runner import Runner
+from hyperloom.jax._target.refusal import naming_inputs
 from hyperloom.jax._weights.choose import device_class
 
 
@@ -40,7 +41,8 @@ def explain(generator: Generator, runner: Runner, encoded: Encoded, asked: Asked
         make = maker(copy, own, way, here, key)
         return travel(own, way, make, encoded, here, record)[0]
 
-    jax.eval_shape(run, state, flat_encoded(encoded), call.slices())
+    with naming_inputs(plan.spec.name, asked.inputs, asked.kwargs):
+        jax.eval_shape(run, state, flat_encoded(encoded), call.slices())
     way = route(plan, runner, call, size)  # tracing may have shown that it takes a loop
     entries = {entry.tensor: entry for entry in plan.entries}
     seen = {name for name, *_ in notes}

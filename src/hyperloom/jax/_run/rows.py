@@ -11,6 +11,7 @@ from jax import Array
 
 from hyperloom._core.backend.rows import check_rows, groups_of_equal_counts
 from hyperloom._core.errors import message
+from hyperloom.jax._arrays import is_key
 from hyperloom.jax._generate.encoded import Encoded
 from hyperloom.jax._generate.generator import Generator
 from hyperloom.jax._run.call import Call
@@ -81,6 +82,9 @@ def _known(rows: Any, encoded: Encoded) -> np.ndarray:
     if len(encoded.batch) != 1:
         got = f"rows beside conditions {encoded.batch}"
         raise ValueError(message("rows", got, "a batch of conditions (B,)"))
+    if is_key(rows):
+        wanted = "ints (R,): for each row the place of its condition"
+        raise TypeError(message("rows", rows, wanted))
     try:
         index = np.asarray(rows)
     except jax.errors.TracerArrayConversionError as error:

@@ -13,7 +13,7 @@ from flax import nnx
 from jax import Array
 
 from hyperloom._core.choices.execution import SlowWarning
-from hyperloom._core.errors import message
+from hyperloom._core.errors import a_bool, message
 from hyperloom._core.plan.plan import Plan
 from hyperloom.jax._generate.encoded import Encoded
 from hyperloom.jax._generate.generator import Generator
@@ -25,6 +25,7 @@ from hyperloom.jax._run.route import Route, route
 from hyperloom.jax._run.runner import Runner
 from hyperloom.jax._run.strategies import STRATEGIES, Result, Target
 from hyperloom.jax._target.adaptor import Method, Notes
+from hyperloom.jax._target.refusal import naming_inputs
 from hyperloom.jax._weights.choose import Record
 from hyperloom.jax._weights.make import make_weights
 
@@ -62,7 +63,8 @@ class Asked:
             ValueError: Inputs or state that do not pair with the conditions.
         """
         inputs = PairedInputs.of(batch, self.inputs, self.in_axes, self.kwargs)
-        state = check_state(runner.target.state(), self.state or {}, batch, runner.memory.anew)
+        a_bool("mutable", self.mutable)
+        state = check_state(runner.target.state(), self.state, batch, runner.memory.anew)
         call = Call(batch, inputs, mutable=self.mutable, method=self.method)
         keys = runner.target.keys(self.streams, self.method)
         keys = split_keys(keys, call, runner.execution.randomness)
@@ -83,7 +85,8 @@ def run_encoded(generator: Generator, runner: Runner, encoded: Encoded, asked: A
     call = asked.of(runner, encoded.batch)
     way = route(generator.plan, runner, call, encoded.vector.dtype.itemsize)
     make = maker(generator, runner, way, call, generator.trunk_key(asked.streams))
-    result, notes = travel(runner, way, make, flat_encoded(encoded), call)
+    with naming_inputs(generator.plan.spec.name, asked.inputs, asked.kwargs):
+        result, notes = travel(runner, way, make, flat_encoded(encoded), call)
     return store(runner, asked, result, notes)
 
 
@@ -94,7 +97,8 @@ def run_given(plan: Plan, runner: Runner, params: Mapping[str, Array], asked: As
     way = route(plan, runner, call, None)
     kept = {name: value for name, value in params.items() if name in plan.kept}
     source = {n: flat_batch(v, batch) for n, v in params.items() if n not in kept}
-    result, notes = travel(runner, way, lambda source, _: (source, kept), source, call)
+    with naming_inputs(plan.spec.name, asked.inputs, asked.kwargs):
+        result, notes = travel(runner, way, lambda source, _: (source, kept), source, call)
     return store(runner, asked, result, notes)
 
 

@@ -148,8 +148,8 @@ def method_of(module: Any, method: Method) -> Callable[..., Any]:
     kind = type(module).__name__
     wanted = f"the name of a method of {kind}, or a function of the module and its inputs"
     if method is not None and not isinstance(method, str):
-        if not callable(method):
-            raise TypeError(message("method", repr(method), wanted))
+        if not callable(method) or isinstance(method, type):
+            raise TypeError(message("method", method, wanted))
         return partial(method, module)
     names = [name for name in dir(type(module)) if not name.startswith("_")]
     try:

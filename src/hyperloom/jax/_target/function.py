@@ -12,7 +12,7 @@ from flax import nnx
 from jax import Array
 from jax.tree_util import Partial, keystr, tree_flatten_with_path
 
-from hyperloom._core.errors import call_it, message
+from hyperloom._core.errors import call_it, message, shown
 from hyperloom._core.target.spec import TargetSpec
 from hyperloom.jax._arrays import is_array
 from hyperloom.jax._target.adaptor import Adaptor, Box, Method, Notes, Pure, Read, method_of
@@ -49,6 +49,9 @@ class Function:
         if not callable(apply) or isinstance(apply, type):
             wanted = "a function apply(params, *inputs)"
             raise TypeError(message("Function(apply)", apply, wanted, call_it(apply)))
+        if not any(map(_learned, jax.tree.leaves(params))):
+            wanted = "a tree with at least one floating array"
+            raise ValueError(message("Function(params)", shown(params), wanted))
         self.apply = apply
         self.params = params
 

@@ -12,9 +12,11 @@ from flax import nnx
 from flax.core import DenyList
 from jax import Array
 
-from hyperloom._core.errors import message
+from hyperloom._core.errors import message, positive_int, shown
 from hyperloom._core.target.spec import TargetSpec
+from hyperloom.jax._arrays import is_key
 from hyperloom.jax._target.adaptor import Adaptor, Box, Method, Notes, Pure, Read, dotted, method_of
+from hyperloom.jax._target.refusal import naming_inputs
 from hyperloom.jax._target.spec import tensor_spec
 from hyperloom.jax._target.values import cells_of, leaves_of, with_leaves
 from hyperloom.jax._target.variables import Fixed, natural
@@ -46,13 +48,16 @@ class Linen:
             raise TypeError(message("Linen(module)", got, "a flax.linen.Module", way_out))
         self.module = module
         self.layers: dict[tuple[str, ...], nn.Module] = {}
-        keys = jax.tree.map(lambda k: jax.random.key(k) if isinstance(k, int) else k, rng)
+        keys = _as_keys(rng)
+        if variables is not None:
+            _check_variables(variables)
 
         def note(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
             self.layers.setdefault(context.module.path, context.module.clone(parent=None))
             return call(*args, **kwargs)
 
-        with nn.intercept_methods(note):
+        name = type(module).__name__
+        with nn.intercept_methods(note), naming_inputs(name, inputs, kwargs):
             if variables is None:
                 made: Any = nn.unbox(module.init(keys, *inputs, **kwargs))
                 self.variables = _without_sown(module, made, keys, inputs, kwargs)
@@ -67,11 +72,30 @@ class Linen:
         return f"Linen({type(self.module).__name__})"
 
 
-def _check_params(variables: Any, shapes: Any) -> None:
-    """Raise unless given variables hold the parameters that the module makes."""
+def _as_keys(rng: Any) -> Any:
+    """Return keys for `module.init`, from a key, an int, or a dict of them."""
+    given = rng if isinstance(rng, Mapping) else {"params": rng}
+    if not {"params", "default"} & set(given):
+        wanted = "a dict with a key or an int for the stream 'params'"
+        raise ValueError(message("Linen(rng)", shown(rng), wanted))
+    for name, key in given.items():
+        if not isinstance(name, str) or not (type(key) is int or is_key(key)):
+            wanted = "a key, an int, or a dict from names of streams to them"
+            raise TypeError(message("Linen(rng)", shown(rng), wanted))
+        if type(key) is int:
+            positive_int("Linen(rng)", key, least=0)
+    return jax.tree.map(lambda k: jax.random.key(k) if isinstance(k, int) else k, rng)
+
+
+def _check_variables(variables: Any) -> None:
+    """Raise unless given variables are collections, one of them of parameters."""
     if not isinstance(variables, Mapping) or not isinstance(variables.get("params", {}), Mapping):
         got, wanted = f"a {type(variables).__name__}", 'a dict such as {"params": {...}}'
         raise TypeError(message("Linen(variables)", got, wanted))
+
+
+def _check_params(variables: Any, shapes: Any) -> None:
+    """Raise unless given variables hold the parameters that the module makes."""
     own, given = _flat(shapes.get("params", {})), _flat(variables.get("params", {}))
     for path in sorted({*own, *given}):
         shape, wanted = (tuple(t[path].shape) if path in t else None for t in (given, own))

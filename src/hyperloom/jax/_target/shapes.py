@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from hyperloom._core.errors import message
+from hyperloom._core.errors import message, shown
 from hyperloom._core.target.shapes import named_shapes, spec_of_shapes
+from hyperloom.jax._arrays import is_array
 from hyperloom.jax._target.adaptor import Adaptor, Method, Notes, Pure, Read
 from hyperloom.jax._target.variables import Variable
 
@@ -46,10 +47,22 @@ class Shapes:
         dtype: Any = jnp.float32,
     ) -> None:
         named = named_shapes(shapes)
-        self.spec = spec_of_shapes(named, dict.fromkeys(named, str(jnp.dtype(dtype))))
+        self.spec = spec_of_shapes(named, dict.fromkeys(named, str(_floating(dtype))))
 
     def __repr__(self) -> str:
         return f"Shapes({ {tensor.name: tensor.shape for tensor in self.spec} })"
+
+
+def _floating(dtype: Any) -> Any:
+    """Return a dtype of floating numbers."""
+    wanted = "a dtype such as jnp.float32"
+    try:
+        found = None if dtype is None or is_array(dtype) else jnp.dtype(dtype)
+    except (TypeError, ValueError, AttributeError):
+        found = None
+    if found is None or not jnp.issubdtype(found, jnp.floating):
+        raise TypeError(message("dtype", shown(dtype), wanted))
+    return found
 
 
 class ShapesTarget(Adaptor):

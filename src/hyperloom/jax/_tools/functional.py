@@ -10,7 +10,7 @@ from flax import nnx
 from jax import Array
 from jax.tree_util import GetAttrKey, register_pytree_with_keys_class
 
-from hyperloom._core.errors import did_you_mean, message
+from hyperloom._core.errors import a_mapping, did_you_mean, message, shown
 from hyperloom._core.plan.plan import Plan
 from hyperloom.jax._generate.supplied import check_shape, refuse_other_numbers
 from hyperloom.jax._hypernetwork import HyperNetwork
@@ -113,12 +113,14 @@ class Functional(Generic[Network]):
             TypeError: A value that is not an array.
             ValueError: Missing or unknown names, or a wrong shape.
         """
+        _a_network(hnet)
         self._check(params)
         flat = [(path, params[name]) for name, path in self._structure.paths.items()]
         nnx.update(hnet, nnx.from_flat_state(flat))
 
     def _check(self, params: Mapping[str, Array]) -> None:
         paths = self._structure.paths
+        a_mapping("params", params, "a dict from names to arrays, as functional() returns it")
         unknown = [name for name in params if name not in paths]
         missing = [name for name in paths if name not in params]
         if unknown:
@@ -153,6 +155,7 @@ def functional(hnet: Network) -> tuple[Functional[Network], Params]:
         >>> step = jax.jit(jax.value_and_grad(loss))
         >>> value, gradient = step(params, net, x, y, task)
     """
+    _a_network(hnet)
     # Of a copy: what becomes of the hypernetwork later is not seen here.
     graphdef, params, frozen = nnx.split(nnx.clone(hnet), nnx.Param, ...)
     flat = {".".join(map(str, path)): (path, leaf) for path, leaf in nnx.to_flat_state(params)}
@@ -160,3 +163,9 @@ def functional(hnet: Network) -> tuple[Functional[Network], Params]:
     shapes = {name: tuple(value.shape) for name, value in start.items()}
     structure = _Structure(graphdef, {n: path for n, (path, _) in flat.items()}, shapes, hnet.plan)
     return Functional(structure, frozen), start
+
+
+def _a_network(hnet: object) -> None:
+    """Raise unless `hnet` is something that `functional` takes apart."""
+    if not isinstance(hnet, (HyperNetwork, Perturbed, Assembled)):
+        raise TypeError(message("hnet", shown(hnet), "a HyperNetwork, Perturbed or Assembled"))

@@ -27,6 +27,7 @@ from hyperloom._core.backend.regularizer import (
 from hyperloom._core.choices.conditions import Concat, Condition, Embedding
 from hyperloom._core.errors import finite_float, message, positive_int
 from hyperloom.jax._arrays import ARRAY, ranks_promoted
+from hyperloom.jax._generate.conditions import as_ids
 from hyperloom.jax._generate.encoded import Encoded
 from hyperloom.jax._generate.heads import LinearHead
 from hyperloom.jax._hypernetwork import HyperNetwork
@@ -91,10 +92,12 @@ class OutputRegularizer(nnx.Module):
         Raises:
             ValueError: `subset` without `rngs`.
         """
+        a_hypernetwork("hnet", hnet)
+        streams = as_rngs(rngs)
         if not self.num_conditions:
             return jnp.zeros(())
         generator, total = hnet.generator, jnp.zeros(())
-        encoded, index = self._chosen(generator.encode(self.conditions.get_value(), None), rngs)
+        encoded, index = self._chosen(generator.encode(self.conditions.get_value(), None), streams)
         features = generator.features(encoded, generator.trunk_key(None))
         for i, head in enumerate(hnet.plan.heads):
             if head.name in self.heads:
@@ -107,11 +110,10 @@ class OutputRegularizer(nnx.Module):
             total += jnp.sum(jnp.square(change) * weight_of(self.weights.held, name))
         return self.strength / encoded.batch[0] * total
 
-    def _chosen(self, encoded: Encoded, rngs: Any) -> tuple[Encoded, Array | None]:
+    def _chosen(self, encoded: Encoded, streams: nnx.Rngs | None) -> tuple[Encoded, Array | None]:
         """Return the conditions of this call, and which of all they are."""
         if self.subset is None or self.subset >= self.num_conditions:
             return encoded, None
-        streams = as_rngs(rngs)
         if streams is None:
             got = f"none, with subset={self.subset}"
             way_out = "Pass a new key at each call: reg(hnet, rngs=key)."
@@ -127,7 +129,7 @@ def _as_arrays(choice: Condition, value: Any) -> Any:
     if isinstance(choice, Concat) and isinstance(value, (tuple, list)):
         return tuple(_as_arrays(p, v) for p, v in zip(choice.parts, value, strict=True))
     if isinstance(choice, Embedding) and isinstance(value, (range, list, tuple)):
-        return jnp.asarray(np.asarray(list(value)))
+        return as_ids(value, choice.num)
     return value
 
 

@@ -181,7 +181,7 @@ class Hand:
     def attribute(self, name: str) -> Any:
         """Return an attribute of the target; a method is run with the weights."""
         if not hasattr(self.module, name):
-            check_method(self.module, name)
+            check_method(self.module, name, AttributeError)
         value = getattr(self.module, name)
         if inspect.ismethod(value) and value.__self__ is self.module:
             return _method(self, name, value)
@@ -260,12 +260,12 @@ class Hand:
         return output
 
 
-def check_method(target: nn.Module, name: Any) -> None:
+def check_method(target: nn.Module, name: Any, error: type[Exception] = ValueError) -> None:
     """Raise for a method that a target has not.
 
     Raises:
         TypeError: No name.
-        AttributeError: No such method.
+        ValueError: No such method; or `error`, where it was asked for as an attribute.
     """
     if not isinstance(name, str):
         raise TypeError(message("method", name, "the name of a method of the target"))
@@ -274,7 +274,7 @@ def check_method(target: nn.Module, name: Any) -> None:
     known = [n for n in dir(target) if not n.startswith("_") and callable(getattr(target, n, None))]
     own = [n for n in known if not hasattr(nn.Module, n)]
     got, wanted = f"{name!r}", f"a method of {type(target).__name__}"
-    raise AttributeError(message("method", got, wanted, did_you_mean(name, own or known)))
+    raise error(message("method", got, wanted, did_you_mean(name, own or known)))
 
 
 def _method(hand: Hand, name: str, plain: Any) -> Callable[..., Any]:

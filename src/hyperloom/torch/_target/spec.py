@@ -8,7 +8,7 @@ from collections.abc import Container
 import torch
 from torch import nn
 
-from hyperloom._core.errors import message
+from hyperloom._core.errors import message, shown
 from hyperloom._core.records import Role
 from hyperloom._core.target.spec import TargetSpec, TensorSpec, measured_start, usual_start
 from hyperloom.torch._target.shapes import Shapes
@@ -35,6 +35,8 @@ def target_spec(target: nn.Module, measured: Container[str] | None = None) -> Ta
         TypeError: `target` is not a module, or has lazy parameters that have no shape yet.
         ValueError: It has no parameters, or two that overlap in memory without being equal.
     """
+    if measured is not None and not isinstance(measured, (set, frozenset, list, tuple, dict)):
+        raise TypeError(message("measured", shown(measured), "names of tensors, or None"))
     if not isinstance(target, nn.Module):
         way_out = "Call the class to make one." if isinstance(target, type) else ""
         raise TypeError(message("target", _kind(target), "a torch.nn.Module", way_out))

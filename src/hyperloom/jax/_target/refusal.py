@@ -1,0 +1,44 @@
+"""Errors of JAX and Flax about inputs of the target, told so that they name the inputs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import flax
+import jax
+import numpy as np
+
+from hyperloom._core.backend.refusal import is_about_arguments, named
+from hyperloom.jax._arrays import is_array
+
+_FRAMEWORK = (
+    os.path.dirname(jax.__file__),
+    os.path.dirname(flax.__file__),
+    os.path.dirname(np.__file__),
+)
+
+
+@contextmanager
+def naming_inputs(
+    target: str, inputs: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Generator[None]:
+    """Let errors of the block that are about the target's inputs name them.
+
+    A layer that gets an input of another width or dtype says so in words of its own, which name
+    neither the input nor the layer. What the target's own code raises stays as it is.
+
+    Raises:
+        TypeError: None of the inputs is an array.
+        ValueError: Any other error about arguments that JAX or Flax has raised in the target.
+    """
+    try:
+        yield
+    except Exception as error:
+        given = {f"input {i}": value for i, value in enumerate(inputs)} | dict(kwargs)
+        if not given or not is_about_arguments(error, _FRAMEWORK):
+            raise
+        other = not any(is_array(value) for value in given.values())
+        raise named(error, given, target, "", other) from error
