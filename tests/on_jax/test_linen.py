@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -83,3 +84,69 @@ def test_variables_of_another_module(change: Any, error: type[Exception], text: 
     with pytest.raises(error) as caught:
         hl.Linen(module, X, variables=change(params))
     assert str(caught.value).startswith(text)
+
+
+class Encoder(nn.Module):
+    """A set encoder with running statistics."""
+
+    @nn.compact
+    def __call__(self, points: Any, train: bool = False) -> Any:
+        x = nn.BatchNorm(use_running_average=not train)(nn.Dense(6)(points))
+        return nn.Dense(4)(jnp.tanh(x)).mean(-2)
+
+
+class Trunk(nn.Module):
+    @nn.compact
+    def __call__(self, rows: Any) -> Any:
+        return jnp.tanh(nn.Dense(7)(rows))
+
+
+def with_linen_parts(train: bool = False, seed: int = 0) -> hl.HyperNetwork:
+    return hl.HyperNetwork(
+        nnx.Linear(3, 2, rngs=nnx.Rngs(0)),
+        condition=hl.Linen(Encoder(), jnp.ones((1, 5, 2)), rng=seed, train=train),
+        trunk=hl.Linen(Trunk(), jnp.ones((1, 4)), rng=seed),
+        rngs=nnx.Rngs(0),
+    )
+
+
+def test_linen_modules_as_condition_and_trunk(tmp_path: Path) -> None:
+    hnet = with_linen_parts()
+    assert (hnet.plan.condition.width, hnet.plan.trunk.width) == (4, 7)
+    assert "Encoder" in str(hnet)
+    assert "Trunk" in str(hnet)
+    points, x = draws(0, 3, 5, 2), draws(1, 3, 6, 3)
+    net, params = hl.functional(hnet)
+    assert "trunks.0.module.params.Dense_0.kernel" in params
+
+    def loss(params: Any) -> Any:
+        return jnp.sum(net(params, x, condition=points) ** 2)
+
+    gradients = jax.grad(loss)(params)
+    assert all(jnp.abs(gradients[name]).max() > 0 for name in params if "Dense_1" in name)
+    y = hnet(x, condition=points)
+    same(y, jnp.stack([hnet(x[i], condition=points[i]) for i in range(3)]), 1e-5)
+    hl.save(hnet, tmp_path / "hnet.safetensors")
+    own = with_linen_parts(seed=1)
+    choices = {"condition": hl.Linen(Encoder(), jnp.ones((1, 5, 2))), "trunk": own.trunks[0].module}
+    again = hl.load(tmp_path / "hnet.safetensors", nnx.Linear(3, 2, rngs=nnx.Rngs(1)), **choices)
+    same(again(x, condition=points), y)
+
+
+def test_running_statistics_of_a_linen_condition_are_kept() -> None:
+    hnet = with_linen_parts(train=True)
+
+    def state() -> Any:
+        return dict(hnet.condition.module.module.state())["batch_stats.BatchNorm_0.mean"]
+
+    before = state()
+    hnet(draws(1, 3, 6, 3), condition=draws(0, 3, 5, 2))
+    assert jnp.abs(state() - before).max() > 0
+
+
+def test_a_bare_linen_module_is_named() -> None:
+    linear, bare = nnx.Linear(3, 2, rngs=nnx.Rngs(0)), Trunk()
+    with pytest.raises(TypeError, match=r"condition: got .*nnx.Module or Linen\(module"):
+        hl.HyperNetwork(linear, condition=bare, rngs=nnx.Rngs(0))
+    with pytest.raises(TypeError, match=r"trunk: got .*nnx.Module or Linen\(module"):
+        hl.HyperNetwork(linear, condition=hl.Vector(4), trunk=bare, rngs=nnx.Rngs(0))

@@ -34,6 +34,7 @@ from hyperloom.jax._generate.conditions import (
 from hyperloom.jax._generate.draws import Start
 from hyperloom.jax._generate.generator import Generator
 from hyperloom.jax._generate.heads import build_head
+from hyperloom.jax._generate.linen import as_part
 from hyperloom.jax._generate.norms import IdNorm
 from hyperloom.jax._generate.numbers import feature_moments
 from hyperloom.jax._generate.recurrent import RecurrentCondition
@@ -176,6 +177,7 @@ def planned(
     read = read_target(target)
     start = Start(rngs, generator_dtype(read.spec), read.values)
     neutral, module = build_condition(condition, start)
+    trunk = as_part(trunk)
     plan = compile_plan(read.spec, neutral, neutral_trunk(trunk), *choices)
     return Planned(read, plan, module, build_trunks(plan, trunk, start))
 
@@ -189,6 +191,7 @@ def planned_again(target: Any, plan: Plan, condition: Any, trunk: Any, rngs: nnx
         raise ValueError(message("target", "; ".join(found[:3]), wanted))
     start = Start(rngs, generator_dtype(read.spec), read.values)
     neutral, module = build_condition(plan.condition if condition is None else condition, start)
+    trunk = as_part(trunk)
     check_again(plan, None if condition is None else neutral, trunk, nnx.Module)
     return Planned(read, plan, module, build_trunks(plan, trunk, start))
 

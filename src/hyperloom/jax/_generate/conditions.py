@@ -25,6 +25,7 @@ from hyperloom._core.choices.conditions import (
 from hyperloom._core.errors import call_it, message, positive_int
 from hyperloom.jax._generate.draws import Start
 from hyperloom.jax._generate.encoded import Encoded, shown
+from hyperloom.jax._generate.linen import as_part, class_name
 from hyperloom.jax._generate.recurrent import RecurrentCondition
 from hyperloom.jax._generate.table import Table
 from hyperloom.jax._target.streams import draw
@@ -188,12 +189,16 @@ def build_condition(choice: Any, start: Start) -> tuple[Condition, nnx.Module]:
         return choice, VectorCondition(choice, start)
     if isinstance(choice, Recurrent):
         return choice, RecurrentCondition(choice, start)
+    choice = as_part(choice)
     if isinstance(choice, nnx.Module):
         dim = output_width("condition", choice)
         neutral = CustomRecurrent if _has_carry(choice) else Custom
         size = num_learned(choice)
-        return neutral(dim, type(choice).__name__, size), CustomCondition(choice, dim)
-    wanted = "a condition object (Embedding, Vector, Noise, Recurrent, Concat) or an nnx.Module"
+        return neutral(dim, class_name(choice), size), CustomCondition(choice, dim)
+    wanted = (
+        "a condition object (Embedding, Vector, Noise, Recurrent, Concat), an nnx.Module or "
+        "Linen(module, *inputs)"
+    )
     raise TypeError(message("condition", shown(choice), wanted, call_it(choice)))
 
 

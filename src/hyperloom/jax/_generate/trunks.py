@@ -19,6 +19,7 @@ from hyperloom.jax._generate.activations import ACTIVATIONS
 from hyperloom.jax._generate.conditions import num_learned, output_width
 from hyperloom.jax._generate.deconv import DeconvTrunk
 from hyperloom.jax._generate.draws import Start
+from hyperloom.jax._generate.linen import class_name
 from hyperloom.jax._generate.norms import IdNorm, make_statistics, over_rows, standard
 from hyperloom.jax._generate.slots import beside
 
@@ -137,9 +138,9 @@ def neutral_trunk(choice: Any) -> Trunk:
         return choice
     if isinstance(choice, nnx.Module):
         width = output_width("trunk", choice)
-        return CustomTrunk(width, type(choice).__name__, num_learned(choice))
+        return CustomTrunk(width, class_name(choice), num_learned(choice))
     got = choice if isinstance(choice, type) else repr(choice)
-    wanted = "None, MLP(*widths), Deconv(image) or an nnx.Module"
+    wanted = "None, MLP(*widths), Deconv(image), an nnx.Module or Linen(module, *inputs)"
     raise TypeError(message("trunk", got, wanted, call_it(choice)))
 
 

@@ -23,7 +23,7 @@ from hyperloom.jax._target.variables import Fixed, natural
 
 
 class Linen:
-    """A Linen module as target.
+    """A Linen module as target; or as condition or trunk, then called as in its example.
 
     Args:
         module: The module, unmodified.
@@ -46,7 +46,7 @@ class Linen:
             way_out = "An NNX module is given as target itself."
             got = module if isinstance(module, type) else f"a {type(module).__name__}"
             raise TypeError(message("Linen(module)", got, "a flax.linen.Module", way_out))
-        self.module = module
+        self.module, self.inputs, self.kwargs = module, inputs, kwargs
         self.layers: dict[tuple[str, ...], nn.Module] = {}
         keys = _as_keys(rng)
         if variables is not None:
