@@ -1,6 +1,5 @@
 """The command line: `hyperloom demo` and `hyperloom inspect CHECKPOINT`."""
 
-import re
 import sys
 from enum import StrEnum
 from importlib import import_module
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 from hyperloom import __version__
+from hyperloom._core.arrays import itemsize
 from hyperloom._core.checkpoint.file import Description, read_description
 from hyperloom._core.errors import CheckpointError, message
 from hyperloom._core.plan.plan import Plan
@@ -165,13 +165,7 @@ def _sizes(checkpoint: Path, described: Description) -> "Table":
 def _generated_bytes(plan: Plan) -> int:
     """Bytes of one condition's generated tensors, in the dtypes of the target."""
     tensors = (plan.spec[entry.tensor] for entry in plan.entries)
-    return sum(tensor.numel * _itemsize(tensor.dtype) for tensor in tensors)
-
-
-def _itemsize(dtype: str) -> int:
-    """Bytes of one number: the first digits of a floating dtype's name are its bits."""
-    bits = re.search(r"\d+", dtype)
-    return int(bits[0]) // 8 if bits else 4
+    return sum(tensor.numel * itemsize(tensor.dtype) for tensor in tensors)
 
 
 def _fail(text: str) -> NoReturn:

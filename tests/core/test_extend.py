@@ -157,7 +157,7 @@ def changed_head(**changes: Any) -> Callable[[list[Placement]], list[Placement]]
         (
             lambda made: made[0],
             TypeError,
-            "returns a Placement, .*; wanted a list of Placement.",
+            "returns a Placement.*; wanted a list of Placement.",
         ),
         (lambda made: [1], TypeError, "returns [1]; wanted a list of Placement."),
         (without_last, ValueError, "places 'bias' of 'c.bias' nowhere; wanted each of its parts"),

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hyperloom._core.backend.checks import ArrayKind
+from hyperloom._core.arrays import ArrayKind
 
 P = ParamSpec("P")
 R = TypeVar("R")

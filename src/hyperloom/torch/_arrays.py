@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from hyperloom._core.backend.checks import ArrayKind
+from hyperloom._core.arrays import ArrayKind
 
 TENSOR = ArrayKind((Tensor,), "a tensor")

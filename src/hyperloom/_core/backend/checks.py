@@ -3,52 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from hyperloom._core.arrays import ArrayKind
 from hyperloom._core.choices.conditions import Condition, Custom, CustomRecurrent
 from hyperloom._core.choices.trunks import CustomTrunk, Trunk
 from hyperloom._core.errors import (
     a_kind,
-    a_mapping,
-    a_string,
     did_you_mean,
     message,
     positive_int,
     shown,
 )
 from hyperloom._core.plan.plan import Plan
-
-
-@dataclass(frozen=True)
-class ArrayKind:
-    """What the arrays of a backend are.
-
-    Attributes:
-        types: Their classes.
-        word: What one is called: `"a tensor"`, `"an array"`.
-    """
-
-    types: tuple[type, ...]
-    word: str
-
-    @property
-    def plural(self) -> str:
-        """What several are called."""
-        return f"{self.word.split()[-1]}s"
-
-    def check(self, argument: str, value: object, wanted: str = "") -> None:
-        """Raise `TypeError` unless `value` is such an array."""
-        if not isinstance(value, self.types):
-            raise TypeError(message(argument, shown(value), wanted or self.word))
-
-    def check_all(self, argument: str, values: object) -> Mapping[str, Any]:
-        """Return `values` if they are a dict from names to arrays; raise `TypeError` otherwise."""
-        wanted = f"a dict from names to {self.plural}"
-        for name, value in a_mapping(argument, values, wanted).items():
-            a_string(argument, name, wanted)
-            self.check(f"{argument}[{name!r}]", value)
-        return values  # type: ignore[return-value]
 
 
 def a_plan(argument: str, value: object) -> Plan:

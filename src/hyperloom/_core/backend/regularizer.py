@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperloom._core.backend.checks import ArrayKind
+from hyperloom._core.arrays import ArrayKind
 from hyperloom._core.choices.conditions import Concat, Condition, Noise
 from hyperloom._core.choices.layouts import Head, Piece
 from hyperloom._core.errors import a_mapping, a_string, did_you_mean, finite_float, message

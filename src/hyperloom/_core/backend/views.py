@@ -9,7 +9,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from hyperloom._core.backend.checks import ArrayKind, a_plan
+from hyperloom._core.arrays import ArrayKind
+from hyperloom._core.backend.checks import a_plan
 from hyperloom._core.errors import a_function, a_kind, a_mapping, a_string, message, shown
 from hyperloom._core.plan.plan import Plan
 

@@ -11,26 +11,10 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from hyperloom._core.arrays import DTYPES
 from hyperloom._core.checkpoint.file import Description, digest, essence, other_target
 from hyperloom._core.errors import CheckpointError, message
 from hyperloom._core.plan.plan import Plan
-
-_DTYPES = {
-    "float64": "F64",
-    "float32": "F32",
-    "float16": "F16",
-    "bfloat16": "BF16",
-    "int64": "I64",
-    "int32": "I32",
-    "int16": "I16",
-    "int8": "I8",
-    "uint8": "U8",
-    "bool": "BOOL",
-    "complex64": "C64",
-    "uint16": "U16",
-    "uint32": "U32",
-    "uint64": "U64",
-}
 
 # The target's own tensors, which may hold infinities on purpose: masks.
 _OF_THE_TARGET = ("kept.", "target_buffers.", "target_statistics.")
@@ -38,14 +22,14 @@ _OF_THE_TARGET = ("kept.", "target_buffers.", "target_statistics.")
 
 def _dtype(value: Any) -> str | None:
     """Return a tensor's dtype as safetensors writes it; `None` if it cannot be written."""
-    return _DTYPES.get(str(value.dtype).removeprefix("torch."))
+    return DTYPES.get(str(value.dtype).removeprefix("torch."))
 
 
 def check_dtypes(tensors: Mapping[str, Any]) -> None:
     """Raise `TypeError` for a tensor of a dtype that the file cannot hold."""
     for name, value in tensors.items():
         if _dtype(value) is None:
-            wanted = "one of " + ", ".join(_DTYPES)
+            wanted = "one of " + ", ".join(DTYPES)
             raise TypeError(message("hnet", f"{name!r} of dtype {value.dtype}", wanted))
 
 
@@ -98,7 +82,7 @@ def parsed(
     Raises:
         CheckpointError: safetensors refuses the file, or a dtype is unknown.
     """
-    names = {short: name for name, short in _DTYPES.items()}
+    names = {short: name for name, short in DTYPES.items()}
     try:
         found = dict(parse(data))
         return {
