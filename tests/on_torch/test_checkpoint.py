@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import hyperloom.torch as hl
+from hyperloom import extend
+from hyperloom._core import choice
 from hyperloom._core.checkpoint import file
-from tests.on_torch.builders import LAYOUTS, mlp, other_seed, same_outputs
+from tests.on_torch.builders import LAYOUTS, mlp, other_seed, same_outputs, shaken
 from tests.on_torch.builders import make_with_trunk as make
 from tests.on_torch.snapshots import refused, unchanged
 
@@ -277,6 +281,7 @@ def test_a_plan_is_read_without_torch(tmp_path: Path) -> None:
     hl.save(hnet, tmp_path / "hnet", with_base=True)
     code = f"""
 import sys
+from dataclasses import dataclass
 for name in ("torch", "jax", "safetensors"):
     sys.modules[name] = None
 from hyperloom._core.checkpoint.file import read_description
@@ -307,6 +312,38 @@ def test_saving_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     hl.save(second, path, with_base=True)
     same_outputs(second, hl.load(path, other_seed()), [0, 1, 2])
     assert os.listdir(tmp_path) == ["hnet"]
+
+
+@dataclass(frozen=True, repr=False)
+class Halved(extend.OnBase):
+    """A form of a user's own."""
+
+    part: float = 0.5
+
+    def parts(self, tensor: extend.TensorSpec, start: extend.Start) -> tuple[extend.Part, ...]:
+        return super().parts(tensor, extend.ZERO)
+
+    def structure(self, tensor: extend.TensorSpec) -> extend.Structure:
+        return extend.Formed(lambda parts, base: base * self.part + parts[0])
+
+
+def test_a_form_of_a_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hnet = shaken(make(form={"0.weight": Halved(0.25), "*": hl.Whole()}))
+    path = tmp_path / "hnet"
+    hl.save(hnet, path, with_base=True)
+    again = hl.load(path, other_seed())
+    assert again.plan.entries[0].form == Halved(0.25)
+    same_outputs(hnet, again, [0, 1, 2])
+    # In a process that has not imported what defines it.
+    known = {key: cls for key, cls in choice._DEFINED.items() if cls is not Halved}
+    monkeypatch.setattr(choice, "_DEFINED", known)
+    text = (
+        f"checkpoint {path}: got a 'Halved' of {__name__}, a class that is not defined here; "
+        "wanted a class 'Halved'. Define it, or import the module that does "
+        f"({__name__}), before loading."
+    )
+    with pytest.raises(hl.CheckpointError, match=f"^{re.escape(text)}$"):
+        hl.load(path, other_seed())
 
 
 def test_reading_while_another_file_takes_its_place(

@@ -77,19 +77,34 @@ class Head:
         return self.source is Source.FEATURES
 
     @property
+    def given(self) -> bool:
+        """Whether its numbers are the features themselves."""
+        return self.source is Source.GIVEN
+
+    @property
+    def table(self) -> bool:
+        """Whether its numbers are a learned row for each condition id."""
+        return self.source is Source.TABLE
+
+    @property
+    def shared(self) -> bool:
+        """Whether its numbers are learned, and the same for all conditions."""
+        return self.source is Source.SHARED
+
+    @property
     def needs_features(self) -> bool:
         """Whether the head sees the trunk's features."""
-        return self.source in (Source.FEATURES, Source.GIVEN)
+        return self.linear or self.given
 
     @property
     def needs_moment(self) -> bool:
         """Whether its start depends on how large the trunk's features are."""
-        return self.linear or (self.needs_features and self.scaled)
+        return self.linear or (self.given and self.scaled)
 
     @property
     def needs_ids(self) -> bool:
         """Whether the head looks something up by condition id."""
-        return self.source is Source.TABLE or self.per_condition
+        return self.table or self.per_condition
 
     def num_parameters(self, features: int, num_ids: int) -> int:
         """Learned numbers, for `features` trunk features and `num_ids` condition ids."""

@@ -16,7 +16,6 @@ from typing import Any
 from hyperloom._core.choices.trunks import MLP
 from hyperloom._core.errors import finite_float
 from hyperloom._core.plan.plan import Plan
-from hyperloom._core.records import Source
 
 
 def divisors(plan: Plan, names: Iterable[str]) -> dict[str, int]:
@@ -30,7 +29,7 @@ def divisors(plan: Plan, names: Iterable[str]) -> dict[str, int]:
         plan: The hypernetwork's plan.
         names: Names of its learned arrays in either backend.
     """
-    linear = [head for head in plan.heads if head.source is Source.FEATURES]
+    linear = [head for head in plan.heads if head.linear]
     wide = {f"heads.{head.name}.weight": plan.features(head) for head in linear}
     if isinstance(plan.trunk, MLP):
         for trunk in range(len(plan.widths)):

@@ -8,7 +8,6 @@ from typing import Any, NoReturn, TypeVar
 from hyperloom._core.choices.trunks import CustomTrunk
 from hyperloom._core.errors import message
 from hyperloom._core.plan.plan import Entry, Plan
-from hyperloom._core.records import Source
 
 Array = TypeVar("Array")
 
@@ -21,7 +20,7 @@ def values_used(plan: Plan) -> list[str]:
 
 def starts_of_later_ids(plan: Plan) -> list[str]:
     """Return the names of the tensors from whose values the rows of later ids start."""
-    tables = [head for head in plan.heads if head.source is Source.TABLE]
+    tables = [head for head in plan.heads if head.table]
     return [s.native for head in tables for s in head.segments if s.native]
 
 

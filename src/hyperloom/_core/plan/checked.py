@@ -12,7 +12,7 @@ from hyperloom._core.choices.forms import Form
 from hyperloom._core.choices.layouts import Layout
 from hyperloom._core.choices.structure import Structure
 from hyperloom._core.errors import message, shown
-from hyperloom._core.records import Bank, Head, Part, Piece, Placement, Source
+from hyperloom._core.records import Bank, Head, Part, Piece, Placement
 from hyperloom._core.target.spec import TensorSpec
 
 
@@ -71,7 +71,7 @@ def _check_segments(layout: Layout, head: Head) -> None:
         if segment.start != row or segment.stop <= row:
             break
         row = segment.stop
-    if row != head.slot_size and head.source is not Source.GIVEN:
+    if row != head.slot_size and not head.given:
         got = f"says how rows 0 .. {row} of {head.name!r} start"
         raise ValueError(_layout(layout, got, f"segments, in order, for 0 .. {head.slot_size}"))
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from hyperloom._core.choices.conditions import Condition
 from hyperloom._core.choices.forms import Form, Whole
 from hyperloom._core.choices.inits import Init, Native
-from hyperloom._core.choices.layouts import Full, Head, Layout, Piece, Source
+from hyperloom._core.choices.layouts import Full, Head, Layout, Piece
 from hyperloom._core.choices.patterns import resolve
 from hyperloom._core.choices.trunks import Linear, Trunk
 from hyperloom._core.errors import a_kind, message
@@ -138,7 +138,7 @@ def _refuse_other_width(heads: Iterable[Head], trunk: Trunk, in_width: int) -> N
     """Raise if numbers are to be given, and there are more or fewer of them."""
     for head in heads:
         width = trunk.out_width(in_width + head.embedding)
-        if head.source is Source.GIVEN and head.slot_size != width:
+        if head.given and head.slot_size != width:
             if head.name.startswith("direct"):
                 got = f"Direct({head.slot_size}) with features of width {width}"
                 raise ValueError(message("layout", got, f"Direct({width}), the trunk's width"))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from hyperloom._core.choices.structure import Plain
 from hyperloom._core.plan.cost import Layer, choose
 from hyperloom._core.plan.plan import Entry, Plan
-from hyperloom._core.records import Piece, Source
+from hyperloom._core.records import Piece
 
 
 def from_rows(plan: Plan, piece: Piece) -> bool:
@@ -27,7 +27,7 @@ def sum_of_rows(plan: Plan, entry: Entry) -> bool:
 
 def is_constant(plan: Plan, entry: Entry) -> bool:
     """Whether a tensor is learned, but the same for all conditions."""
-    return {plan.heads[piece.head].source for piece in entry.pieces} == {Source.SHARED}
+    return all(plan.heads[piece.head].shared for piece in entry.pieces)
 
 
 def is_shared(plan: Plan, entry: Entry) -> bool:

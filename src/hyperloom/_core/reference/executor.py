@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from hyperloom._core.choices.conditions import Concat, Condition, CosSin, Embedding, Recurrent
-from hyperloom._core.choices.layouts import Head, Source, slot_signs
+from hyperloom._core.choices.layouts import Head, slot_signs
 from hyperloom._core.choices.trunks import MLP, Deconv, Linear
 from hyperloom._core.errors import message
 from hyperloom._core.plan.plan import Plan
@@ -119,9 +119,9 @@ def _run_head(
 ) -> np.ndarray:
     """Return the head's numbers as one flat row `(num_slots * slot_size,)`."""
     name = f"heads.{head.name}"
-    if head.source is Source.SHARED:
+    if head.shared:
         return tensors[f"{name}.row"]
-    if head.source is Source.TABLE:
+    if head.table:
         return tensors[f"{name}.table"][index]
     out = []
     for slot in range(head.num_slots):
@@ -130,7 +130,7 @@ def _run_head(
             slots = tensors[f"{name}.slots"]
             x = np.concatenate([x, slots[index, slot] if head.per_condition else slots[slot]])
         f = _run_trunk(plan, plan.trunk_index(head), tensors, x)
-        if head.source is Source.GIVEN:
+        if head.given:
             out.append(f)
             continue
         if head.signs:
