@@ -22,7 +22,7 @@ optimizer = optax.adam(0.01)
 draw = np.random.RandomState(0)
 x, goal = (jnp.asarray(draw.randn(16, 5, n), jnp.float32) for n in (4, 2))
 ids = jnp.arange(16)
-mesh = Mesh(np.array(jax.devices()), ("conditions",))
+mesh = {mesh}
 over, whole = NamedSharding(mesh, P("conditions")), NamedSharding(mesh, P())
 x, goal, ids = (jax.device_put(a, over) for a in (x, goal, ids))
 params, state = jax.device_put((params, optimizer.init(params)), whole)
@@ -44,10 +44,14 @@ np.savez({path!r}, value=value, y=y, **params)
 """
 
 
-def run(devices: int, path: str) -> None:
+PLAIN = 'Mesh(np.array(jax.devices()), ("conditions",))'
+EXPLICIT = 'jax.make_mesh((jax.device_count(),), ("conditions",))'  # by default: explicit axes
+
+
+def run(devices: int, mesh: str, path: str) -> None:
     own = f"--xla_force_host_platform_device_count={devices}"
     flags = f"{os.environ.get('XLA_FLAGS', '')} {own}"
-    code = STEP.format(devices=devices, path=path)
+    code = STEP.format(devices=devices, mesh=mesh, path=path)
     env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
@@ -58,11 +62,12 @@ def test_a_step_with_conditions_over_eight_devices(tmp_path) -> None:
     import numpy as np
 
     results = []
-    for devices in (1, 8):
-        path = str(tmp_path / f"{devices}.npz")
-        run(devices, path)
+    for devices, mesh in ((1, PLAIN), (8, PLAIN), (8, EXPLICIT)):
+        path = str(tmp_path / f"{len(results)}.npz")
+        run(devices, mesh, path)
         results.append(dict(np.load(path)))
-    one, eight = results
-    assert one.keys() == eight.keys()
-    for name, value in one.items():
-        np.testing.assert_allclose(eight[name], value, rtol=0, atol=1e-5, err_msg=name)
+    one, *many = results
+    for eight in many:
+        assert one.keys() == eight.keys()
+        for name, value in one.items():
+            np.testing.assert_allclose(eight[name], value, rtol=0, atol=1e-5, err_msg=name)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -227,3 +228,39 @@ def test_dispatch_costs_what_jit_of_a_function_of_arrays_costs(hnet: hl.HyperNet
 
     # Both call the same compiled path; what this hypernetwork computes takes microseconds.
     assert seconds(run) < seconds(plain) + 200e-6
+
+
+class Reader(nnx.Module):
+    """Tokens, a convolution over them, a linear layer."""
+
+    def __init__(self) -> None:
+        rngs = nnx.Rngs(0)
+        self.embed = nnx.Embed(9, 3, rngs=rngs)
+        self.conv = nnx.Conv(3, 4, (3,), rngs=rngs)
+        self.out = nnx.Linear(4, 2, rngs=rngs)
+
+    def __call__(self, tokens: Any) -> Any:
+        return self.out(jax.nn.relu(self.conv(self.embed(tokens))))
+
+
+@pytest.mark.parametrize("form", [hl.Whole(), {"embed.embedding": hl.LoRA(1)}])
+def test_export_with_sizes_that_are_symbols(form: Any) -> None:
+    choices: dict[str, Any] = {"condition": hl.Embedding(3, 2), "form": form}
+    made = hl.HyperNetwork(Reader(), rngs=nnx.Rngs(1), **choices)
+
+    @jax.jit
+    def run(tokens: Any, ids: Any) -> Any:
+        return made(tokens, condition=ids)
+
+    conditions, rows = jax.export.symbolic_shape("b, n")
+    shapes = (conditions, rows, 6), (conditions,)
+    exported = jax.export.export(run)(*(jax.ShapeDtypeStruct(s, jnp.int32) for s in shapes))
+    for num in (2, 7):  # fewer and more rows than ids
+        tokens = jnp.asarray(np.random.randint(0, 9, (num, 4, 6)), jnp.int32)
+        ids = jnp.arange(num, dtype=jnp.int32) % 3
+        close(exported.call(tokens, ids), run(tokens, ids), 1e-5)
+    made.execution = hl.Execution(max_memory=1)
+    with pytest.raises(ValueError, match=r"execution: got .* with b conditions"):
+        jax.export.export(jax.jit(lambda *a: made(a[0], condition=a[1])))(
+            *(jax.ShapeDtypeStruct(s, jnp.int32) for s in shapes)
+        )

@@ -30,6 +30,14 @@ def ranks_promoted(function: Callable[P, R]) -> Callable[P, R]:
     return promoted
 
 
+_SYMBOL = 64
+
+
+def estimated(size: Any) -> int:
+    """Return a size for estimates of cost: of a symbol (`jax.export`) nothing is known."""
+    return size if isinstance(size, int) else _SYMBOL
+
+
 def is_array(value: Any) -> bool:
     """Whether a value is an array, which can pair with conditions."""
     return isinstance(value, ARRAY.types)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+from jax.sharding import NamedSharding, PartitionSpec
 
 from hyperloom.jax._target.variables import Param
 
@@ -12,9 +14,18 @@ from hyperloom.jax._target.variables import Param
 def look_up(rows: Array, ids: Array) -> Array:
     """Return the rows `(*batch, *shape)` of ids `(*batch,)`; NaN for an id that has none."""
     inside = (ids >= 0) & (ids < rows.shape[0])
-    found = rows[jnp.where(inside, ids, 0)]
+    known = jnp.where(inside, ids, 0)
+    found = rows.at[known].get(out_sharding=_sharding_of(ids, rows.ndim - 1))
     ones = (1,) * (rows.ndim - 1)
     return jnp.where(inside.reshape(*ids.shape, *ones), found, jnp.nan)
+
+
+def _sharding_of(ids: Array, rest: int) -> NamedSharding | None:
+    """Return how rows of ids lie on an explicit mesh: as the ids do; `None` for JAX to tell."""
+    sharding = jax.typeof(ids).sharding
+    if not any(axis is not None for axis in sharding.spec):
+        return None
+    return NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec, *[None] * rest))
 
 
 class Table(nnx.Module):

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from hyperloom._core.plan.cost import Layer
+from hyperloom.jax._arrays import estimated
 from hyperloom.jax._rules.products import Context
 from hyperloom.jax._weights.factors import Factor, add_up, chain
 from hyperloom.jax._weights.weights import StructuredWeight, Term, combination, inner_labels
@@ -76,7 +77,7 @@ def _way(
     if kernel.formed or params["batch_group_count"] > 1:
         return "dense", None
     outputs, fan_in = kernel.shape[0], math.prod(kernel.shape[1:])
-    rows = math.prod(out.shape) // max(1, outputs) * context.times(kernel)
+    rows = math.prod(map(estimated, out.shape)) // max(1, outputs) * context.times(kernel)
     for term in kernel.terms:
         if _middle(term, roles, groups) is None:
             return "dense", None

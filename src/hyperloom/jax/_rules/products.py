@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array, lax
 
 from hyperloom._core.plan.cost import Layer, choose
+from hyperloom.jax._arrays import estimated
 from hyperloom.jax._weights.choose import Record, device_class
 from hyperloom.jax._weights.factors import Factor, add_up, chain, chain_operations, multiply, outer
 from hyperloom.jax._weights.weights import StructuredWeight, Term, combination, inner_labels
@@ -178,7 +179,7 @@ def look_up(
         context.note(weight, "embedding", "dense")
         return _gather(weight.dense(), indices, numbers, params["slice_sizes"], params)
     label, num = weight.axes[axis], weight.shape[axis]
-    count = math.prod(indices.shape[:-1]) * context.times(weight)
+    count = math.prod(map(estimated, indices.shape[:-1])) * context.times(weight)
     found = combination(weight, weight.terms[0])
     if weight.formed or count >= num:
         context.note(weight, "embedding", "dense")

@@ -9,6 +9,7 @@ from typing import Any
 
 from jax import Array
 
+from hyperloom.jax._arrays import estimated
 from hyperloom.jax._run.pairing import PairedInputs
 from hyperloom.jax._target.adaptor import Method
 
@@ -56,5 +57,5 @@ class Call:
     def rows(self) -> int:
         """Guess how many rows each condition has, from the first paired input `(B, *n, I)`."""
         for array in self.inputs.paired:
-            return max(1, math.prod(array.shape[1:-1]))
+            return max(1, math.prod(map(estimated, array.shape[1:-1])))
         return 1

@@ -51,6 +51,6 @@ def explain(generator: Generator, runner: Runner, encoded: Encoded, asked: Asked
     # A loop's body may be traced more than once.
     for name, operation, choice, layer in dict.fromkeys(notes):
         if layer is None and choice == "dense" and not single:
-            layer = layer_of(plan, entries[name], way.at_once, call.rows())
+            layer = layer_of(plan, entries[name], way.at_once or call.num, call.rows())
         uses.append(used(plan.spec[name], operation, choice, layer, size, device, single))
     return Explanation(way.strategy, way.reason, call.num, tuple(uses))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hyperloom._core.errors import message
 from hyperloom._core.plan.plan import Plan
+from hyperloom.jax._arrays import estimated
 from hyperloom.jax._run.call import Call
 from hyperloom.jax._run.runner import Runner
 from hyperloom.jax._weights.make import worth_objects
@@ -17,14 +19,15 @@ class Route:
     Attributes:
         strategy: `single`, `vmap` or `loop`.
         reason: Why.
-        at_once: How many conditions are run at once; the others follow, part by part.
+        at_once: How many conditions are run at once, where others follow, part by part; `None`
+            for all.
         recompute: Whether the backward pass generates and runs again.
         as_objects: Whether generated weights are objects that are applied by their parts.
     """
 
     strategy: str
     reason: str
-    at_once: int
+    at_once: int | None
     recompute: bool
     as_objects: bool
 
@@ -37,14 +40,21 @@ def route(plan: Plan, runner: Runner, call: Call, itemsize: int | None) -> Route
         runner: The runner.
         call: The call.
         itemsize: Bytes of a generated number; `None` for tensors that are there already.
+
+    Raises:
+        ValueError: A bound on memory and a number of conditions that is a symbol.
     """
     execution = runner.execution
     strategy, reason = _strategy(runner, call)
     if itemsize is None:
-        return Route(strategy, reason, call.num, False, False)
+        return Route(strategy, reason, None, False, False)
     most = execution.conditions_at_once(plan.output_bytes(1, itemsize))
-    at_once = call.num if most is None else min(most, call.num)
-    as_objects = strategy == "vmap" and worth_objects(plan, at_once, call.rows(), itemsize)
+    if most is not None and not isinstance(call.num, int):
+        got, wanted = f"{execution} with {call.num} conditions", "no max_memory, or a known number"
+        raise ValueError(message("execution", got, wanted))
+    at_once = None if most is None or most >= call.num else most
+    num = estimated(call.num) if at_once is None else at_once
+    as_objects = strategy == "vmap" and worth_objects(plan, num, call.rows(), itemsize)
     return Route(strategy, reason, at_once, execution.recompute, as_objects)
 
 

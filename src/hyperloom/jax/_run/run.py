@@ -115,7 +115,7 @@ def maker(generator: Generator, runner: Runner, way: Route, call: Call, key: Arr
     Raises:
         ValueError: A batch in parts whose trunk's batch norm takes statistics of the whole.
     """
-    if (way.at_once < call.num or way.recompute) and training(generator.trunks):
+    if (way.at_once is not None or way.recompute) and training(generator.trunks):
         # In parts it would see each part by itself; run again it would count the batch twice.
         way_out = "Use norm='rms' or 'layer', or call hnet.eval()."
         got = f"{runner.execution} with a trunk whose batch norm is training"
@@ -150,7 +150,7 @@ def travel(
         return jax.checkpoint(function) if way.recompute else function
 
     slices = (source, call.slices())
-    if way.at_once >= call.num:
+    if way.at_once is None:
         result = run(call.num)(*slices, jnp.zeros((), int))
     else:
         result = _in_parts(run, slices, call.num, way.at_once)

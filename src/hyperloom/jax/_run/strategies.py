@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from jax import Array
 
-from hyperloom.jax._arrays import is_array
+from hyperloom.jax._arrays import estimated, is_array
 from hyperloom.jax._rules import interpret
 from hyperloom.jax._run.call import Call
 from hyperloom.jax._run.runner import Runner
@@ -70,10 +70,11 @@ def run_single(target: Target, weights: Mapping[str, Any], call: Call) -> Result
 def run_vmap(target: Target, weights: Mapping[str, Any], call: Call) -> Result:
     """Run the target for all conditions at once, its equations by rules of our own."""
     function, common = target.function(call), target.common(call)
-    weights = interpret.with_kernels(weights, call.num)
+    num = estimated(call.num)
+    weights = interpret.with_kernels(weights, num)
 
     def one(weights: Any, slices: Any) -> Result:
-        options: Any = {"num_conditions": call.num, "record": target.record}
+        options: Any = {"num_conditions": num, "record": target.record}
         return interpret.call(function, weights, slices, *common, **options)
 
     axes = (interpret.axes(weights), 0)

@@ -18,6 +18,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from hyperloom.jax._arrays import estimated
+
 
 @partial(jax.tree_util.register_dataclass, data_fields=["value"], meta_fields=["labels", "own"])
 @dataclass(frozen=True)
@@ -40,8 +42,9 @@ class Factor:
         return shape[len(shape) - len(self.labels) + self.labels.index(label)]
 
     def sizes(self) -> dict[int, int]:
-        """Return the length of every axis by its label."""
-        return dict(zip(self.labels, self.value.shape[-len(self.labels) :], strict=True))
+        """Return the length of every axis by its label, as far as it is known."""
+        shape = self.value.shape[-len(self.labels) :]
+        return dict(zip(self.labels, map(estimated, shape), strict=True))
 
     def to(self, labels: Sequence[int]) -> Array:
         """Return the array with axes in the order of `labels`, of length 1 where it has none."""
