@@ -44,7 +44,7 @@ def test_a_change_would_be_seen() -> None:
 
 SHARED = "For one input that all conditions share, pass in_dims=None."
 PAIR = f"wanted 2 at dimension 0, one slice for each condition of the batch. {SHARED}"
-DIMS = "wanted an int or None, or a tuple with an entry for each positional input."
+DIMS = "wanted an int or None, a tuple with an entry for each positional input, or a dict."
 
 
 @pytest.mark.parametrize(
@@ -109,9 +109,27 @@ DIMS = "wanted an int or None, or a tuple with an entry for each positional inpu
         ((X,), {"in_dims": 0.0}, TypeError, f"in_dims: got 0.0; {DIMS}"),
         ((X,), {"in_dims": False}, TypeError, f"in_dims: got False; {DIMS}"),
         ((X,), {"in_dims": ((0,),)}, TypeError, f"in_dims: got (0,); {DIMS}"),
-        ((X,), {"in_dims": {"x": 0}}, TypeError, f"in_dims: got {{'x': 0}}; {DIMS}"),
+        ((X,), {"in_dims": ({"x": 0},)}, TypeError, f"in_dims: got {{'x': 0}}; {DIMS}"),
+        (
+            (X,),
+            {"in_dims": {"x": 0}},
+            ValueError,
+            "in_dims: got the key 'x'; wanted places and keywords of inputs of this call.",
+        ),
+        (
+            ({"a": X, "b": X},),
+            {"in_dims": ({"a": 0, "B": 0},)},
+            ValueError,
+            "in_dims: got an entry for 'B' in those for input 0; wanted an entry for each of",
+        ),
+        (
+            ({"a": X, "b": X},),
+            {"in_dims": ({"a": 0},)},
+            ValueError,
+            "in_dims: got no entry for 'b' in those for input 0; wanted an entry for each of",
+        ),
     ],
-    ids=range(14),
+    ids=range(17),
 )
 def test_inputs(
     inputs: tuple[Any, ...], options: dict[str, Any], error: type[Exception], text: str

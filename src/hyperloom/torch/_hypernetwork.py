@@ -25,7 +25,7 @@ from hyperloom.torch._generate.build import build, modules_of, prepare
 from hyperloom.torch._generate.encoded import Encoded
 from hyperloom.torch._generate.generator import Generator, grow, tensors_of
 from hyperloom.torch._run.bound import Bound, Hand, check_method
-from hyperloom.torch._run.call import Call
+from hyperloom.torch._run.call import Call, Dims
 from hyperloom.torch._run.checks import check_params, ids_of
 from hyperloom.torch._run.explain import explain
 from hyperloom.torch._run.pairing import refuse_meta_inputs
@@ -148,7 +148,7 @@ class HyperNetwork(Generator):
         self,
         *inputs: Any,
         condition: Any,
-        in_dims: int | tuple[Any, ...] | None = 0,
+        in_dims: Dims = 0,
         rows: Any = None,
         method: str = "forward",
         **kwargs: Any,
@@ -162,13 +162,15 @@ class HyperNetwork(Generator):
             condition: Raw value of one condition, or of a batch with leading dimensions.
             in_dims: Which dimension of the inputs pairs with the conditions, as in
                 `torch.func.vmap`: an int or `None` (inputs shared by all conditions) for all
-                inputs, or a tuple with an entry for each positional input.
+                inputs; a tuple with an entry for each positional input; or a dict from places and
+                keywords to entries, `{1: None, "mask": None}`, 0 for what it does not name. The
+                entry for a dict or a tuple is for all of it, or mirrors it.
             rows: `(R,)` ints: the condition of each row, as its place in the batch of conditions,
                 in any order. Inputs then have `R` rows in front (or `k R`: each row `k` times in
                 place), not a slice for each condition, and so have outputs.
             method: Another method of the target to run.
             **kwargs: The target's keyword arguments. Tensors in them pair at dimension 0, or as
-                `in_dims` says if that is an int or `None`. With a condition that carries a state
+                `in_dims` says. With a condition that carries a state
                 (`Recurrent`), `carry` is not the target's: it is the state that the call before
                 returned; `None`, the default, is the start.
 
@@ -192,7 +194,7 @@ class HyperNetwork(Generator):
         self,
         *inputs: Any,
         condition: Any,
-        in_dims: int | tuple[Any, ...] | None = 0,
+        in_dims: Dims = 0,
         rows: Any = None,
         method: str = "forward",
         **kwargs: Any,
@@ -222,7 +224,7 @@ class HyperNetwork(Generator):
         self,
         *inputs: Any,
         condition: Any,
-        in_dims: int | tuple[Any, ...] | None = 0,
+        in_dims: Dims = 0,
         optimizer: torch.optim.Optimizer | None = None,
         **kwargs: Any,
     ) -> Report:
@@ -257,7 +259,7 @@ class HyperNetwork(Generator):
         params: Mapping[str, Tensor],
         *inputs: Any,
         condition: Any = None,
-        in_dims: int | tuple[Any, ...] | None = 0,
+        in_dims: Dims = 0,
         **kwargs: Any,
     ) -> Any:
         """Run the target with given parameters.
@@ -353,7 +355,7 @@ class HyperNetwork(Generator):
         encoded: Encoded,
         inputs: tuple[Any, ...],
         kwargs: dict[str, Any],
-        in_dims: int | tuple[Any, ...] | None,
+        in_dims: Dims,
         rows: Any,
         method: str,
     ) -> Call:

@@ -1,8 +1,11 @@
-"""Inputs of a target whose names are also those of the hypernetwork's own."""
+"""Inputs of a target: which entry says how each pairs; names that the hypernetwork has too."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+from hyperloom._core.errors import did_you_mean, message
 
 
 class Inputs:
@@ -31,3 +34,53 @@ def unpacked(
     if len(inputs) == 1 and type(inputs[0]) is Inputs and not kwargs:
         return inputs[0].args, inputs[0].kwargs
     return inputs, kwargs
+
+
+def entries_of(
+    argument: str, inputs: tuple[Any, ...], kwargs: Mapping[str, Any], given: Any
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the entry of every input, positional ones and keywords.
+
+    Args:
+        argument: `in_dims` or `in_axes`.
+        inputs: Positional inputs.
+        kwargs: Keyword inputs.
+        given: One entry for all; a tuple with one for each positional input; or a dict from places
+            and keywords to entries, 0 for what it does not name.
+
+    Raises:
+        ValueError: A tuple of another length, or a key that names no input.
+    """
+    if isinstance(given, Mapping):
+        known = (*range(len(inputs)), *kwargs)
+        for name in given:
+            if name not in known:
+                got, wanted = f"the key {name!r}", "places and keywords of inputs of this call"
+                way_out = did_you_mean(name, map(str, known))
+                raise ValueError(message(argument, got, wanted, way_out))
+        places = tuple([given.get(i, 0) for i in range(len(inputs))])
+        return places, {name: given.get(name, 0) for name in kwargs}
+    if isinstance(given, (tuple, list)):
+        if len(given) != len(inputs):
+            got = f"{len(given)} entries for {len(inputs)} inputs"
+            raise ValueError(message(argument, got, "an entry for each positional input"))
+        return tuple(given), dict.fromkeys(kwargs, 0)
+    return (given,) * len(inputs), dict.fromkeys(kwargs, given)
+
+
+def check_entries(argument: str, name: str, given: Iterable[Any], parts: Iterable[Any]) -> None:
+    """Raise `ValueError` unless entries are there for all parts of an input and for nothing else.
+
+    Args:
+        argument: `in_dims` or `in_axes`.
+        name: The input, as errors call it.
+        given: Keys of the entries.
+        parts: Keys of the parts.
+    """
+    found, wanted = list(given), list(parts)
+    for key in (*found, *wanted):
+        if key in found and key in wanted:
+            continue
+        got = f"{'an' if key in found else 'no'} entry for {key!r} in those for {name}"
+        way_out = "None stands for what all conditions share."
+        raise ValueError(message(argument, got, f"an entry for each of {wanted}", way_out))

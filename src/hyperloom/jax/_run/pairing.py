@@ -14,7 +14,8 @@ import numpy as np
 from jax import Array
 from jax.tree_util import SequenceKey, keystr, tree_flatten_with_path
 
-from hyperloom._core.errors import did_you_mean, message, shown
+from hyperloom._core.backend.inputs import check_entries, entries_of
+from hyperloom._core.errors import message, shown
 from hyperloom.jax._target.variables import key_of
 
 Dims = int | tuple[Any, ...] | Mapping[Any, Any] | None
@@ -105,26 +106,11 @@ class _Leaf:
 
 def _all_leaves(inputs: tuple[Any, ...], in_axes: Dims, kwargs: dict[str, Any]) -> Iterator[_Leaf]:
     """Yield the leaves of all inputs, in the order of the leaves of `(inputs, kwargs)`."""
-    dims: dict[Any, Any] = dict.fromkeys((*range(len(inputs)), *kwargs), 0)
-    if isinstance(in_axes, Mapping):
-        for name in in_axes:
-            if name not in dims:
-                got, wanted = f"the key {name!r}", "places and keywords of inputs of this call"
-                raise ValueError(
-                    message("in_axes", got, wanted, did_you_mean(name, map(str, dims)))
-                )
-        dims.update(in_axes)
-    elif isinstance(in_axes, (tuple, list)):
-        if len(in_axes) != len(inputs):
-            got = f"{len(in_axes)} entries for {len(inputs)} inputs"
-            raise ValueError(message("in_axes", got, "an entry for each positional input"))
-        dims.update(enumerate(in_axes))
-    else:
-        dims = dict.fromkeys(dims, in_axes)
-    for place, value in enumerate(inputs):
-        yield from _leaves(place, f"input {place}", (), value, dims[place])
+    places, named = entries_of("in_axes", inputs, kwargs, in_axes)
+    for place, (value, dims) in enumerate(zip(inputs, places, strict=True)):
+        yield from _leaves(place, f"input {place}", (), value, dims)
     for name, value in sorted(kwargs.items()):
-        yield from _leaves(name, name, (), value, dims[name])
+        yield from _leaves(name, name, (), value, named[name])
 
 
 def _leaves(
@@ -146,11 +132,7 @@ def _leaves(
         parts = dict(enumerate(parts.values()))
     else:
         wanted = {key: value for key, (_, value) in (_children(dims) or {}).items()}
-    if set(wanted) != set(parts):
-        odd = next(k for k in (*wanted, *parts) if (k in wanted) != (k in parts))
-        got = f"{'no entry' if odd in parts else 'an entry'} for {odd!r} in those for {name}"
-        way_out = "None stands for what all conditions share."
-        raise ValueError(message("in_axes", got, f"an entry for each of {list(parts)}", way_out))
+    check_entries("in_axes", name, wanted, parts)
     for key, (step, value) in parts.items():
         yield from _leaves(root, f"{name}{keystr((step,))}", (*path, step), value, wanted[key])
 

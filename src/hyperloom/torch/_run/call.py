@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from hyperloom._core.backend.inputs import unpacked
 from hyperloom._core.plan.cost import Layer
 from hyperloom.torch._generate.conditions import Encoded
 from hyperloom.torch._run.pairing import (
+    all_dims,
     check_dims,
     dims_like,
     first_paired,
@@ -23,7 +24,7 @@ from hyperloom.torch._run.row_calls import paired
 from hyperloom.torch._weights.rows import Rows
 from hyperloom.torch._weights.weights import Weight
 
-Dims = int | None | tuple[Any, ...]
+Dims = int | tuple[Any, ...] | Mapping[Any, Any] | None
 
 
 class Call:
@@ -75,9 +76,7 @@ class Call:
                 return
         self.inputs, self.kwargs = inputs, kwargs = unpacked(inputs, kwargs)
         check_dims(in_dims)
-        self.dims = dims_like(inputs, in_dims)
-        each = isinstance(in_dims, (tuple, list))
-        self.kwargs_dims = dims_like(kwargs, 0 if each else in_dims)
+        self.dims, self.kwargs_dims = all_dims(inputs, kwargs, in_dims)
         if batch:
             pair_check(inputs, self.dims, kwargs, self.kwargs_dims, batch)
 

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hyperloom._core.backend.inputs import check_entries, entries_of
 from hyperloom._core.errors import message, shown
 from hyperloom.torch._generate.encoded import refuse_meta
 
-_DIMS = "an int or None, or a tuple with an entry for each positional input"
+_DIMS = "an int or None, a tuple with an entry for each positional input, or a dict"
 
 
 def check_dims(dims: Any) -> None:
@@ -30,26 +31,43 @@ def refuse_meta_inputs(call: Any, device: torch.device) -> None:
             refuse_meta(value, device, f"input {name}" if isinstance(name, int) else name)
 
 
-def dims_like(tree: Any, dims: Any) -> Any:
+def all_dims(
+    inputs: tuple[Any, ...], kwargs: dict[str, Any], in_dims: Any
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return `in_dims` in the shape of all inputs, positional ones and keywords; see `dims_like`.
+
+    Raises:
+        ValueError: `in_dims` that names no input, or not all parts of one.
+        TypeError: Something else than ints and `None` for a tensor.
+    """
+    places, named = entries_of("in_dims", inputs, kwargs, in_dims)
+    both = enumerate(zip(inputs, places, strict=True))
+    dims = tuple([dims_like(value, own, f"input {i}") for i, (value, own) in both])
+    return dims, {name: dims_like(value, named[name], name) for name, value in kwargs.items()}
+
+
+def dims_like(tree: Any, dims: Any, name: str = "the inputs") -> Any:
     """Return `dims` in the shape of `tree`: for each tensor its dimension, else `None`.
 
     Args:
         tree: Tuples, lists and dicts of tensors and anything else.
         dims: One entry for the whole tree, or a tuple, list or dict that mirrors its top.
+        name: What errors call the tree.
 
     Raises:
-        ValueError: Sequences of different lengths.
+        ValueError: Entries that are not those of the tree's parts.
         TypeError: Something else than ints and `None` for a tensor.
     """
     if isinstance(tree, dict):
+        if isinstance(dims, dict):
+            check_entries("in_dims", name, dims, tree)
         each = dims if isinstance(dims, dict) else dict.fromkeys(tree, dims)
-        return {key: dims_like(value, each.get(key)) for key, value in tree.items()}
+        return {key: dims_like(v, each[key], f"{name}[{key!r}]") for key, v in tree.items()}
     if isinstance(tree, (tuple, list)):
         each = dims if isinstance(dims, (tuple, list)) else [dims] * len(tree)
-        if len(each) != len(tree):
-            got = f"{len(each)} entries for {len(tree)} inputs"
-            raise ValueError(message("in_dims", got, "an entry for each positional input"))
-        made = [dims_like(t, d) for t, d in zip(tree, each, strict=True)]
+        check_entries("in_dims", name, range(len(each)), range(len(tree)))
+        both = enumerate(zip(tree, each, strict=True))
+        made = [dims_like(value, own, f"{name}[{i}]") for i, (value, own) in both]
         return type(tree)(*made) if hasattr(tree, "_fields") else type(tree)(made)
     if not isinstance(tree, Tensor):
         return None

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 
 from hyperloom._core.errors import message
 from hyperloom.torch._rules.rows.following import mark
-from hyperloom.torch._run.pairing import dims_like
+from hyperloom.torch._run.pairing import all_dims
 from hyperloom.torch._weights.rows import Rows
 
 _DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -138,8 +138,7 @@ def paired(
     Raises:
         ValueError: A tensor whose first axis is no multiple of the rows.
     """
-    dims = dims_like(inputs, in_dims)
-    kwargs_dims = dims_like(kwargs, 0 if isinstance(in_dims, (tuple, list)) else in_dims)
+    dims, kwargs_dims = all_dims(inputs, kwargs, in_dims)
     names = [*(f"input {i}" for i in range(len(inputs))), *kwargs]
     found: set[int] = set()
     values = zip(names, (*inputs, *kwargs.values()), (*dims, *kwargs_dims.values()), strict=True)

@@ -17,6 +17,7 @@ from hyperloom._core.choices.layouts import Given
 from hyperloom._core.errors import a_function
 from hyperloom._core.plan.plan import Plan
 from hyperloom.torch._hypernetwork import HyperNetwork
+from hyperloom.torch._run.call import Dims
 from hyperloom.torch._target.spec import target_spec
 
 Parts = dict[str, dict[str, Tensor]]
@@ -63,7 +64,7 @@ class Assembled(nn.Module):
         self,
         *inputs: Any,
         condition: Any,
-        in_dims: int | tuple[Any, ...] | None = 0,
+        in_dims: Dims = 0,
         **kwargs: Any,
     ) -> Any:
         return self.runner.run(self.generate(condition), *inputs, in_dims=in_dims, **kwargs)

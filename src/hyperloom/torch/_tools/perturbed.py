@@ -15,6 +15,7 @@ from hyperloom._core.errors import finite_float, message
 from hyperloom._core.plan.plan import Plan
 from hyperloom.torch._arrays import TENSOR
 from hyperloom.torch._hypernetwork import HyperNetwork
+from hyperloom.torch._run.call import Dims
 from hyperloom.torch._tools.given import a_hypernetwork
 from hyperloom.torch._tools.views import unflatten
 
@@ -62,7 +63,7 @@ class Perturbed(nn.Module):
         *inputs: Any,
         condition: Any,
         noise: Tensor | None = None,
-        in_dims: int | tuple[Any, ...] | None = 0,
+        in_dims: Dims = 0,
         **kwargs: Any,
     ) -> Any:
         made = self.generate(condition, noise=noise)

@@ -1,0 +1,60 @@
+"""`in_dims` by place, by keyword, and by the keys of an input that is a dict."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import hyperloom.torch as hl
+
+
+class Mixer(nn.Module):
+    """`f(x) * scale + shift`, where `x` and `shift` may come in one dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+
+    def forward(self, x: Any, shift: Any = 0.0, *, scale: Any = 1.0) -> Tensor:
+        if isinstance(x, dict):
+            x, shift = x["x"], x["shift"]
+        return self.linear(x) * scale + shift
+
+
+IDS = torch.tensor([0, 2, 1])
+
+
+@pytest.mark.parametrize(
+    ("shared", "in_dims"),
+    [
+        ("shift", {1: None}),
+        ("scale", {"scale": None}),
+        ("x", {0: None, 1: 0, "scale": 0}),
+        ("shift", ({"x": 0, "shift": None},)),
+        ("x", ({"x": None, "shift": 0},)),
+    ],
+)
+def test_a_batch_is_its_rows(shared: str, in_dims: Any) -> None:
+    torch.manual_seed(0)
+    hnet = hl.HyperNetwork(Mixer(), condition=hl.Embedding(3, 2))
+    given = {
+        "x": torch.randn(3, 5, 3),
+        "shift": torch.randn(3, 5, 2),
+        "scale": torch.randn(3, 1, 1),
+    }
+    given[shared] = given[shared][0]
+
+    def call(values: dict[str, Tensor], condition: Tensor, **options: Any) -> Tensor:
+        if isinstance(in_dims, tuple):
+            pair = {name: values[name] for name in ("x", "shift")}
+            return hnet(pair, condition=condition, **options)
+        x, shift, scale = values["x"], values["shift"], values["scale"]
+        return hnet(x, shift, scale=scale, condition=condition, **options)
+
+    rows = [
+        call({n: v if n == shared else v[i] for n, v in given.items()}, IDS[i]) for i in range(3)
+    ]
+    torch.testing.assert_close(call(given, IDS, in_dims=in_dims), torch.stack(rows))
