@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import nullcontext
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -133,7 +134,10 @@ class Skeleton:
             if at_once:
                 held = f"it holds tensors of its own in its attribute {self._holder!r}"
                 raise PlaceholderError(held)
-            return _in_eager(self._call_holder, given, buffers, args, kwargs, method)
+            call = self._call_holder
+            if torch.compiler.is_compiling():  # what a graph cannot
+                call = partial(_in_eager(), call)
+            return call(given, buffers, args, kwargs, method)
         if torch.compiler.is_compiling():  # a graph has no threads, and no locks
             return self._call_traced(given, args, kwargs, method)
         if at_once or self._cannot_checkpoint or not torch.is_grad_enabled():
@@ -319,7 +323,10 @@ def _eager(function: Any, *args: Any) -> Any:
     return function(*args)
 
 
-_in_eager: Any = torch.compiler.disable(_eager)  # what a graph cannot
+@cache
+def _in_eager() -> Any:
+    """Return what a compiler calls as it stands. Not before one is there: this imports all of it."""
+    return torch.compiler.disable(_eager)
 
 
 class _Method(nn.Module):
