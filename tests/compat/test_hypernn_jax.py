@@ -3,6 +3,7 @@
 # ruff: noqa: C408
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,9 @@ from jax import random
 
 from hyperloom.compat.hypernn import jax as door
 from hyperloom.compat.hypernn.jax.dynamic_hypernet import JaxDynamicHyperNetwork, JaxHyperNetwork
+from tests._support import compare
 
-
-def close(actual: Any, expected: Any) -> None:
-    def one(a: Any, b: Any) -> None:
-        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-5, atol=1e-5)
-
-    jax.tree.map(one, actual, expected)
+close = partial(compare.close, tolerance=1e-5)
 
 
 def test_usage() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from hyperloom.compat.hypernn import torch as door
+from tests._support import targets
 
 hypernn = pytest.importorskip("hypernn.torch")
 # hyper-nn's own use of what torch no longer likes.
 pytestmark = pytest.mark.filterwarnings("ignore:We've integrated functorch:FutureWarning")
 
 
-def mlp() -> nn.Module:
-    return nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4))
+mlp = partial(targets.mlp, 6, 5, 4)
 
 
 class Branches(nn.Module):

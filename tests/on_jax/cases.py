@@ -14,7 +14,18 @@ from flax import nnx
 from jax import Array
 
 import hyperloom.jax as hl
-from tests.cases import CONDITIONS, DIM, FORMS, HAS_IDS, LAYOUTS, NUM_IDS, ROWS, TRUNKS, Row, Target
+from tests._support.cases import (
+    CONDITIONS,
+    DIM,
+    FORMS,
+    HAS_IDS,
+    LAYOUTS,
+    NUM_IDS,
+    ROWS,
+    TRUNKS,
+    Row,
+    Target,
+)
 
 # ---- targets ------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,7 +13,8 @@ import pytest
 from flax import nnx
 
 import hyperloom.jax as hl
-from tests.cases import pick
+from tests._support import compare
+from tests._support.cases import pick
 from tests.on_jax.cases import CASES, LINEN, Case
 
 
@@ -34,12 +36,7 @@ REST = [case for case in (*CASES, *LINEN) if case not in FEW]
 ALL = [*FEW, *(pytest.param(case, marks=pytest.mark.slow) for case in REST)]
 
 
-def close(actual: Any, expected: Any, tolerance: float = 1e-9) -> None:
-    assert jax.tree.structure(actual) == jax.tree.structure(expected)
-    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-        assert a.shape == b.shape
-        scale = max(1.0, float(np.abs(np.asarray(b)).max(initial=0.0)))
-        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * scale)
+close = partial(compare.close, scaled=True)
 
 
 def batch_and_loop(case: Case, dtype: Any, num: int = 3) -> tuple[Any, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ import hyperloom.jax as hl
 import hyperloom.torch as hlt
 from hyperloom._core.reference import executor
 from hyperloom.jax._tools.checkpoint import neutral_tensors
+from tests._support import compare
 
 DIM, HIDDEN = 3, 5
 CELLS = ["rnn", "gru", "lstm"]
@@ -45,11 +47,7 @@ def draws(seed: int, *shape: int) -> Array:
     return jax.random.normal(jax.random.key(seed), shape)
 
 
-def close(actual: Any, expected: Any) -> None:
-    def one(a: Any, b: Any) -> None:
-        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-5, atol=1e-5)
-
-    jax.tree.map(one, actual, expected)
+close = partial(compare.close, tolerance=1e-5)
 
 
 @pytest.mark.parametrize("cell", CELLS)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import hyperloom.torch as hl
+from tests._support import compare, targets
 
 LAYOUTS: dict[str, Any] = {
     "full": hl.Full(),
@@ -25,10 +27,7 @@ LAYOUTS: dict[str, Any] = {
 X = torch.linspace(-1, 1, 42).reshape(2, 7, 3)  # inputs for two conditions
 
 
-def mlp(seed: int = 0) -> nn.Module:
-    """The target of most tests: 46 numbers."""
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2))
+mlp = partial(targets.mlp, 3, 4, 4, 2, seed=0)  # the target of most tests: 46 numbers
 
 
 def make(target: nn.Module | None = None, seed: int = 0, **choices: Any) -> hl.HyperNetwork:
@@ -66,7 +65,7 @@ def shaken(hnet: hl.HyperNetwork) -> hl.HyperNetwork:
 
 
 def close(actual: Any, expected: Any, tolerance: float = 1e-5) -> None:
-    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+    compare.close(actual, expected, tolerance)
 
 
 def identical(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
@@ -85,4 +84,4 @@ def same_outputs(first: hl.HyperNetwork, second: hl.HyperNetwork, condition: Any
 
 def other_seed() -> nn.Module:
     """The same target with other values."""
-    return mlp(99)
+    return mlp(seed=99)

@@ -4,29 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import hyperloom.torch as hl
-from tests.cases import CONDITIONS as CONDITIONS
-from tests.cases import DIM as DIM
-from tests.cases import FORMS as FORMS
-from tests.cases import HAS_IDS as HAS_IDS
-from tests.cases import LAYOUTS as LAYOUTS
-from tests.cases import NEEDS_IDS as NEEDS_IDS
-from tests.cases import NUM_IDS as NUM_IDS
-from tests.cases import ROWS, Row, Target
-from tests.cases import TRUNKS as TRUNKS
-from tests.cases import pick as pick
+from tests._support import targets
+from tests._support.cases import CONDITIONS as CONDITIONS
+from tests._support.cases import DIM as DIM
+from tests._support.cases import FORMS as FORMS
+from tests._support.cases import HAS_IDS as HAS_IDS
+from tests._support.cases import LAYOUTS as LAYOUTS
+from tests._support.cases import NEEDS_IDS as NEEDS_IDS
+from tests._support.cases import NUM_IDS as NUM_IDS
+from tests._support.cases import ROWS, Row, Target
+from tests._support.cases import TRUNKS as TRUNKS
+from tests._support.cases import pick as pick
 
 # ---- targets ------------------------------------------------------------------------------------
 
 
-def mlp() -> nn.Module:
-    """Layers of equal and of unequal shape; smooth, so that finite differences hold."""
-    return nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2))
+mlp = partial(targets.mlp, 4, 4, 4, 2)  # layers of equal and of unequal shape
 
 
 def cnn() -> nn.Module:

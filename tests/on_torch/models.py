@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 import hyperloom.torch as hl
+from tests._support.compare import close as close
 from tests.on_torch.cases import Case
 
 Tensors = dict[str, Tensor]
@@ -68,10 +69,6 @@ def make(
     ids, vectors = case.conditions(3)
     parameters = {n: p.detach().clone() for n, p in hnet.named_parameters()}
     return Model(hnet, case.inputs(3), ids, vectors, parameters)
-
-
-def close(actual: Any, expected: Any, tolerance: float = 1e-9) -> None:
-    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
 def loss(y: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 import hyperloom.torch as hl
+from tests._support import compare
 from tests.on_torch.cases import shaken
 
 NUM = 3
@@ -277,9 +278,7 @@ def build(make: Callable[[], nn.Module], layout: Any = None) -> tuple[nn.Module,
 
 
 def close(actual: Any, expected: Any) -> None:
-    torch.testing.assert_close(
-        tree_leaves(actual), tree_leaves(expected), rtol=1e-9, atol=1e-9, equal_nan=True
-    )
+    compare.close(tree_leaves(actual), tree_leaves(expected), equal_nan=True)
 
 
 def snapshot(module: nn.Module) -> dict[str, Any]:

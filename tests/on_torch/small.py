@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import hyperloom.torch as hl
+from tests._support.compare import close as close
 from tests.on_torch.builders import shaken
 
 X = torch.randn(3, 5, 4, dtype=torch.float64)
@@ -18,10 +19,6 @@ def build(make: Any, condition: Any = None, **options: Any) -> hl.HyperNetwork:
     torch.manual_seed(0)
     condition = condition or hl.Embedding(4, 3)
     return shaken(hl.HyperNetwork(make().double(), condition=condition, **options))
-
-
-def close(ours: Any, theirs: Any) -> None:
-    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
 class Layer(nn.Module):

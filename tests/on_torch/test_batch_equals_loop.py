@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import hyperloom.torch as hl
+from tests._support import compare
 from tests.on_torch.cases import CASES, FORMS, LAYOUTS, TARGETS, Case, pick
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
@@ -21,14 +22,8 @@ PER_LAYOUT = list({case.layout: case for case in CASES}.values())
 
 
 def close(actual: Any, expected: Any, dtype: torch.dtype = torch.float64) -> None:
-    """Compare tensors, or dicts of them, each to its own largest number (sums cancel)."""
-    if isinstance(expected, dict):
-        assert set(actual) == set(expected)
-        for name, value in expected.items():
-            close(actual[name], value, dtype)
-        return
-    tolerance = TOLERANCE[dtype] * max(1.0, float(expected.detach().abs().max()))
-    torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance)
+    """Compare each tensor to its own largest number (sums cancel)."""
+    compare.close(actual, expected, TOLERANCE[dtype], scaled=True)
 
 
 def grads(y: Tensor, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:

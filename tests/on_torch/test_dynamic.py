@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.func import functional_call, grad, vmap
 import hyperloom.torch as hl
 from hyperloom._core.reference import executor
 from hyperloom.torch._tools.checkpoint import neutral_tensors
+from tests._support import compare
 
 CELLS = {"rnn": nn.RNNCell, "gru": nn.GRUCell, "lstm": nn.LSTMCell}
 DIM, HIDDEN = 3, 5
@@ -30,8 +32,7 @@ def draws(*shape: int) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64)
 
 
-def close(actual: Any, expected: Any) -> None:
-    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
+close = partial(compare.close, tolerance=1e-12)
 
 
 @pytest.mark.parametrize("cell", CELLS)

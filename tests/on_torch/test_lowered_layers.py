@@ -19,6 +19,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.utils._pytree import tree_leaves
 
 import hyperloom.torch as hl
+from tests._support.compare import close
 from tests.on_torch.builders import shaken
 
 # The older functions, which are deprecated and much used.
@@ -79,10 +80,6 @@ def gradients(ys: list[Tensor], weights: list[Tensor], hnet: nn.Module) -> tuple
     return torch.autograd.grad(
         loss, list(hnet.parameters()), allow_unused=True, materialize_grads=True
     )
-
-
-def close(ours: Any, theirs: Any) -> None:
-    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
 def made(make: Callable[[], nn.Module], condition: Any = None) -> hl.HyperNetwork:

@@ -200,9 +200,9 @@ def test_batch_norm_without_statistics() -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("form", [hl.Whole(), hl.Delta(), hl.Delta(trained=True)], ids=repr)
 def test_a_state_dict_carries_everything(layout: str, form: hl.Delta) -> None:
-    first = make(mlp(1), seed=1, layout=LAYOUTS[layout], form=form)
+    first = make(mlp(seed=1), seed=1, layout=LAYOUTS[layout], form=form)
     # Bases and kept tensors are held where they are: the state dict has their fingerprint.
-    second = make(mlp(1), seed=2, layout=LAYOUTS[layout], form=form)
+    second = make(mlp(seed=1), seed=2, layout=LAYOUTS[layout], form=form)
     assert not identical(first.generate([0, 1, 2]), second.generate([0, 1, 2]))
     state = copy.deepcopy(first.state_dict())
     second.load_state_dict(state)
@@ -214,7 +214,7 @@ def test_a_state_dict_carries_everything(layout: str, form: hl.Delta) -> None:
 
 
 def test_scales_come_with_the_state_dict() -> None:
-    first, second = (make(mlp(s), layout=hl.Chunked(7)) for s in (1, 2))
+    first, second = (make(mlp(seed=s), layout=hl.Chunked(7)) for s in (1, 2))
     assert not torch.equal(first.scales, second.scales)  # type: ignore[arg-type]
     second.load_state_dict(first.state_dict())
     assert torch.equal(first.scales, second.scales)  # type: ignore[arg-type]
@@ -354,7 +354,7 @@ def test_values_of_a_base_are_not_dropped() -> None:
 
 def test_a_state_dict_beside_another_base_is_refused() -> None:
     first, second = (
-        make(mlp(s), layout={"0.*": hl.Full()}, form={"0.bias": hl.Delta()}) for s in (1, 2)
+        make(mlp(seed=s), layout={"0.*": hl.Full()}, form={"0.bias": hl.Delta()}) for s in (1, 2)
     )
     with pytest.raises(RuntimeError, match="state_dict: got that of another base; wanted the base"):
         second.load_state_dict(first.state_dict())

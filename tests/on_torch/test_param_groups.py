@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -9,12 +10,10 @@ import torch
 from torch import nn
 
 import hyperloom.torch as hl
+from tests._support import targets
 from tests.on_torch.cases import CASES, Case
 
-
-def mlp() -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 2))
+mlp = partial(targets.mlp, 6, 16, 2, seed=0)
 
 
 def build(**choices: Any) -> hl.HyperNetwork:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,18 +15,18 @@ import hyperloom.torch as hl
 from hyperloom.torch._run import chain
 from hyperloom.torch._run.call import Call
 from hyperloom.torch._run.run import run_encoded
+from tests._support import targets
 from tests.on_torch.test_batch_equals_loop import close
 
 WAYS = ("dense", "inputs", "outputs")
 
 
-def mlp(bias: bool = True) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(3, 5, bias=bias), nn.Tanh(), nn.Linear(5, 2, bias=bias))
+mlp = partial(targets.mlp, 3, 5, 2)
 
 
 def made(trunk: Any = None, bias: bool = True, dtype: Any = torch.float64) -> hl.HyperNetwork:
     torch.manual_seed(0)
-    return hl.HyperNetwork(mlp(bias), condition=hl.Vector(4), trunk=trunk).to(dtype)
+    return hl.HyperNetwork(mlp(bias=bias), condition=hl.Vector(4), trunk=trunk).to(dtype)
 
 
 def programs(hnet: hl.HyperNetwork) -> list[Any]:

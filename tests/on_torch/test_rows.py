@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import hyperloom.torch as hl
+from tests._support.compare import close
 from tests.on_torch.cases import Attention, Tied, cnn, mlp, shaken
 
 R = 7
@@ -110,10 +111,6 @@ def by_hand(hnet: hl.HyperNetwork, x: Tensor, conditions: Tensor, index: Tensor)
         y = y.index_put(((index == i).nonzero().squeeze(-1),), own)
     assert y is not None
     return y
-
-
-def close(actual: Any, expected: Any) -> None:
-    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
 
 
 def grads(y: Tensor, hnet: hl.HyperNetwork) -> list[Tensor]:

@@ -24,6 +24,7 @@ from hyperloom._core.choices.trunks import ACTIVATIONS
 from hyperloom._core.reference import executor
 from hyperloom.torch._generate import heads, numbers
 from hyperloom.torch._tools.checkpoint import neutral_tensors
+from tests._support import compare
 from tests.on_torch.cases import CASES, FORMS, LAYOUTS, TARGETS, Case, mlp, pick, shaken
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-6}
@@ -49,9 +50,7 @@ def check(hnet: hl.HyperNetwork, conditions: Any, num: int, dtype: torch.dtype) 
 
 def close(actual: Tensor, expected: np.ndarray, dtype: torch.dtype) -> None:
     assert actual.dtype == dtype
-    assert actual.shape == expected.shape
-    tolerance = TOLERANCE[dtype] * max(1.0, np.abs(expected).max())
-    np.testing.assert_allclose(actual.numpy(), expected, rtol=0, atol=tolerance)
+    compare.close(actual, expected, TOLERANCE[dtype], scaled=True)
 
 
 def _value(value: Any) -> Any:

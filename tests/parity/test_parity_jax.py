@@ -6,6 +6,7 @@ the plan of the JAX hypernetwork, read from its checkpoint.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ from hyperloom._core.reference import executor
 from hyperloom.jax._generate import heads, numbers
 from hyperloom.jax._tools.checkpoint import neutral_tensors
 from hyperloom.torch._tools.checkpoint import neutral_tensors as torch_tensors
-from tests.cases import FORMS, LAYOUTS, TARGETS, pick
+from tests._support import compare
+from tests._support.cases import FORMS, LAYOUTS, TARGETS, pick
 from tests.on_jax.cases import CASES, LINEN, Case, mlp, shaken
 from tests.on_jax.test_batch_equals_loop import cover
 
@@ -76,10 +78,7 @@ def check(hnet: hj.HyperNetwork, conditions: Any, tolerance: float, path: Path |
             np.testing.assert_array_equal(value, theirs[name].numpy())
 
 
-def close(actual: np.ndarray, expected: np.ndarray, tolerance: float) -> None:
-    assert actual.shape == expected.shape
-    scale = max(1.0, np.abs(expected).max())
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * scale)
+close = partial(compare.close, scaled=True, dtypes=False)  # the oracle is in float64
 
 
 @pytest.fixture

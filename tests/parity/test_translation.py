@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import nn
 import hyperloom.jax as hj
 import hyperloom.torch as ht
 from hyperloom import translate
+from tests._support import compare
 
 IDS = [0, 2]
 
@@ -137,8 +139,7 @@ def of_jax(hnet: Any, x: np.ndarray) -> np.ndarray:
     return np.asarray(hnet(jnp.asarray(x), condition=IDS, in_axes=None))
 
 
-def close(actual: Any, expected: Any, tolerance: float) -> None:
-    np.testing.assert_allclose(np.asarray(actual), expected, rtol=0, atol=tolerance)
+close = partial(compare.close, relative=False)
 
 
 @pytest.mark.parametrize("pair", EACH)

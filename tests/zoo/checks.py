@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 import hyperloom.torch as hl
+from tests._support.compare import close as close
 from tests.on_torch.cases import shaken
 
 NUM = 3  # conditions in a batch
@@ -68,12 +69,6 @@ def gradients(outputs: list[Tensor], hnet: nn.Module) -> dict[str, Tensor | None
 def pick(tree: Any, index: int) -> Any:
     """Return one slice of every tensor in a tree."""
     return tree_map(lambda leaf: leaf[index] if isinstance(leaf, Tensor) else leaf, tree)
-
-
-def close(actual: Any, expected: Any, tolerance: float) -> None:
-    torch.testing.assert_close(
-        actual, expected, rtol=tolerance, atol=tolerance, equal_nan=False, check_stride=False
-    )
 
 
 def batch_equals_loop(
