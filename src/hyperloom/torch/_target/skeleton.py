@@ -325,7 +325,7 @@ def _eager(function: Any, *args: Any) -> Any:
 
 @cache
 def _in_eager() -> Any:
-    """Return what a compiler calls as it stands. Not before one is there: this imports all of it."""
+    """Return what a compiler calls as it stands; made late, as this imports the compiler."""
     return torch.compiler.disable(_eager)
 
 
