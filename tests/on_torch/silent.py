@@ -35,8 +35,8 @@ def target(forward: Callable[..., Any], base: type[nn.Module] = Two) -> Any:
 
 def made(module: nn.Module, **choices: Any) -> hl.HyperNetwork:
     """Return a hypernetwork of a target, away from its start."""
-    hnet = hl.HyperNetwork(module, condition=hl.Embedding(4, 3), **choices)
     torch.manual_seed(1)
+    hnet = hl.HyperNetwork(module, condition=hl.Embedding(4, 3), **choices)
     with torch.no_grad():
         for parameter in hnet.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))

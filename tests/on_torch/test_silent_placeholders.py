@@ -75,7 +75,7 @@ def test_numbers_are_those_of_the_definition(name: str) -> None:
         plain = torch.stack([hnet.instantiate(i)(x[i]) for i in IDS])  # copies its lists too
         torch.testing.assert_close(hnet(x, condition=IDS), plain)
         torch.testing.assert_close(hnet(x[1], condition=1), plain[1])
-        assert hnet.explain(x, condition=IDS).strategy == "loop"
+        assert hnet.explain(x, condition=IDS).strategy in ("rows", "loop")
         return
     assert_exact(module)
     assert_exact(module, form={"matrix": hl.LoRA(1)})  # a stand-in, not a tensor

@@ -9,11 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.modules import module
 from torch.nn.utils import parametrize
 
 _C: Any = torch._C
 _torch: Any = torch
 _parametrize: Any = parametrize
+_module: Any = module
 
 weight_norm = _torch._weight_norm
 pack_padded_sequence = _torch._pack_padded_sequence
@@ -27,6 +29,11 @@ saving_hooks = partial(_C._autograd._top_saved_tensors_default_hooks, True)
 def is_batched(tensor: Tensor) -> bool:
     """Whether a tensor is one of `vmap`'s, with the conditions hidden."""
     return _C._functorch.is_batchedtensor(tensor)
+
+
+def unwrapped(tensor: Tensor) -> Tensor:
+    """Return what a tensor of a transform is one level further out."""
+    return _C._functorch.get_unwrapped(tensor)
 
 
 def inside_transform() -> bool:
@@ -69,3 +76,11 @@ def no_cached_parametrizations() -> Generator[None]:
         yield
     finally:
         _parametrize._cache_enabled, _parametrize._cache = kept
+
+
+def has_global_hooks(backward: bool = False) -> bool:
+    """Whether hooks are registered for all modules, or of those that are called with gradients."""
+    found = _module._global_backward_hooks or _module._global_backward_pre_hooks
+    if not backward:
+        found = found or _module._global_forward_hooks or _module._global_forward_pre_hooks
+    return bool(found)

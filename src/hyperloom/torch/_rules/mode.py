@@ -10,6 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 from hyperloom.torch._private import any_autocast, saving_hooks
 from hyperloom.torch._rules.attention import attention
+from hyperloom.torch._rules.hidden import ANSWERED, refuse_hidden
 from hyperloom.torch._rules.registry import AUTOCAST, GRAPH, OPENED, VMAP
 from hyperloom.torch._target.checkpointing import CheckpointedError, checkpointed
 
@@ -23,6 +24,7 @@ class Lowering(TorchFunctionMode):
     Raises:
         CheckpointedError: The target checkpoints activations; the recomputation would run when
             `vmap` is over.
+        OneByOneError: It does what `vmap` would hide.
     """
 
     def __init__(self, same_draws: bool = False) -> None:
@@ -35,6 +37,10 @@ class Lowering(TorchFunctionMode):
         kwargs = kwargs or {}
         if self.grad and saving_hooks() != self.hooks and checkpointed(self.hooks):
             raise CheckpointedError("it checkpoints activations")
+        if not torch.compiler.is_compiling():
+            if func in ANSWERED:
+                return ANSWERED[func](args[0])
+            refuse_hidden(func, kwargs)
         if func is F.scaled_dot_product_attention:  # the one rule that asks how draws are made
             return attention(self.same_draws, *args, **kwargs)
         if torch.compiler.is_compiling():

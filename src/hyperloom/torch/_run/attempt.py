@@ -15,16 +15,17 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import _StopRecomputationError
 
 from hyperloom.torch._private import warn_of_slow_operations
+from hyperloom.torch._rules.hidden import NotAtOnceError, OneByOneError
 from hyperloom.torch._run.call import Call
 from hyperloom.torch._run.kinds import kind_of
 from hyperloom.torch._run.memory import LOOP, SLOW, Fallback
 from hyperloom.torch._run.route import Route
 from hyperloom.torch._run.runner import Runner
 from hyperloom.torch._run.strategies import STRATEGIES
-from hyperloom.torch._run.vmap import NotAtOnceError
-from hyperloom.torch._target.attributes import Attributes
+from hyperloom.torch._run.watching import ChangedError
 from hyperloom.torch._target.buffers import Buffers
 from hyperloom.torch._target.checkpointing import CheckpointedError
+from hyperloom.torch._target.trace import Copies, Draws, Trace
 
 # The second is how a recomputation ends that was started by checkpointing around the call.
 ENDS_THE_CALL = (torch.OutOfMemoryError, _StopRecomputationError)
@@ -41,21 +42,24 @@ def attempt(
 ) -> Any:
     """Run a target in a way that may fail; where it does, leave no trace and run the loop."""
     memory, kind = runner.memory, kind_of(runner, call)
-    watched = Attributes(runner.skeleton.module)
-    output, fallback = None, None
-    with SlowOperations(runner.skeleton.module) as slow:
+    module, inputs = runner.skeleton.module, (call.inputs, call.kwargs)
+    trace, draws, copies = Trace(module.named_modules(), inputs), Draws(), Copies(inputs)
+    output, error = None, None
+    with SlowOperations(module) as slow:
         try:
-            output = way.run(runner, weights, shared, call, buffers)
-            found = watched.kept()
-            fallback = None if found is None else Fallback("", found)
+            output = way.run(runner, weights, shared, call.over(copies), buffers)
+            found = trace.changed()
+            error = None if found is None else ChangedError(found)
         except ENDS_THE_CALL:
             raise
-        except Exception as error:
-            fallback = reason_of(error, runner.skeleton.module)
-    if fallback is not None:
+        except Exception as caught:
+            error = caught
+    if error is not None:
         with runner.skeleton.lock:
-            watched.restore()
-        return run_instead(fallback, runner, weights, shared, call, buffers)
+            trace.restore()
+        draws.restore()
+        return run_instead(error, runner, weights, shared, call, buffers)
+    copies.give_back()
     memory.at_once.add(kind)
     memory.slow[kind] = slow.found()
     memory.routes.clear()
@@ -64,16 +68,22 @@ def attempt(
 
 
 def run_instead(
-    fallback: Fallback,
+    error: Exception,
     runner: Runner,
     weights: Mapping[str, Any],
     shared: Mapping[str, Tensor],
     call: Call,
     buffers: Buffers,
 ) -> Any:
-    """Run on rows, or the loop, in the place of what has failed, and remember it."""
+    """Run on rows, or the loop, in the place of what has failed, and remember it.
+
+    Not the first time that a target changes what it keeps: it may do so once in its life, and then
+    run at once.
+    """
     memory, kind = runner.memory, kind_of(runner, call)
-    if len(call.batch) == 1 and call.by is None and kind not in memory.on_rows:
+    fallback = reason_of(error, runner.skeleton.module)
+    once = isinstance(error, OneByOneError) or len(call.batch) != 1 or call.by is not None
+    if not once and kind not in memory.on_rows:
         try:
             output = STRATEGIES["rows"](runner, weights, shared, call, buffers)
         except NotAtOnceError:
@@ -83,10 +93,13 @@ def run_instead(
             memory.routes.clear()
             return output
     output = STRATEGIES["loop"](runner, weights, shared, call, buffers)
+    memory.say(LOOP, fallback)
+    if isinstance(error, ChangedError) and kind not in memory.changed:
+        memory.changed.add(kind)
+        return output
     # Only now: a call that fails both ways is an error.
     memory.fallbacks[kind] = fallback
     memory.routes.clear()
-    memory.say(LOOP, fallback)
     return output
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -17,10 +18,12 @@ from hyperloom.torch._run.pairing import (
     check_dims,
     dims_like,
     first_paired,
+    has_mutable,
     narrow_like,
     pair_check,
 )
 from hyperloom.torch._run.row_calls import paired
+from hyperloom.torch._target.trace import Copies
 from hyperloom.torch._weights.rows import Rows
 from hyperloom.torch._weights.weights import Weight
 
@@ -43,6 +46,7 @@ class Call:
         kwargs_dims: The same for the keyword inputs.
         paired: The tensors (`id`) that have rows, beside `by`.
         index: The condition of each of the batch, where conditions that repeat are generated once.
+        mutable: Whether there are lists or dicts among the inputs, which the target could change.
         usual: The input `(B, ...)` or `(...)`, where it is the only one, as a tensor.
 
     Raises:
@@ -62,6 +66,7 @@ class Call:
         self.by, self.method, self.paired = by, method, frozenset()
         self.index: Tensor | None = None
         self.usual: Tensor | None = None
+        self.mutable = False
         if by is not None:
             self.inputs, self.kwargs = unpacked(inputs, kwargs)
             self.paired = paired(by, self.inputs, self.kwargs, in_dims)
@@ -77,8 +82,18 @@ class Call:
         self.inputs, self.kwargs = inputs, kwargs = unpacked(inputs, kwargs)
         check_dims(in_dims)
         self.dims, self.kwargs_dims = all_dims(inputs, kwargs, in_dims)
+        self.mutable = has_mutable((*inputs, *kwargs.values()))
         if batch:
             pair_check(inputs, self.dims, kwargs, self.kwargs_dims, batch)
+
+    def over(self, copies: Copies) -> Call:
+        """Return the same call with copies of its inputs."""
+        other = copy.copy(self)
+        other.inputs, other.kwargs = copies.inputs
+        renamed = {id(original): id(made) for original, made, _ in copies.tensors}
+        other.paired = frozenset(renamed.get(tensor, tensor) for tensor in self.paired)
+        other.usual = None if self.usual is None else other.inputs[0]
+        return other
 
     def narrow(self, start: int, stop: int) -> Call:
         """Return the call for conditions `start .. stop` of a batch with one dimension."""
@@ -88,6 +103,7 @@ class Call:
         part.dims, part.kwargs_dims = self.dims, self.kwargs_dims
         part.inputs = narrow_like(self.inputs, self.dims, start, stop)
         part.kwargs = narrow_like(self.kwargs, self.kwargs_dims, start, stop)
+        part.mutable = self.mutable
         part.usual = None if self.usual is None else part.inputs[0]
         return part
 

@@ -17,6 +17,7 @@ from hyperloom._core.choices.structure import Plain
 from hyperloom._core.choices.trunks import Linear
 from hyperloom._core.plan.cost import Layer
 from hyperloom._core.plan.plan import Plan
+from hyperloom.torch._private import has_global_hooks
 from hyperloom.torch._weights.choose import choose
 from hyperloom.torch._weights.weights import into_inputs, out_of_outputs
 
@@ -73,9 +74,19 @@ class Chain:
     Attributes:
         steps: Run one after the other; each maps weights and `(B, *n, I)` to `(B, *n, O)`, or for
             one condition `(*n, I)` to `(*n, O)`.
+        forwards: The classes of its modules, and what their `forward` was.
     """
 
     steps: tuple[Step, ...]
+    forwards: tuple[tuple[type, Any], ...] = ()
+
+    def holds(self) -> bool:
+        """Whether the modules would still do what the steps do.
+
+        Hooks that are registered for all modules, and functions put on torch's classes later, are
+        called by modules only.
+        """
+        return not has_global_hooks() and all(kind.forward is f for kind, f in self.forwards)
 
     def run(self, weights: Weights, x: Tensor) -> Tensor:
         """Run the chain on `(B, *n, I)`."""
@@ -102,7 +113,10 @@ def lower(module: nn.Module, names: Names) -> Chain | None:
         names: Module (by `id`) and parameter -> name of the tensor (ties).
     """
     steps = _steps(module, names)
-    return None if steps is None else Chain(tuple(steps))
+    if steps is None:
+        return None
+    kinds = dict.fromkeys((nn.Module, *(type(part) for part in module.modules())))
+    return Chain(tuple(steps), tuple((kind, kind.forward) for kind in kinds))
 
 
 def _steps(module: nn.Module, names: Names) -> list[Step] | None:

@@ -15,6 +15,7 @@ from hyperloom._core.errors import message
 from hyperloom.torch._run.pairing import select_like
 from hyperloom.torch._run.row_calls import RowCall, assembled, part_of
 from hyperloom.torch._target.buffers import Buffers
+from hyperloom.torch._target.trace import Draws
 from hyperloom.torch._weights.rows import Rows
 from hyperloom.torch._weights.weights import Weight
 
@@ -138,12 +139,4 @@ def same_draws(runner: Runner) -> Generator[Any]:
     if runner.execution.randomness != "same":
         yield lambda: None
         return
-    cpu = torch.get_rng_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
-
-    def again() -> None:
-        torch.set_rng_state(cpu)
-        if cuda is not None:
-            torch.cuda.set_rng_state_all(cuda)
-
-    yield again
+    yield Draws().restore

@@ -109,6 +109,13 @@ def _leaves(tree: Any, dims: Any, name: str) -> Iterator[tuple[str, Tensor, int]
             yield from _leaves(part, dims[key], f"{name}[{key!r}]" if name else str(key))
 
 
+def has_mutable(tree: Any) -> bool:
+    """Whether there are lists or dicts in a tree of tuples."""
+    if isinstance(tree, tuple):
+        return any(map(has_mutable, tree))
+    return isinstance(tree, (list, dict))
+
+
 def first_paired(tree: Any, dims: Any) -> Tensor | None:
     """Return the first tensor that is paired with the conditions, if there is one."""
     for _, tensor, _ in _leaves(tree, dims, ""):
@@ -128,10 +135,19 @@ def narrow_like(tree: Any, dims: Any, start: int, stop: int) -> Any:
     return tree
 
 
+def _is_paired(dims: Any) -> bool:
+    """Whether anything in a tree of dimensions is paired."""
+    if isinstance(dims, dict):
+        return any(map(_is_paired, dims.values()))
+    return any(map(_is_paired, dims)) if isinstance(dims, (tuple, list)) else dims is not None
+
+
 def select_like(tree: Any, dims: Any, index: int) -> Any:
     """Return `tree` with every paired tensor replaced by its slice `index` along its dimension."""
     if isinstance(tree, Tensor):
         return tree if dims is None else tree.select(dims, index)
+    if not _is_paired(dims):
+        return tree  # itself: the target may add to a list that all conditions share
     if isinstance(tree, dict):
         return {key: select_like(value, dims[key], index) for key, value in tree.items()}
     if isinstance(tree, (tuple, list)):

@@ -15,6 +15,7 @@ from hyperloom.torch._generate.encoded import Encoded
 from hyperloom.torch._generate.generator import Generator, may_share
 from hyperloom.torch._generate.numbers import waits_for_gradient
 from hyperloom.torch._private import any_autocast, inside_transform
+from hyperloom.torch._rules.hidden import NotAtOnceError
 from hyperloom.torch._run.call import Call
 from hyperloom.torch._run.chain import Program, write_program
 from hyperloom.torch._run.kinds import kind_of
@@ -22,7 +23,6 @@ from hyperloom.torch._run.memory import LOOP, Fallback
 from hyperloom.torch._run.pairing import refuse_meta_inputs
 from hyperloom.torch._run.runner import Runner
 from hyperloom.torch._run.strategies import STRATEGIES, Strategy
-from hyperloom.torch._run.vmap import NotAtOnceError
 from hyperloom.torch._weights.choose import choose
 
 _USUAL = Execution()
@@ -108,6 +108,7 @@ def _kind(
         torch.is_grad_enabled(),
         runner.skeleton.module.training,
         any_autocast(),
+        runner.chain is None,
         whole,
         # Whether distributed training waits for a gradient may change, where it matters at all.
         not generator.plan.widths and waits_for_gradient(generator.plan),

@@ -3,12 +3,13 @@
 Each layer with a generated weight gives each row the weight of its condition. No `vmap`: control
 flow on values, caches and classes of the user's own do what they do in a plain call. Exact where
 rows do not meet, which is examined at the first call of each kind: all rows are run once with the
-rows followed, and two conditions alone on their rows.
+rows followed, and one condition alone on its rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from hyperloom.torch._rules.held import Kept
+from hyperloom.torch._rules.hidden import NotAtOnceError
 from hyperloom.torch._rules.rows.following import SameDraws, following, mark
 from hyperloom.torch._rules.rows.standin import MARK, Meeting, RowWise, Uses, dense
 from hyperloom.torch._rules.standin import Modes
@@ -32,9 +34,9 @@ from hyperloom.torch._run.row_calls import (
     tensors_in,
 )
 from hyperloom.torch._run.runner import Runner
-from hyperloom.torch._run.vmap import NotAtOnceError
-from hyperloom.torch._target.attributes import Attributes
+from hyperloom.torch._run.watching import watched
 from hyperloom.torch._target.buffers import Buffers
+from hyperloom.torch._target.trace import Trace
 from hyperloom.torch._weights.rows import NotRowsError, Rows
 from hyperloom.torch._weights.weights import Dense, Weight
 
@@ -185,7 +187,7 @@ def _without_stand_ins(output: Any, rows: Rows) -> Any:
 # ---- examining ----------------------------------------------------------------------------------
 
 
-def examine(place: Place, worn: Worn, call: RowCall, watched: Any, keeps: bool = False) -> Found:
+def examine(place: Place, worn: Worn, call: RowCall, trace: Trace, keeps: bool = False) -> Found:
     """Find out which functions meet rows, and whether the rows of a target do not meet.
 
     With weights other than the call's: those of all conditions may still be equal. What is close
@@ -195,7 +197,7 @@ def examine(place: Place, worn: Worn, call: RowCall, watched: Any, keeps: bool =
         place: Runs the target.
         worn: What it is run with.
         call: The inputs; they are copied.
-        watched: The target's attributes, which are put back.
+        trace: The target's attributes, which are put back.
         keeps: Whether the target may keep tensors in its attributes.
     """
     found = Found()
@@ -204,13 +206,13 @@ def examine(place: Place, worn: Worn, call: RowCall, watched: Any, keeps: bool =
             torch.manual_seed(seed)
             found = Found()
             try:
-                found.why = _compared(place, worn.shaken(), call, found, watched, keeps)
+                found.why = _compared(place, worn.shaken(), call, found, trace, keeps)
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:
                 found.why = _short(error)
             finally:
-                watched.restore()
+                trace.restore()
             if found.why != _MEET:
                 break
     return found
@@ -226,9 +228,9 @@ def _short(error: Exception) -> str:
 
 
 def _compared(
-    place: Place, worn: Worn, call: RowCall, found: Found, watched: Any, keeps: bool
+    place: Place, worn: Worn, call: RowCall, found: Found, trace: Trace, keeps: bool
 ) -> str:
-    """Run all rows, and those of two conditions alone; say what differs."""
+    """Run all rows and those of one condition; say what differs."""
     touched: set[str] = set()
     meeting = Meeting(call.rows, found.uses, worn.device)
     args, kwargs = call.copied()
@@ -244,21 +246,16 @@ def _compared(
     for name, value in worn.buffers.items():
         if name not in worn.make and not torch.equal(buffers[name], value):
             return f"it writes its buffer {name!r}, which all conditions share"
-    kept = None if keeps else watched.kept(lambda tensor: True)
+    kept = None if keeps else trace.changed(lambda tensor: True)
     if kept is not None:
         return kept
-    # Two conditions: what all rows have in common, such as the largest number, may be one's own.
-    present = call.rows.present()
-    for number in dict.fromkeys((present[-1], present[0])):
-        watched.restore()
-        args, kwargs = call.copied(partial(rows_of, call.rows, number))
-        with SameDraws():
-            own = worn.copied().of_one(number, meeting, touched)
-            alone = tensors_in(place(*own, args, kwargs))
-        why = _difference(whole, alone, call.rows, number)
-        if why:
-            return why
-    return ""
+    trace.restore()
+    number = call.rows.present()[-1]
+    args, kwargs = call.copied(lambda tensor: rows_of(call.rows, tensor, number))
+    with SameDraws():
+        own = worn.copied().of_one(number, meeting, touched)
+        alone = tensors_in(place(*own, args, kwargs))
+    return _difference(whole, alone, call.rows, number)
 
 
 def _difference(whole: list[Tensor], alone: list[Tensor], rows: Rows, number: int) -> str:
@@ -267,7 +264,7 @@ def _difference(whole: list[Tensor], alone: list[Tensor], rows: Rows, number: in
         return f"it returns {len(whole)} tensors for all rows and {len(alone)} for some"
     for ours, theirs in zip(whole, alone, strict=True):
         try:
-            part = rows_of(rows, number, ours) if ours.ndim else ours
+            part = rows_of(rows, ours, number) if ours.ndim else ours
         except NotRowsError:
             part = ours
         if part.shape != theirs.shape and not part.is_floating_point() and part.ndim == 2:
@@ -339,6 +336,8 @@ def run_rows(
     """
     if runner.execution.randomness == "same" and runner.skeleton.module.training:
         raise NotAtOnceError("one draw is asked for all conditions")
+    if call.by is None and runner.skeleton.on_gradients:  # of all rows together, without a word
+        raise NotAtOnceError(f"it uses {min(runner.skeleton.on_gradients)}")
     if runner.skeleton.statistics_now():
         raise NotAtOnceError("it updates running statistics: its rows meet")
     worn = worn_of(runner, weights, shared, buffers, call.index)
@@ -352,7 +351,8 @@ def run_rows(
         if not why:
             own = brought_together(laid.call) if found.plain else laid.call
             meeting = Meeting(own.rows, found.uses, worn.device)
-            output = run_on(place, worn.seats(meeting), meeting, own)
+            with watched(runner, call) if laid.batch else nullcontext():
+                output = run_on(place, worn.seats(meeting), meeting, own)
             if found.plain:
                 output = put_back(output, laid.call.rows, found.outputs)
             return laid.finished(output, found.outputs)
@@ -366,7 +366,9 @@ def found_of(
     known: dict[Any, Found] = runner.memory.rows
     if kind in known:
         return known[kind]
-    found = examine(place, worn, call, Attributes(runner.skeleton.module), keeps)
+    found = examine(
+        place, worn, call, Trace(runner.skeleton.module.named_modules(), draws=not keeps), keeps
+    )
     if len(call.rows.present()) > 1:  # the rows of one condition say nothing of others'
         known[kind] = found
     return found

@@ -13,7 +13,8 @@ from torch.utils.checkpoint import checkpoint
 from hyperloom.torch._generate.encoded import Encoded
 from hyperloom.torch._generate.generator import Generator, distinct, tensors_of
 from hyperloom.torch._private import inside_transform
-from hyperloom.torch._run.attempt import ENDS_THE_CALL, attempt, quietly, reason_of, run_instead
+from hyperloom.torch._rules.hidden import NotAtOnceError
+from hyperloom.torch._run.attempt import ENDS_THE_CALL, attempt, quietly, run_instead
 from hyperloom.torch._run.call import Call, Uses, slices
 from hyperloom.torch._run.kinds import kind_of
 from hyperloom.torch._run.loop import concatenated, same_draws
@@ -28,8 +29,8 @@ from hyperloom.torch._run.route import (
 )
 from hyperloom.torch._run.rows import run_rows
 from hyperloom.torch._run.runner import Runner
-from hyperloom.torch._run.vmap import NotAtOnceError
 from hyperloom.torch._target.buffers import NO_BUFFERS, Buffers
+from hyperloom.torch._target.trace import Copies, Draws
 from hyperloom.torch._weights.make import weights_of
 from hyperloom.torch._weights.weights import Dense
 
@@ -147,6 +148,7 @@ def _run_guarded(
     """Run the target; where it cannot be run so, by the loop."""
     if not way.tried:
         return attempt(runner, way, weights, shared, call, buffers)
+    draws = Draws()
     try:
         if not way.slow:
             return way.run(runner, weights, shared, call, buffers)
@@ -154,9 +156,10 @@ def _run_guarded(
             return way.run(runner, weights, shared, call, buffers)
     except ENDS_THE_CALL:
         raise
-    except Exception as error:
-        fallback = reason_of(error, runner.skeleton.module)
-    return run_instead(fallback, runner, weights, shared, call, buffers)
+    except Exception as caught:
+        error = caught
+    draws.restore()  # the loop is to draw what it would have drawn alone
+    return run_instead(error, runner, weights, shared, call, buffers)
 
 
 def store(runner: Runner, buffers: Buffers) -> None:
@@ -215,16 +218,40 @@ def _follow_in_parts(
 
 
 def _recomputed(generator: Generator, runner: Runner, encoded: Encoded, call: Call) -> Any:
-    """Generate and run now, and once more in the backward pass instead of keeping activations."""
+    """Generate and run now, and once more in the backward pass instead of keeping activations.
+
+    The second run starts from what the first has started from: buffers, what the target keeps, and
+    inputs that it writes into.
+    """
+    way = route(generator, runner, encoded, call, whole=True)
+    if way.guarded and not way.tried:  # the second run would not repeat what an attempt does
+        return follow(generator, runner, way, encoded, call)
     buffers = runner.buffers(encoded.ids, call.batch)
     start, first = buffers.copy(), [buffers]
+    inputs = (call.inputs, call.kwargs)
+    copies, before = Copies(inputs), runner.skeleton.watch(inputs)
+    again = inputs
+
+    def run_now(given: Copies, buffers: Buffers) -> Any:
+        own = call.over(given)
+        way = route(generator, runner, encoded, own, whole=True)
+        return make_and_run(generator, runner, way, encoded, own, buffers)
 
     def once(_: Tensor) -> Any:
-        # The second run starts from the same buffers; only what the first writes is stored.
-        given = first.pop() if first else start.copy()
-        way = route(generator, runner, encoded, call, whole=True)
-        return make_and_run(generator, runner, way, encoded, call, given)
+        if first:
+            return run_now(copies, first.pop())
+        now = runner.skeleton.watch(inputs)
+        if before is None or now is None:
+            return run_now(Copies(again), start.copy())
+        try:
+            before.restore()
+            return run_now(Copies(again), start.copy())
+        finally:
+            now.restore()
 
     output = checkpoint(once, encoded.vector, use_reentrant=False)
+    if copies.written():
+        again = Copies(inputs).inputs
+    copies.give_back()
     store(runner, buffers)
     return output

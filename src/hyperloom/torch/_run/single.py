@@ -21,8 +21,9 @@ def run_single(
 ) -> Any:
     """Run the target once, with one condition's tensors `(*shape)`."""
     tensors = {**shared, **weights}
-    x = None if runner.chain is None else call.only_input()
-    if runner.chain is not None and x is not None:
-        return runner.chain.run(tensors, x)  # the same functions, without the modules around them
+    chain = runner.chain
+    x = None if chain is None else call.only_input()
+    if chain is not None and x is not None:
+        return chain.run(tensors, x)  # the same functions, without the modules around them
     with buffers.one(0) as written:
         return runner.skeleton.call(tensors, written, call.inputs, call.kwargs, method=call.method)

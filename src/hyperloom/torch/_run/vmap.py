@@ -8,21 +8,24 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from torch.func import vmap
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten  # vmap's own trees
+from torch.utils._pytree import (  # vmap's own trees
+    TreeSpec,
+    tree_flatten,
+    tree_leaves,
+    tree_unflatten,
+)
 
+from hyperloom.torch._rules.hidden import NotAtOnceError, OneByOneError
 from hyperloom.torch._rules.mode import Lowering
 from hyperloom.torch._rules.standin import Generated, dense_leaf
 from hyperloom.torch._run.loop import CONSTANT
+from hyperloom.torch._run.watching import watched
 from hyperloom.torch._target.buffers import Buffers
 from hyperloom.torch._weights.weights import Weight
 
 if TYPE_CHECKING:
     from hyperloom.torch._run.call import Call
     from hyperloom.torch._run.runner import Runner
-
-
-class NotAtOnceError(RuntimeError):
-    """The target cannot be run for all conditions at once; the text says why."""
 
 
 def run_vmap(
@@ -35,7 +38,8 @@ def run_vmap(
     """Run the target under `vmap`, with stand-ins in place of matrices and kernels in parts.
 
     Raises:
-        NotAtOnceError: It writes a buffer that all conditions share, or returns an object.
+        NotAtOnceError: It writes a buffer that all conditions share, returns an object, or keeps
+            something that would be one for all conditions.
     """
     skeleton, same = runner.skeleton, runner.execution.randomness == "same"
     hidden = {n: w if isinstance(w, Tensor) else w.owned for n, w in weights.items()}
@@ -55,7 +59,10 @@ def run_vmap(
         given = {name: value.clone() for name, value in {**untouched, **batched}.items()}
         before = dict(given)
         with Lowering(same):
+            leaves = tree_leaves((args, kwargs)) if call.mutable else None
             output = skeleton.call(tensors, given, args, kwargs, at_once=True, method=call.method)
+            if leaves is not None and _differ(leaves, tree_leaves((args, kwargs))):
+                raise OneByOneError("it changes a list or a dict that it is given")
         if untouched:
             _refuse_shared_writes(untouched, before, given)
         return outside.keep(output), {name: given[name] for name in returned}
@@ -67,10 +74,15 @@ def run_vmap(
             in_dims=(0, 0, call.dims, call.kwargs_dims),
             randomness="same" if same else "different",
         )
-    output, written = function(hidden, batched, call.inputs, call.kwargs)
+    with watched(runner, call):
+        output, written = function(hidden, batched, call.inputs, call.kwargs)
     if written:
         buffers.take(written)
     return outside.join(output)
+
+
+def _differ(before: list[Any], after: list[Any]) -> bool:
+    return len(before) != len(after) or any(a is not b for a, b in zip(before, after, strict=True))
 
 
 def _stand_in(weight: Weight, dtype: torch.dtype) -> Tensor:

@@ -42,7 +42,7 @@ def refuse_outside_references(target: nn.Module, skeleton: nn.Module) -> None:
             if tensor is not None:
                 paths[id(tensor)] = f"{path}.{key}" if path else key
     for path, module in skeleton.named_modules():
-        for key, value in (*attributes(module), ("forward", _code_of(type(module)))):
+        for key, value in (*attributes(module), ("forward", code_of(type(module)))):
             found = next((part for part in held(value) if id(part) in paths), None)
             if found is not None:
                 where = f"{path}.{key}" if path else key
@@ -113,40 +113,48 @@ def _parts(item: Any, by_function: bool) -> list[Any]:
     if isinstance(item, MethodType):
         return [item.__func__, item.__self__]
     if isinstance(item, FunctionType):
-        return [] if item.__module__ in _FOREIGN or _is_of_torch(item) else _referred(item)
+        return [] if is_foreign(item) else _referred(item)
     return [] if by_function else list(getattr(item, "__dict__", {}).values())
 
 
-_FOREIGN = ("builtins", "functools", "typing", "collections", "abc")
+_FOREIGN = frozenset(
+    ("torch", "numpy", "builtins", "functools", "typing", "collections", "abc", "math", "hyperloom")
+)
 
 
-def _is_of_torch(function: FunctionType) -> bool:
-    return str(function.__module__).startswith(("torch.", "numpy."))
+def is_foreign(function: FunctionType) -> bool:
+    """Whether a function is of torch, of Python's own library or of this one."""
+    return str(function.__module__).partition(".")[0] in _FOREIGN
+
+
+def is_installed(function: FunctionType) -> bool:
+    """Whether a function is of an installed package, whose globals are no part of a target."""
+    return "site-packages" in function.__code__.co_filename
 
 
 def _referred(function: FunctionType) -> list[Any]:
     cells = [cell.cell_contents for cell in function.__closure__ or () if _filled(cell)]
     scope = function.__globals__
-    names = [name for name in _globals_of(function.__code__) if name in scope]
+    names = [name for name in globals_of(function.__code__) if name in scope]
     defaults = (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
     return [*cells, *(scope[name] for name in names), *defaults]
 
 
 @functools.lru_cache(maxsize=4096)
-def _globals_of(code: CodeType) -> tuple[str, ...]:
+def globals_of(code: CodeType) -> tuple[str, ...]:
     """Return the names of globals that a function reads; not those of attributes."""
     names = [i.argval for i in dis.get_instructions(code) if i.opname == "LOAD_GLOBAL"]
     inner = (part for part in code.co_consts if isinstance(part, CodeType))
-    return tuple(dict.fromkeys((*names, *(name for part in inner for name in _globals_of(part)))))
+    return tuple(dict.fromkeys((*names, *(name for part in inner for name in globals_of(part)))))
 
 
-def _code_of(kind: type) -> list[FunctionType]:
+def code_of(kind: type) -> list[FunctionType]:
     """Return a class's `forward` and the methods that it names, as far as they are not torch's."""
     waiting, found = ["forward"], {}
     while waiting:
         name = waiting.pop()
         function = getattr(kind, name, None)
-        if name in found or not isinstance(function, FunctionType) or _is_of_torch(function):
+        if name in found or not isinstance(function, FunctionType) or is_foreign(function):
             continue
         found[name] = function
         waiting += function.__code__.co_names

@@ -14,7 +14,7 @@ from torch.func import functional_call
 from torch.nn.utils.parametrize import is_parametrized
 
 from hyperloom._core.target.spec import TargetSpec
-from hyperloom.torch._private import no_cached_parametrizations, saving_hooks
+from hyperloom.torch._private import has_global_hooks, no_cached_parametrizations, saving_hooks
 from hyperloom.torch._target.attributes import compute_by_hooks, computed_by_hooks
 from hyperloom.torch._target.checkpointing import (
     CheckpointedError,
@@ -26,6 +26,8 @@ from hyperloom.torch._target.checkpointing import (
 from hyperloom.torch._target.closures import holder, refuse_outside_references
 from hyperloom.torch._target.copying import Convert, SharedCopy, copy_over, copy_with, tie
 from hyperloom.torch._target.placeholder import Placeholder, PlaceholderError
+from hyperloom.torch._target.scan import draws, keepers, on_gradients, seeds
+from hyperloom.torch._target.trace import Copies, Draws, Trace
 
 
 class Skeleton:
@@ -85,6 +87,14 @@ class Skeleton:
         self.momenta = _momenta(self._norms)
         self._may_checkpoint = may_checkpoint(self.module)
         self._cannot_checkpoint = is_of_torch_alone(self.module)
+        self._keepers, self._draws = keepers(self.module), draws(self.module)
+        self.seeds = seeds(self.module)
+        self.on_gradients = on_gradients(self.module)
+        self._hooked = [
+            (path, part)
+            for path, part in self.module.named_modules()
+            if part._backward_hooks or part._backward_pre_hooks
+        ]
         paths = {path for own in self._paths.values() for path in own}
         self._owners = [
             (part, [(key, full) for key, full in keys if full in paths])
@@ -96,6 +106,20 @@ class Skeleton:
         """Follow a `.to()`, `.half()`, `.double()` ... of the hypernetwork: dtypes only."""
         for tensor in (*self.module.parameters(), *self.module.buffers()):
             tensor.data = Placeholder.of(tensor, fn(torch.empty(0, dtype=tensor.dtype)).dtype)
+
+    def hooks_on_gradients(self) -> str | None:
+        """Return the name of hooks that are called with gradients, if there are any."""
+        if has_global_hooks(backward=True):
+            return "hooks on the gradients of all modules"
+        for path, module in self._hooked:
+            return f"hooks on the gradients of {path or type(module).__name__!r}"
+        return None
+
+    def watch(self, inputs: Any) -> Trace | None:
+        """Note what a call may change, if the target's code says that it changes anything."""
+        if not self._keepers and not self._draws:
+            return None
+        return Trace(self._keepers, inputs, self._draws)
 
     def statistics_now(self) -> list[str]:
         """Return the names of the running statistics that a run in the present mode updates."""
@@ -240,18 +264,25 @@ class Skeleton:
         """
         mode = self.module.training
         given_before, start = dict(given), {n: value.clone() for n, value in buffers.items()}
-        draws = torch.get_rng_state() if mode else None
         closely = self._may_checkpoint or mode not in self.watched
+        trace = Trace(self.module.named_modules(), (args, kwargs)) if closely else None
+        trace, random = trace or self.watch((args, kwargs)), Draws()
+        copies = Copies((args, kwargs) if closely else ((), {}))
+        given_args, given_kwargs = copies.inputs if closely else (args, kwargs)
         try:
             with Watch(self.module) if closely else nullcontext():
-                made = self._call(given, args, kwargs, method, watched=not closely)
+                made = self._call(given, given_args, given_kwargs, method, watched=not closely)
             self.watched.add(mode)
+            copies.give_back()
             return made, given
         except CheckpointedError:
             self.checkpointing.add(mode)
+        # The second run is to find what the first has found.
+        with self.lock:
+            if trace is not None:
+                trace.restore()
+        random.restore()
         given = {**given_before, **start}
-        if draws is not None:  # the second run is to draw what the first has drawn
-            torch.set_rng_state(draws)
         return self._call_own(given, args, kwargs, method), given
 
     def _call_own(

@@ -156,6 +156,12 @@ class Weight(ABC):
             self.record(self, op, choice, layer)
 
 
+def parts_of(weight: Weight) -> list[Tensor]:
+    """Return all tensors that a weight is made of, of each condition and shared."""
+    values = (getattr(weight, part.name) for part in fields(weight))
+    return [value for value in values if isinstance(value, Tensor)]
+
+
 def linear_each(x: Tensor, weight: Tensor, lead: int, bias: Tensor | None = None) -> Tensor:
     """Apply each condition's own matrix to its rows: `(*lead, *n, I) (*lead, O, I)`.
 

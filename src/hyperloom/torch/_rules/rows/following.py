@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from hyperloom.torch._rules.rows.standin import MARK, Meeting, RowWise, name_of
+from hyperloom.torch._weights.rows import NotRowsError
 
 
 def mark(tensor: Any) -> None:
@@ -26,12 +27,27 @@ def mark(tensor: Any) -> None:
 
 
 class _Follow(TorchFunctionMode):
-    """Marks what is computed from marked tensors."""
+    """Marks what is computed from marked tensors.
+
+    Args:
+        rows: How many rows there are.
+
+    Raises:
+        NotRowsError: Numbers are drawn for all rows together, or from a generator of the target's.
+    """
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self.rows = rows
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         marked = any(hasattr(leaf, MARK) for leaf in tree_leaves((args, kwargs)))
+        if kwargs.get("generator") is not None:
+            raise NotRowsError("it draws random numbers from a generator of its own")
         made = func(*args, **kwargs)
+        if func in _DRAWS and not marked and made.shape[:1] != (self.rows,):
+            raise NotRowsError("it draws random numbers once for all rows")
         if marked:
             for leaf in tree_leaves(made):
                 mark(leaf)
@@ -45,7 +61,7 @@ def following(meeting: Meeting) -> Generator[None]:
     """Follow the rows from marked inputs on; uses are noted in `meeting.uses`."""
     meeting.follows = True
     try:
-        with _Follow():
+        with _Follow(meeting.rows.size):
             yield
     finally:
         meeting.follows = False
