@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from hyperloom._core.arrays import DTYPES
-from hyperloom._core.checkpoint.file import Description, digest, essence, other_target
+from hyperloom._core.checkpoint.file import (
+    Description,
+    digest,
+    essence,
+    metadata,
+    other_target,
+)
+from hyperloom._core.choices.statistics import Statistics
 from hyperloom._core.errors import CheckpointError, message
 from hyperloom._core.plan.plan import Plan
 
@@ -55,6 +62,41 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[str], None]) -> N
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def write(
+    path: str | os.PathLike[str],
+    plan: Plan,
+    version: str,
+    statistics: Statistics | None,
+    tensors: Mapping[str, Any],
+    data: Callable[[Any], Any],
+    not_finite: Callable[[], str | None],
+    save_file: Callable[..., None],
+) -> None:
+    """Write a checkpoint, whole or not at all.
+
+    Args:
+        path: Where to.
+        plan: The plan.
+        version: Of the library.
+        statistics: What becomes of the target's running statistics, if it is to be said.
+        tensors: By the names of the file.
+        data: Returns the bytes of a tensor.
+        not_finite: Says which tensor holds values that are not finite, if one does.
+        save_file: safetensors' function for the backend's arrays.
+
+    Raises:
+        TypeError: A tensor of a dtype that the file cannot hold.
+        ValueError: Values that are not finite.
+    """
+    check_dtypes(tensors)
+    bad = not_finite()
+    if bad is not None:
+        way_out = "The training has diverged: save earlier, or look at hnet.doctor()."
+        raise ValueError(message("hnet", bad, "finite values", way_out))
+    said = metadata(plan, version, statistics, items(tensors, data))
+    write_whole(path, lambda name: save_file(tensors, name, metadata=said))
 
 
 Items = Iterable[tuple[str, str, tuple[int, ...], Any]]

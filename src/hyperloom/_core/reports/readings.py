@@ -186,3 +186,20 @@ class Readings:
     )
     warnings: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Inside:
+    """What was read inside the target.
+
+    Attributes:
+        tensors: The readings given, with the gradients that the target gives them.
+        layers: One for each layer with parameters.
+        dtypes: Dtypes of the plain network's outputs.
+        errors: What could not be run.
+    """
+
+    tensors: tuple[TensorReading, ...]
+    layers: tuple[LayerReading, ...]
+    dtypes: tuple[str, ...]
+    errors: tuple[str, ...]

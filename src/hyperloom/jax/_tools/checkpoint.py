@@ -13,6 +13,7 @@ from flax import nnx
 from safetensors import deserialize
 from safetensors.numpy import save_file
 
+import hyperloom
 from hyperloom._core.backend import protocol
 from hyperloom._core.backend.documented import completes
 from hyperloom._core.checkpoint.base import (
@@ -25,23 +26,21 @@ from hyperloom._core.checkpoint.base import (
 from hyperloom._core.checkpoint.file import (
     Description,
     given_part,
-    metadata,
     other_target,
     pairs_of_names,
     read_file,
 )
 from hyperloom._core.checkpoint.tensors import (
     buffers,
-    check_dtypes,
     check_fit,
     check_plan,
     check_values,
     first_not_finite,
     items,
     parsed,
-    write_whole,
+    write,
 )
-from hyperloom._core.errors import a_bool, a_path, message
+from hyperloom._core.errors import a_bool, a_path
 from hyperloom.jax._hypernetwork import TOOLS, HyperNetwork
 from hyperloom.jax._target.read import target_spec
 from hyperloom.jax._target.translated import read_translated
@@ -52,18 +51,11 @@ from hyperloom.jax._tools.given import a_hypernetwork
 @completes(protocol.Backend.save)
 def save(hnet: HyperNetwork, path: str | os.PathLike[str], *, with_base: bool = False) -> None:
     """Random streams are not saved."""
-    import hyperloom
-
     hnet, path = a_hypernetwork("hnet", hnet), a_path("path", path)
     a_bool("with_base", with_base)
     tensors = neutral_tensors(hnet, with_base)
-    check_dtypes(tensors)
-    bad = _not_finite(tensors)
-    if bad is not None:
-        way_out = "The training has diverged: save earlier."
-        raise ValueError(message("hnet", bad, "finite values", way_out))
-    data = metadata(hnet.plan, hyperloom.__version__, None, items(tensors, _bytes))
-    write_whole(path, lambda name: save_file(tensors, name, metadata=data))
+    said = (path, hnet.plan, hyperloom.__version__, None)
+    write(*said, tensors, _bytes, lambda: _not_finite(tensors), save_file)
 
 
 @completes(protocol.Backend.load)

@@ -19,7 +19,7 @@ from jax import Array
 
 from hyperloom._core.backend.walk import base_of
 from hyperloom._core.reports.measures import rms, told
-from hyperloom._core.reports.readings import LayerReading, TensorReading
+from hyperloom._core.reports.readings import Inside, LayerReading, TensorReading
 from hyperloom.jax._generate.encoded import Encoded
 from hyperloom.jax._hypernetwork import HyperNetwork
 from hyperloom.jax._run.call import Call
@@ -85,23 +85,6 @@ def _depend(jaxpr: Any) -> list[bool]:
         if any(id(v) in known for v in equation.invars):
             known.update(id(v) for v in equation.outvars)
     return [id(v) in known for v in jaxpr.outvars]
-
-
-@dataclass(frozen=True)
-class Inside:
-    """What was read inside the target.
-
-    Attributes:
-        tensors: The readings given, with the gradients that the target gives them.
-        layers: One for each layer with parameters, of an NNX or Linen target.
-        dtypes: Dtypes of the plain network's outputs.
-        errors: What could not be run.
-    """
-
-    tensors: tuple[TensorReading, ...]
-    layers: tuple[LayerReading, ...]
-    dtypes: tuple[str, ...]
-    errors: tuple[str, ...]
 
 
 @dataclass

@@ -11,29 +11,28 @@ from safetensors import deserialize
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+import hyperloom
 from hyperloom._core.backend import protocol
 from hyperloom._core.backend.documented import completes
 from hyperloom._core.checkpoint.base import FINGERPRINT, TREES, holds_base
 from hyperloom._core.checkpoint.file import (
     Description,
     given_part,
-    metadata,
     other_target,
     pairs_of_names,
     read_file,
 )
 from hyperloom._core.checkpoint.tensors import (
     buffers,
-    check_dtypes,
     check_fit,
     check_plan,
     check_values,
     first_not_finite,
     items,
     parsed,
-    write_whole,
+    write,
 )
-from hyperloom._core.errors import a_bool, a_path, message
+from hyperloom._core.errors import a_bool, a_path
 from hyperloom._core.plan.plan import Plan
 from hyperloom._core.target.spec import TargetSpec
 from hyperloom.torch._generate.table import Table
@@ -47,22 +46,14 @@ from hyperloom.torch._tools.given import a_hypernetwork
 
 @completes(protocol.Backend.save)
 def save(hnet: HyperNetwork, path: str | os.PathLike[str], *, with_base: bool = False) -> None:
-    import hyperloom
-
     hnet, path = a_hypernetwork("hnet", hnet), a_path("path", path)
     a_bool("with_base", with_base)
     tensors = neutral_tensors(hnet, with_base)
-    check_dtypes(tensors)
-    bad = _not_finite(tensors)
-    if bad is not None:
-        way_out = "The training has diverged: save earlier, or look at hnet.doctor()."
-        raise ValueError(message("hnet", bad, "finite values", way_out))
-    said = hnet.statistics != checked_statistics(None, hnet.plan) or any(
-        hnet.target_statistics.tensors()
-    )
-    version, statistics = hyperloom.__version__, hnet.statistics if said else None
-    data = metadata(hnet.plan, version, statistics, items(tensors, _bytes))
-    write_whole(path, lambda name: save_file(tensors, name, metadata=data))
+    usual = checked_statistics(None, hnet.plan)
+    told = hnet.statistics != usual or any(hnet.target_statistics.tensors())
+    statistics = hnet.statistics if told else None
+    said = (path, hnet.plan, hyperloom.__version__, statistics)
+    write(*said, tensors, _bytes, lambda: _not_finite(tensors), save_file)
 
 
 @completes(protocol.Backend.load)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves  # the trees that torch.func.vmap returns
 
-from hyperloom._core.reports.readings import LayerReading, TensorReading
+from hyperloom._core.reports.readings import Inside, LayerReading, TensorReading
 from hyperloom.torch._generate.encoded import Encoded
 from hyperloom.torch._generate.generator import tensors_of
 from hyperloom.torch._run.call import Call
@@ -49,23 +49,6 @@ def probe(outputs: Any) -> Tensor | None:
             wide = out.double() if out.dtype == torch.float64 else out.float()
             terms.append((wide * direction).sum() / math.sqrt(max(1, out.numel())))
     return torch.stack([t.to(terms[0]) for t in terms]).sum() if terms else None
-
-
-@dataclass(frozen=True)
-class Inside:
-    """What was read inside the target.
-
-    Attributes:
-        tensors: The readings given, with the gradients that the target gives them.
-        layers: One for each layer with parameters.
-        dtypes: Dtypes of the plain module's outputs.
-        errors: What could not be run.
-    """
-
-    tensors: tuple[TensorReading, ...]
-    layers: tuple[LayerReading, ...]
-    dtypes: tuple[str, ...]
-    errors: tuple[str, ...]
 
 
 @dataclass
