@@ -183,6 +183,21 @@ def test_rows_that_meet_are_run_one_condition_after_the_other() -> None:
         hnet(x, condition=SOME, rows=INDEX)
 
 
+def test_rows_that_meet_in_one_number_are_seen() -> None:
+    """For the condition that has the largest number, nothing is different."""
+
+    class Largest(Meets):
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.layer(x)
+            return y / y.abs().max()
+
+    for seed in range(8):
+        torch.manual_seed(seed)
+        hnet, x = build(Largest()), floats(4)(R)
+        with pytest.warns(hl.SlowWarning, match="its rows meet"):
+            close(hnet(x, condition=SOME, rows=INDEX), by_hand(hnet, x, SOME, INDEX))
+
+
 def test_rows_that_meet_are_seen_though_all_conditions_are_equal() -> None:
     """A change starts at zero: with the weights of the call no difference would show."""
     hnet = hl.HyperNetwork(Places().double(), condition=hl.Embedding(5, 3), form=hl.Delta())

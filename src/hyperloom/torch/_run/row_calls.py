@@ -87,7 +87,7 @@ def tensors_in(*trees: Any) -> list[Tensor]:
     return found
 
 
-def rows_of(rows: Rows, tensor: Tensor, number: int) -> Tensor:
+def rows_of(rows: Rows, number: int, tensor: Tensor) -> Tensor:
     """Return the rows that belong to one condition."""
     each = rows.fit(len(tensor)).each(tensor.device)
     return tensor[each == number]
@@ -214,7 +214,7 @@ def part_of(call: RowCall, number: int) -> tuple[tuple[Any, ...], dict[str, Any]
     """Return the inputs of one condition: its rows."""
 
     def own(leaf: Any) -> Any:
-        return rows_of(call.rows, leaf, number) if id(leaf) in call.paired else leaf
+        return rows_of(call.rows, number, leaf) if id(leaf) in call.paired else leaf
 
     return tree_map(own, (call.args, call.kwargs))
 

@@ -3,7 +3,7 @@
 Each layer with a generated weight gives each row the weight of its condition. No `vmap`: control
 flow on values, caches and classes of the user's own do what they do in a plain call. Exact where
 rows do not meet, which is examined at the first call of each kind: all rows are run once with the
-rows followed, and one condition alone on its rows.
+rows followed, and two conditions alone on their rows.
 """
 
 from __future__ import annotations
@@ -230,7 +230,7 @@ def _short(error: Exception) -> str:
 def _compared(
     place: Place, worn: Worn, call: RowCall, found: Found, trace: Trace, keeps: bool
 ) -> str:
-    """Run all rows and those of one condition; say what differs."""
+    """Run all rows, and those of two conditions alone; say what differs."""
     touched: set[str] = set()
     meeting = Meeting(call.rows, found.uses, worn.device)
     args, kwargs = call.copied()
@@ -249,13 +249,18 @@ def _compared(
     kept = None if keeps else trace.changed(lambda tensor: True)
     if kept is not None:
         return kept
-    trace.restore()
-    number = call.rows.present()[-1]
-    args, kwargs = call.copied(lambda tensor: rows_of(call.rows, tensor, number))
-    with SameDraws():
-        own = worn.copied().of_one(number, meeting, touched)
-        alone = tensors_in(place(*own, args, kwargs))
-    return _difference(whole, alone, call.rows, number)
+    # Two conditions: what all rows have in common, such as the largest number, may be one's own.
+    present = call.rows.present()
+    for number in dict.fromkeys((present[-1], present[0])):
+        trace.restore()
+        args, kwargs = call.copied(partial(rows_of, call.rows, number))
+        with SameDraws():
+            own = worn.copied().of_one(number, meeting, touched)
+            alone = tensors_in(place(*own, args, kwargs))
+        why = _difference(whole, alone, call.rows, number)
+        if why:
+            return why
+    return ""
 
 
 def _difference(whole: list[Tensor], alone: list[Tensor], rows: Rows, number: int) -> str:
@@ -264,7 +269,7 @@ def _difference(whole: list[Tensor], alone: list[Tensor], rows: Rows, number: in
         return f"it returns {len(whole)} tensors for all rows and {len(alone)} for some"
     for ours, theirs in zip(whole, alone, strict=True):
         try:
-            part = rows_of(rows, ours, number) if ours.ndim else ours
+            part = rows_of(rows, number, ours) if ours.ndim else ours
         except NotRowsError:
             part = ours
         if part.shape != theirs.shape and not part.is_floating_point() and part.ndim == 2:
