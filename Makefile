@@ -15,7 +15,7 @@ STAMP := $(VENV)/.hyperloom-installed
 # A target that fails half-way must not look finished.
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint docs bench trace zoo reproduce clean
+.PHONY: help env demo test lint docs bench trace zoo fuzz reproduce clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -57,6 +57,9 @@ trace: env  ## print how far a call travels: functions, files, changes of file
 zoo: env  ## run every layer and architecture of the zoo, and write its report
 	$(BIN)/python -m pytest tests/zoo -m "slow or not slow" $(ARGS)
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m tests.zoo.report
+
+fuzz: env  ## run thousands of random targets, choices and calls: batch against loop (long)
+	$(BIN)/python -m pytest tests -k fuzz -m "slow or not slow" $(ARGS)
 
 reproduce: env  ## train the published experiments again (long): DATA=path/to/mnist10k.npz
 	@test -n "$(DATA)" || { echo "make reproduce: DATA is not set; wanted the path of an .npz" \

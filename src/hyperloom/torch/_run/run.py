@@ -227,6 +227,13 @@ def _recomputed(generator: Generator, runner: Runner, encoded: Encoded, call: Ca
     if way.guarded and not way.tried:  # the second run would not repeat what an attempt does
         return follow(generator, runner, way, encoded, call)
     buffers = runner.buffers(encoded.ids, call.batch)
+    way = route(generator, runner, encoded, call, whole=True)
+    if way.guarded and not way.tried:
+        # The first call of its kind looks for a way. What it tries in vain a second run would not
+        # try again, and autograd counts what is saved: this one keeps its activations.
+        output = make_and_run(generator, runner, way, encoded, call, buffers)
+        store(runner, buffers)
+        return output
     start, first = buffers.copy(), [buffers]
     inputs = (call.inputs, call.kwargs)
     copies, before = Copies(inputs), runner.skeleton.watch(inputs)
