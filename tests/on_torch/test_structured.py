@@ -241,3 +241,31 @@ def test_a_layer_counts_the_rows_that_it_has() -> None:
         assert used.layer is not None
         assert (used.layer.rows, used.choice) == (500, "dense")
     assert not any(way.from_parts for way in many._runner.memory.routes.values())
+
+
+def test_ways_can_be_forced() -> None:
+    x, c = torch.randn(8, 5, 6), torch.randn(8, 4)
+    hnet = hl.HyperNetwork(Custom(), condition=hl.Vector(4))
+    wanted = hnet(x, condition=c)
+    for way in WAYS:
+        hnet.execution = hl.Execution(ways={"first.*": way})
+        torch.testing.assert_close(hnet(x, condition=c), wanted, rtol=1e-5, atol=1e-5)
+        assert hnet.explain(x, condition=c)["first.weight"].choice == way
+    images = hl.HyperNetwork(nn.Conv2d(2, 3, 3), condition=hl.Vector(4))
+    images.execution = hl.Execution(ways={"weight": "inputs"})
+    with pytest.raises(ValueError, match="'inputs' for 'weight'; wanted 'dense' or 'outputs'"):
+        images(torch.randn(3, 2, 2, 5, 5), condition=c[:3])
+    lora = hl.HyperNetwork(
+        Custom(), condition=hl.Vector(4), layout={"*.weight": hl.Full()}, form=hl.LoRA(2)
+    )
+    lora.execution = hl.Execution(ways={"first.weight": "outputs"})
+    with pytest.raises(ValueError, match="wanted 'dense': it is no sum of templates"):
+        lora(x, condition=c)
+    lora.execution = hl.Execution(ways={"first.weight": "dense"})
+    assert lora.explain(x, condition=c)["first.weight"].choice == "dense"
+    with pytest.raises(ValueError, match=r"Execution\(ways=\): got 'third.*' which|third"):
+        lora.execution = hl.Execution(ways={"third.*": "dense"})
+    with pytest.raises(ValueError, match=r"Execution\(ways=\)\['a'\]: got 'formed'; wanted"):
+        hl.Execution(ways={"a": "formed"})
+    with pytest.raises(TypeError, match=r"Execution\(ways=\): got .*; wanted a dict"):
+        hl.Execution(ways="dense")  # type: ignore[arg-type]

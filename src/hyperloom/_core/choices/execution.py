@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hyperloom._core.choice import Choice
-from hyperloom._core.errors import a_bool, one_of, positive_int
+from hyperloom._core.errors import a_bool, message, one_of, positive_int, shown
 
 STRATEGIES = ("auto", "rows", "vmap", "loop")
 RANDOMNESS = ("different", "same")
+WAYS = ("dense", "inputs", "outputs")
 
 
 class SlowWarning(UserWarning):
@@ -37,16 +39,24 @@ class Execution(Choice):
         randomness: `"different"` (default): each condition makes random draws of its own inside
             the target (dropout masks). `"same"`: they are made once, for all conditions of a
             batch, as in `torch.func.vmap`.
+        ways: How layers with a generated weight are evaluated, by name patterns of the weights, in
+            order, first match wins: `"dense"` (the weight is formed), `"inputs"` or `"outputs"`
+            (the templates are shared; coefficients are multiplied into a layer's inputs or into its
+            outputs), e.g. `{"fc.*": "outputs"}`. What no pattern names is chosen by the cost model.
+            In PyTorch only.
 
     Raises:
         TypeError: An argument of another class.
-        ValueError: `max_memory` below 1, or a word that is not one of those above.
+        ValueError: `max_memory` below 1, or a word that is not one of those above. Where it is
+            given to a hypernetwork: a pattern that names nothing; in the call, a way that a weight
+            has not.
     """
 
     max_memory: int | None = None
     recompute: bool = False
     strategy: str = "auto"
     randomness: str = "different"
+    ways: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         if self.max_memory is not None:
@@ -54,6 +64,16 @@ class Execution(Choice):
         a_bool("Execution(recompute=)", self.recompute)
         one_of("Execution(strategy=)", self.strategy, STRATEGIES)
         one_of("Execution(randomness=)", self.randomness, RANDOMNESS)
+        if self.ways is not None:
+            if not isinstance(self.ways, Mapping) or not self.ways:
+                wanted = "a dict from name patterns to ways"
+                raise TypeError(message("Execution(ways=)", shown(self.ways), wanted))
+            for pattern, way in self.ways.items():
+                one_of(f"Execution(ways=)[{pattern!r}]", way, WAYS)
+
+    def __hash__(self) -> int:
+        ways = None if self.ways is None else tuple(self.ways.items())
+        return hash((self.max_memory, self.recompute, self.strategy, self.randomness, ways))
 
     def conditions_at_once(self, bytes_each: int) -> int | None:
         """Return how many conditions one run takes, at least 1; `None` for all.

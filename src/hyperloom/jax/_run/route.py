@@ -61,6 +61,8 @@ def route(plan: Plan, runner: Runner, call: Call, itemsize: int | None) -> Route
 def _strategy(runner: Runner, call: Call) -> tuple[str, str]:
     """Return the name of the strategy, and why."""
     execution, found = runner.execution, runner.memory.loops.get(call.kind())
+    if execution.ways is not None:
+        raise ValueError(message("Execution(ways=)", repr(execution.ways), "none: XLA chooses"))
     if not call.batch:
         return "single", "one condition: the target is run as it is"
     if execution.strategy == "loop":

@@ -148,12 +148,13 @@ def _decided(
     rows = 1 if trial else call.rows()
     sizes = (batch[0], rows, encoded.vector.element_size(), encoded.vector.device.type)
     options: Any = {"backward": torch.is_grad_enabled(), "choose": choose}
-    from_parts = way.strategy == "rows" or contracts(plan, *sizes, **options)
+    forced = way.strategy == "rows" or bool(runner.ways)
+    from_parts = forced or contracts(plan, *sizes, **options)
     from_parts = from_parts and not waits_for_gradient(plan)
     return replace(
         way,
         from_parts=from_parts,
-        trial=trial and from_parts and way.strategy != "rows",
+        trial=trial and from_parts and not forced,
         shares=may_share(generator, encoded),
         rows_first=from_parts and way.guarded and way.strategy == "vmap" and has_factors(plan),
     )

@@ -104,6 +104,9 @@ def make(
     kept = runner.kept() if generator.plan.kept else {}
     if way.from_parts:
         weights, shared = weights_of(generator, few, index, uses)
+        for name, way_of_it in runner.ways.items():
+            if name in weights and len(weights[name].shape) >= 2:  # a vector has one way
+                weights[name] = weights[name].forced(way_of_it)
         return weights, {**kept, **shared}
     tensors = tensors_of(generator, few)
     if index is not None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperloom._core.choices.execution import Execution
+from hyperloom._core.choices.patterns import resolve
 from hyperloom._core.choices.statistics import Statistics
 from hyperloom.torch._run.chain import Chain, lower
 from hyperloom.torch._run.memory import Memory
@@ -43,6 +44,7 @@ class Runner:
         self.skeleton, self.dtypes = skeleton, dtypes
         self.modules, self.statistics = modules, statistics
         self.execution = Execution()
+        self.ways: dict[str, str] = {}
         self.memory = Memory()
         self.has_buffers = any(True for _ in self._tree("target_buffers").tensors())
         by_id = [name for name, _ in self._tree("target_statistics").tensors()]
@@ -93,6 +95,8 @@ class Runner:
 
     def be_run(self, execution: Execution) -> None:
         """Run from now on as `execution` says."""
+        asked, spec = execution.ways, self.skeleton.spec
+        self.ways = {} if asked is None else resolve("Execution(ways=)", asked, str, spec)
         self.execution = execution
         self.memory.routes.clear()
 

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hyperloom._core.errors import message
 from hyperloom._core.plan.cost import Layer
 from hyperloom.torch._private import without_saving_hooks
 from hyperloom.torch._weights.choose import choose
@@ -65,6 +66,18 @@ class Weight(ABC):
     @abstractmethod
     def dense(self) -> Tensor:
         """Return the weight, `(*lead, *shape)`."""
+
+    def forced(self, way: str) -> Weight:
+        """Return the same weight, to be evaluated in one way always.
+
+        Raises:
+            ValueError: It has no such way.
+        """
+        if way == "dense":
+            made = Dense(self.name, self.shape, self.num, self.dense())
+            return replace(made, lead=self.lead, by=self.by, record=self.record)
+        got, wanted = f"{way!r} for {self.name!r}", "'dense': it is no sum of templates"
+        raise ValueError(message("Execution(ways=)", got, wanted))
 
     def turned(self) -> Weight:
         """Return the transpose of a matrix."""
@@ -247,11 +260,13 @@ class SumWeight(Weight):
         coefficients: `(*lead, R)`.
         templates: `(numel, R)`, shared by all conditions.
         base: `(*shape)`, shared, or `None`.
+        way: How it is evaluated; `""` to choose.
     """
 
     coefficients: Tensor
     templates: Tensor
     base: Tensor | None = None
+    way: str = field(default="", kw_only=True)
 
     @property
     def owned(self) -> tuple[Tensor, ...]:
@@ -265,12 +280,18 @@ class SumWeight(Weight):
         made = F.linear(self.coefficients, self.templates, flat)
         return made.reshape(*made.shape[:-1], *self.shape)
 
+    def forced(self, way: str) -> Weight:
+        if way == "inputs" and len(self.shape) > 2:
+            got, wanted = f"'inputs' for {self.name!r}", "'dense' or 'outputs': kernels overlap"
+            raise ValueError(message("Execution(ways=)", got, wanted))
+        return replace(self, way=way)
+
     def _choice(
         self, op: str, x: Tensor, rows: int, fan_in: int, fan_out: int, inputs: float
     ) -> str:
         terms, backward = self.templates.shape[-1], torch.is_grad_enabled()
         layer = Layer(self.num, rows, terms, fan_in, fan_out, inputs, backward, x.requires_grad)
-        best = choose(layer, self.templates.element_size(), self.templates.device.type)
+        best = self.way or choose(layer, self.templates.element_size(), self.templates.device.type)
         self.note(op, best, layer)
         return best
 
@@ -320,7 +341,7 @@ class SumWeight(Weight):
         num, dim = self.shape
         terms, rows = self.templates.shape[-1], self.rows_in(ids, 0)
         layer = Layer(self.num, rows, terms, num, dim, dim)
-        if rows >= num:
+        if self.way == "dense" or (rows >= num and not self.way):
             self.note("embedding", "dense", layer)
             return self.look_up(ids, self.whole(), **options)
         self.note("embedding", "outputs", layer)

@@ -107,6 +107,9 @@ for _name in _JOINING.split():
     _function = getattr(torch, _name)
     RULES[_function] = _joined(_function)
     MIXING.add(_function)
+# Generated keys, or a generated mask: relative places.
+RULES[F.scaled_dot_product_attention] = _beside(F.scaled_dot_product_attention)
+MIXING.add(F.scaled_dot_product_attention)
 RULES[Tensor.__setitem__] = _written
 RULES[F.prelu] = _prelu
 RULES[torch.prelu] = _prelu

@@ -328,12 +328,6 @@ def _multi_head(
         return _attention(query, key, value, *args, **kwargs)
 
 
-@rule(F.scaled_dot_product_attention)
-def _dot_product(meeting: Meeting, query: Any, key: Any, value: Any, *args: Any, **kw: Any) -> Any:
-    q, k, v = (meeting.input(t) for t in (query, key, value))
-    return F.scaled_dot_product_attention(q, k, v, *args, **kw)
-
-
 # ---- recurrent layers ---------------------------------------------------------------------------
 
 
