@@ -128,7 +128,10 @@ def test_linen_modules_as_condition_and_trunk(tmp_path: Path) -> None:
     same(y, jnp.stack([hnet(x[i], condition=points[i]) for i in range(3)]), 1e-5)
     hl.save(hnet, tmp_path / "hnet.safetensors")
     own = with_linen_parts(seed=1)
-    choices = {"condition": hl.Linen(Encoder(), jnp.ones((1, 5, 2))), "trunk": own.trunks[0].module}
+    choices: Any = {
+        "condition": hl.Linen(Encoder(), jnp.ones((1, 5, 2))),
+        "trunk": own.trunks[0].module,
+    }
     again = hl.load(tmp_path / "hnet.safetensors", nnx.Linear(3, 2, rngs=nnx.Rngs(1)), **choices)
     same(again(x, condition=points), y)
 

@@ -341,3 +341,17 @@ def test_without_weight_objects_the_function_is_called_as_it_is() -> None:
     w = jnp.ones(3)
     np.testing.assert_array_equal(interpret.call(pure, {"w": w}, 1.0), w + 1)
     assert seen[0] is w
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_one_row_each_and_dense_weights_take_one_product_of_the_head(rows: int) -> None:
+    rngs = nnx.Rngs(0)
+    layers = nnx.Linear(64, 100, rngs=rngs), jax.nn.relu, nnx.Linear(100, 10, rngs=rngs)
+    hnet = hl.HyperNetwork(nnx.Sequential(*layers), condition=hl.Vector(100), rngs=rngs)
+    x, c = jnp.ones((512, rows, 64)), jnp.ones((512, 100))
+    ways = {use.choice for use in hnet.explain(x, condition=c).used}
+    assert ways == {"dense"}
+    traced = jax.make_jaxpr(lambda x, c: hnet(x, condition=c))(x, c)
+    products = str(traced).count("dot_general")
+    # The head, and two layers; or a product for each of the four tensors, and two layers.
+    assert products == (3 if rows == 1 else 6)

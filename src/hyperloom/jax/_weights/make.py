@@ -72,7 +72,9 @@ def worth_objects(plan: Plan, num: int, rows: int, itemsize: int) -> bool:
     """Whether `num` conditions with about `rows` rows of input each are to run on objects."""
     if num == 1:
         return False
-    return _rows_are_fewer(plan, num) or contracts(plan, num, rows, itemsize, device_class())
+    # With one row each, XLA multiplies the numbers where they are, without cutting them first.
+    cut = rows > 1 and _rows_are_fewer(plan, num)
+    return cut or contracts(plan, num, rows, itemsize, device_class())
 
 
 def _rows_are_fewer(plan: Plan, num: int) -> bool:
