@@ -103,3 +103,14 @@ def test_one_key_reaches_all_streams_of_a_linen_target() -> None:
     same(y, Sampled().apply({"params": params}, X[0], rngs=nnx.Rngs(key)()))
     batch = hnet(X, condition=IDS, rngs=key)
     assert np.any(batch[0] - batch[0, :1] != 0)
+
+
+def test_how_many_networks_to_draw() -> None:
+    hnet, key = make(Dropped(), condition=hl.Noise(2)), jax.random.key(0)
+    same(hnet.generate(np.int64(3), rngs=key), hnet.generate(3, rngs=key))
+    with pytest.raises(TypeError, match=r"condition: got 3.0; .* or how many to draw"):
+        hnet.generate(3.0, rngs=key)
+    with pytest.raises(
+        ValueError, match="cond_id: got 0; wanted None, as the condition has no ids"
+    ):
+        hl.conditional_parameters(hnet, 0)

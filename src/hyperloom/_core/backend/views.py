@@ -121,7 +121,9 @@ def stack(
 
 def check_id(cond_id: int, plan: Plan) -> None:
     """Raise for an id that the hypernetwork does not know."""
-    num = plan.num_ids or 0
+    if plan.num_ids is None:
+        raise ValueError(message("cond_id", shown(cond_id), "None, as the condition has no ids"))
+    num = plan.num_ids
     if isinstance(cond_id, bool) or not isinstance(cond_id, int):
         raise TypeError(message("cond_id", shown(cond_id), f"an int id in 0 .. {num - 1}, or None"))
     if not 0 <= cond_id < num:

@@ -60,11 +60,15 @@ class VectorCondition(nnx.Module):
         self, value: Any, keys: nnx.Rngs | None = None, batch: Sequence[int] = ()
     ) -> Encoded:
         name, dim = type(self.choice).__name__, self.choice.dim
-        if isinstance(self.choice, Noise) and (value is None or type(value) is int):
+        noise = isinstance(self.choice, Noise)
+        if noise and isinstance(value, np.integer):
+            value = int(value)
+        if noise and (value is None or type(value) is int):
             shape = (*batch, dim) if value is None else (positive_int("condition", value), dim)
             key = draw(self.noise, "noise", keys)
             return Encoded(jax.random.normal(key, shape, self.dtype) * self.choice.std)
         wanted = f"a floating array (*batch, {dim}) for {name}({dim})"
+        wanted += ", or how many to draw (an int, or None)" if noise else ""
         if not isinstance(value, (Array, np.ndarray)):
             raise TypeError(message("condition", shown(value), wanted))
         if not jnp.issubdtype(value.dtype, jnp.floating):

@@ -72,9 +72,12 @@ def part_of(tensor: TensorSpec, factor: str, shape: tuple[int, ...], start: Star
     return Part(tensor.name, tensor.layer, label, tensor.role, shape, start, False, extent)
 
 
+NAME_WEIGHTS = "Name weights only, e.g. form={'*weight': ...}, or '*kernel' in Flax."
+
+
 def refuse_mean(form: Form, tensor: TensorSpec, start: Start) -> None:
     """Raise for a tensor that must start around a number other than zero, like a norm's scale."""
     if start.mean != 0.0 or start.native:
         got = f"{form} for {tensor.name!r}, which starts around {start.mean:.3g}"
-        way_out = "Name weights only, e.g. form={'*.weight': ...}."
-        raise ValueError(message("form", got, "tensors that start around zero", way_out))
+        wanted = "tensors that start around zero"
+        raise ValueError(message("form", got, wanted, NAME_WEIGHTS))

@@ -5,7 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from hyperloom._core.choices.forms.base import ZERO, Form, OnBase, part_of, refuse_mean
+from hyperloom._core.choices.forms.base import (
+    NAME_WEIGHTS,
+    ZERO,
+    Form,
+    OnBase,
+    part_of,
+    refuse_mean,
+)
 from hyperloom._core.choices.structure import Product, Structure
 from hyperloom._core.errors import finite_float, message, positive_int
 from hyperloom._core.records import Part, Role, Start
@@ -100,7 +107,7 @@ def _matrix(form: Form, tensor: TensorSpec) -> tuple[int, int]:
                 "form",
                 f"{form} for {tensor.name!r} of shape {tensor.shape}",
                 "a tensor with at least two axes",
-                "Name weights only, e.g. form={'*.weight': ...}.",
+                NAME_WEIGHTS,
             )
         )
     split = tensor.matrix_split
