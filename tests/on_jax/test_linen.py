@@ -122,7 +122,7 @@ def test_linen_modules_as_condition_and_trunk(tmp_path: Path) -> None:
     def loss(params: Any) -> Any:
         return jnp.sum(net(params, x, condition=points) ** 2)
 
-    gradients = jax.grad(loss)(params)
+    gradients = jax.jit(jax.grad(loss))(params)
     assert all(jnp.abs(gradients[name]).max() > 0 for name in params if "Dense_1" in name)
     y = hnet(x, condition=points)
     same(y, jnp.stack([hnet(x[i], condition=points[i]) for i in range(3)]), 1e-5)

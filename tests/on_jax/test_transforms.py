@@ -54,7 +54,7 @@ def test_jit_compiles_once_for_all_values(hnet: hl.HyperNetwork) -> None:
 def test_grad_of_the_module_and_of_the_function(hnet: hl.HyperNetwork) -> None:
     net, params = hl.functional(hnet)
     by_function = jax.jit(jax.grad(lambda p: loss(net(p, X, condition=IDS))))(params)
-    by_module = nnx.grad(lambda h: loss(h(X, condition=IDS)))(hnet)
+    by_module = nnx.jit(nnx.grad(lambda h: loss(h(X, condition=IDS))))(hnet)
     flat = {".".join(map(str, p)): v[...] for p, v in nnx.to_flat_state(by_module)}
     close(flat, by_function, 1e-6)
 

@@ -11,6 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from hyperloom.jax._target.variables import Param
 
 
+@jax.jit  # one program, where a call outside `jit` would compile a dozen operations one by one
 def look_up(rows: Array, ids: Array) -> Array:
     """Return the rows `(*batch, *shape)` of ids `(*batch,)`; NaN for an id that has none."""
     inside = (ids >= 0) & (ids < rows.shape[0])
