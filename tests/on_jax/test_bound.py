@@ -123,3 +123,12 @@ def test_with_chunks_and_a_shared_tensor() -> None:
     same(net.layers[2].bias, hnet.generate(0)["layers.2.bias"])
     assert repr(net) == "Bound(conditions (3,): Sequential)"
     assert "__call__" in dir(net)
+
+
+def test_a_condition_encoded() -> None:
+    hnet = plain()
+    found = hnet.encode([3, 0])
+    same(found.vector, hnet.condition.table.rows()[jnp.array([3, 0])])
+    assert found.ids.tolist() == [3, 0]
+    drawn = build(condition=hl.Noise(2)).encode(5, rngs=jax.random.key(0))
+    assert (drawn.vector.shape, drawn.ids) == ((5, 2), None)

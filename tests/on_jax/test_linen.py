@@ -112,7 +112,8 @@ def with_linen_parts(train: bool = False, seed: int = 0) -> hl.HyperNetwork:
 
 def test_linen_modules_as_condition_and_trunk(tmp_path: Path) -> None:
     hnet = with_linen_parts()
-    assert (hnet.plan.condition.width, hnet.plan.trunk.width) == (4, 7)
+    trunk: Any = hnet.plan.trunk
+    assert (hnet.plan.condition.width, trunk.width) == (4, 7)
     assert "Encoder" in str(hnet)
     assert "Trunk" in str(hnet)
     points, x = draws(0, 3, 5, 2), draws(1, 3, 6, 3)

@@ -28,6 +28,7 @@ from hyperloom.jax._generate.build import (
     planned,
     planned_again,
 )
+from hyperloom.jax._generate.encoded import Encoded
 from hyperloom.jax._generate.generator import Generator
 from hyperloom.jax._generate.supplied import with_parameters
 from hyperloom.jax._run.bound import Bound, bind
@@ -344,6 +345,20 @@ class HyperNetwork(nnx.Module):
         inputs, kwargs = unpacked(inputs, kwargs)
         asked = Asked(inputs, in_axes, kwargs, as_rngs(rngs), state, mutable, method)
         return run_given(self.plan, self.runner, params, asked)
+
+    def encode(self, condition: Any, *, rngs: Any = None, carry: Any = None) -> Encoded:
+        """Return the vector of a raw condition, with ids and the next state where there are any.
+
+        Args:
+            condition: As in a call.
+            rngs: As in a call; noise conditions draw from it.
+            carry: For a condition that carries a state, that of the call before.
+
+        Returns:
+            A pytree with `vector` `(*batch, E)`, `ids` `(*batch,)` or `None`, and `carry`. Raises
+            as a call does.
+        """
+        return self.generator.encode(condition, as_rngs(rngs), carry)
 
     def bind(self, condition: Any, *, rngs: Any = None, carry: Any = None) -> Bound:
         """Return a tree that stands for the target with the weights of these conditions.
