@@ -63,6 +63,34 @@ COVERED: dict[str, list[str]] = {
         "on_torch::test_to_a_dtype",
         "compat::test_the_target_is_never_changed_and_modes_reach_it",
     ],
+    # ---- what a plain call sees and a transformed one does not
+    "requires_grad, grad_fn and hooks inside vmap": [
+        "on_torch::test_code_that_looks_sees_what_a_plain_call_shows",
+        "on_torch::test_backward_hooks_of_modules",
+        "on_torch::test_hooks_for_all_modules",
+    ],
+    "uninitialised memory of meta tensors": [
+        "on_torch::test_numbers_are_those_of_the_definition",
+        "on_torch::test_placeholders_raise_at_any_use",
+    ],
+    "traces of an attempt that fails": [
+        "on_torch::test_an_attempt_writes_into_no_input",
+        "on_torch::test_an_attempt_uses_up_no_random_numbers",
+        "on_torch::test_lists_that_the_target_fills",
+        "on_torch::test_vmap_alone_refuses_what_is_kept",
+    ],
+    "what is cached under no_grad or autocast": [
+        "on_torch::test_what_is_read_first_in_another_mode",
+        "on_torch::test_cached_parametrizations_belong_to_one_condition",
+    ],
+    "state in attributes, lists and objects": [
+        "on_torch::test_a_batch_keeps_what_single_calls_would",
+        "on_torch::test_every_condition_draws_for_itself",
+    ],
+    "dtypes that the processor decides": [
+        "on_torch::test_recurrent_layers_return_what_this_processor_does",
+        "on_torch::test_norms_after_a_layer",
+    ],
     # ---- what vmap refuses, or runs slowly
     "errors of vmap": [
         "on_torch::test_what_vmap_cannot_run_is_run_in_a_loop",

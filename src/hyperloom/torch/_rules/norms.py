@@ -20,7 +20,8 @@ for _norm in (F.layer_norm, F.group_norm, F.instance_norm):
 @rule(weight_norm, when=VMAP)
 def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     v, g = dense_leaf(v), dense_leaf(g)
-    axes = [axis for axis in range(v.ndim) if axis != dim]
+    kept = None if dim == -1 else dim % v.ndim  # -1 is all of them together
+    axes = [axis for axis in range(v.ndim) if axis != kept]
     return v * (g / v.square().sum(axes, keepdim=True).sqrt())
 
 

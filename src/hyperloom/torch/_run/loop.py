@@ -66,25 +66,30 @@ def run_loop(
     with same_draws(runner) as again:
         if call.by is not None:
             return assembled([of_rows(call.by, i) for i in call.by.present()], call.by)
-        return _mapped(one, (call.inputs, call.kwargs), (call.dims, call.kwargs_dims), batch)
+        dims = (call.dims, call.kwargs_dims)
+        return join(_mapped(one, (call.inputs, call.kwargs), dims, batch), batch)
 
 
-def _mapped(one: Callable[[Any], Any], inputs: Any, dims: Any, batch: Sequence[int]) -> Any:
-    """Run `one` on the inputs of every condition, and join what it returns.
+def _mapped(one: Callable[[Any], Any], inputs: Any, dims: Any, batch: Sequence[int]) -> list[Any]:
+    """Run `one` on the inputs of every condition; return what it returns, in one row.
 
     No closure that calls itself: as a cycle it would hold the weights until the collector runs.
     """
     if not batch:
-        return one(inputs)
+        return [one(inputs)]
     slices = (select_like(inputs, dims, i) for i in range(batch[0]))
-    return join([_mapped(one, own, dims, batch[1:]) for own in slices])
+    return [output for own in slices for output in _mapped(one, own, dims, batch[1:])]
 
 
-def join(outputs: Sequence[Any]) -> Any:
-    """Return the outputs of the conditions as one: tensors are stacked along a new dimension 0.
+class OfEach(list[Any]):
+    """Values that differ, one of each condition. A class, so that it is a leaf of output trees."""
+
+
+def join(outputs: Sequence[Any], batch: Sequence[int]) -> Any:
+    """Return the outputs of the conditions as one: tensors are stacked along new dimensions.
 
     What is no tensor stays as it is where all conditions return the same; else it becomes a list
-    with an entry for each condition.
+    with an entry for each condition, in lists for each dimension of the batch but the last.
 
     Raises:
         ValueError: Outputs of different structures or shapes.
@@ -94,21 +99,41 @@ def join(outputs: Sequence[Any]) -> Any:
         other = next(i for i, spec in enumerate(specs) if spec != specs[0])
         got = f"{specs[0]} for the first condition and {specs[other]} for number {other}"
         raise ValueError(message("the target's output", got, "one structure", _ONE_BY_ONE))
-    return tree_unflatten([_joined(leaves) for leaves in zip(*flat, strict=True)], specs[0])
+    leaves = [_in_batch(_joined(own), batch) for own in zip(*flat, strict=True)]
+    return tree_unflatten(leaves, specs[0])
+
+
+def _in_batch(leaf: Any, batch: Sequence[int]) -> Any:
+    """Give a leaf of all conditions the dimensions of the batch."""
+    if len(batch) < 2:
+        return leaf
+    if isinstance(leaf, (Tensor, np.ndarray)):
+        return leaf.reshape(*batch, *leaf.shape[1:])
+    if isinstance(leaf, OfEach):
+        size = len(leaf) // batch[0]
+        rows = (OfEach(leaf[i : i + size]) for i in range(0, len(leaf), size))
+        return OfEach(_in_batch(row, batch[1:]) for row in rows)
+    return leaf
 
 
 _ONE_BY_ONE = "Call the conditions one by one."
 
 
-def concatenated(outputs: Sequence[Any]) -> Any:
-    """Return the outputs of several parts of a batch as one, by the rules of `join`."""
+def concatenated(outputs: Sequence[Any], sizes: Sequence[int]) -> Any:
+    """Return the outputs of several parts of a batch, of these sizes, by the rules of `join`."""
     flat, specs = zip(*(tree_flatten(output) for output in outputs), strict=True)
     if any(spec != specs[0] for spec in specs):
         raise ValueError(message("the target's output", "parts", "one structure", _ONE_BY_ONE))
-    leaves = [
-        torch.cat(own) if isinstance(own[0], Tensor) else _joined(own)
-        for own in zip(*flat, strict=True)
-    ]
+    leaves = []
+    for own in zip(*flat, strict=True):
+        if isinstance(own[0], Tensor):
+            leaves.append(torch.cat(own))
+        elif all(isinstance(part, np.ndarray) for part in own):
+            leaves.append(np.concatenate(own))
+        else:
+            parts = zip(own, sizes, strict=True)
+            each = [part if isinstance(part, OfEach) else [part] * num for part, num in parts]
+            leaves.append(_joined([value for part in each for value in part]))
     return tree_unflatten(leaves, specs[0])
 
 
@@ -125,8 +150,8 @@ def _joined(leaves: Sequence[Any]) -> Any:
         return np.stack(leaves)
     if isinstance(first, CONSTANT) and all(type(leaf) is type(first) for leaf in leaves):
         same = all(leaf == first for leaf in leaves)
-        return first if same else list(leaves)
-    return list(leaves)
+        return first if same else OfEach(leaves)
+    return OfEach(leaves)
 
 
 # Values that say the same for every condition if they are equal.

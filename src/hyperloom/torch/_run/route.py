@@ -179,6 +179,8 @@ def strategy_of(runner: Runner, call: Call) -> Route:
         reason = f"all rows at once; under vmap, {runner.memory.on_rows[kind]}"
         return _way("rows", reason, guarded=True, tried=True)
     if torch.compiler.is_compiling():
+        if runner.has_buffers and runner.skeleton.may_write:
+            return _one_by_one(Fallback("", "it may write its buffers, which a graph cannot tell"))
         return _way("vmap", _OWN_FORWARD)
     tried, slow = kind in runner.memory.at_once, runner.memory.slow.get(kind, ())
     return _way("vmap", _OWN_FORWARD, guarded=True, tried=tried, slow=slow)

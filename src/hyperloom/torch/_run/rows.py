@@ -256,11 +256,18 @@ def _compared(
         args, kwargs = call.copied(partial(rows_of, call.rows, number))
         with SameDraws():
             own = worn.copied().of_one(number, meeting, touched)
-            alone = tensors_in(place(*own, args, kwargs))
-        why = _difference(whole, alone, call.rows, number)
+            single = place(*own, args, kwargs)
+        if _constants(single) != _constants(output):
+            return "it returns a value that is one for all rows"
+        why = _difference(whole, tensors_in(single), call.rows, number)
         if why:
             return why
     return ""
+
+
+def _constants(output: Any) -> list[Any]:
+    """Return what an output has beside tensors that says the same for every condition or not."""
+    return [str(leaf) for leaf in tree_leaves(output) if isinstance(leaf, CONSTANT)]
 
 
 def _difference(whole: list[Tensor], alone: list[Tensor], rows: Rows, number: int) -> str:

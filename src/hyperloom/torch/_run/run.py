@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -208,16 +209,17 @@ def _follow_in_parts(
 ) -> Any:
     """Send the parts of a call down the road, one after the other."""
     assert way.size is not None
-    outputs = []
+    outputs, sizes = [], []
     with same_draws(runner) as again:
         for conditions, part in slices(encoded, call, way.size):
             again()
+            sizes.append(math.prod(part.batch))
             if way.recompute:
                 outputs.append(_recomputed(generator, runner, conditions, part))
             else:
                 own = route(generator, runner, conditions, part, whole=True)
                 outputs.append(follow(generator, runner, own, conditions, part))
-    return outputs[0] if len(outputs) == 1 else concatenated(outputs)
+    return outputs[0] if len(outputs) == 1 else concatenated(outputs, sizes)
 
 
 def _recomputed(generator: Generator, runner: Runner, encoded: Encoded, call: Call) -> Any:

@@ -48,6 +48,7 @@ def run_vmap(
         batched, returned = buffers.batched(), buffers.returned()
     untouched = {name: value for name, value in buffers.shared.items() if name not in batched}
     outside = _Outside()
+    closely = _looks_closely(runner)
 
     def one(hidden: Any, batched: Any, args: Any, kwargs: Any) -> Any:
         tensors = dict(shared)
@@ -64,7 +65,7 @@ def run_vmap(
             if leaves is not None and _differ(leaves, tree_leaves((args, kwargs))):
                 raise OneByOneError("it changes a list or a dict that it is given")
         if untouched:
-            _refuse_shared_writes(untouched, before, given)
+            _refuse_shared_writes(untouched, before, given, closely)
         return outside.keep(output), {name: given[name] for name in returned}
 
     function = one
@@ -90,14 +91,34 @@ def _stand_in(weight: Weight, dtype: torch.dtype) -> Tensor:
     return Generated.of(weight, dtype) if len(weight.shape) >= 2 else weight.dense().to(dtype)
 
 
+def _looks_closely(runner: Runner) -> bool:
+    """Whether buffers are compared: for writes that tensors do not count.
+
+    Through `.data`, or in inference mode. Once in each mode, or where the code may write any.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    skeleton = runner.skeleton
+    mode, compared = (skeleton.module.training, torch.is_grad_enabled()), runner.memory.compared
+    known = mode in compared
+    compared.add(mode)
+    return not known or skeleton.may_write
+
+
 def _refuse_shared_writes(
-    shared: Mapping[str, Tensor], own: Mapping[str, Tensor], given: Mapping[str, Tensor]
+    shared: Mapping[str, Tensor],
+    own: Mapping[str, Tensor],
+    given: Mapping[str, Tensor],
+    closely: bool,
 ) -> None:
     if torch.compiler.is_compiling():  # a graph cannot ask
         return
     for name in shared:
         value = given[name]
-        if value is not own[name] or (not value.is_inference() and value._version):
+        written = not value.is_inference() and value._version
+        if closely and not written and not value.is_meta:
+            written = not torch.equal(value, shared[name])
+        if value is not own[name] or written:
             raise NotAtOnceError(f"it writes its buffer {name!r}, which all conditions share")
 
 

@@ -89,6 +89,10 @@ class Skeleton:
         self._cannot_checkpoint = is_of_torch_alone(self.module)
         self._keepers, self._draws = keepers(self.module), draws(self.module)
         self.seeds = seeds(self.module)
+        # Whether the code of a module with buffers, but for norms, may write them.
+        norms = {id(m) for m in self._norms.values()}
+        writers = (m for _, m in self._keepers if id(m) not in norms)
+        self.may_write = any(b is not None for m in writers for b in m._buffers.values())
         self.on_gradients = on_gradients(self.module)
         self._hooked = [
             (path, part)
@@ -163,7 +167,9 @@ class Skeleton:
                 call = partial(_in_eager(), call)
             return call(given, buffers, args, kwargs, method)
         if torch.compiler.is_compiling():  # a graph has no threads, and no locks
-            return self._call_traced(given, args, kwargs, method)
+            made = self._call_traced(given, args, kwargs, method)
+            buffers.update((name, given[name]) for name in buffers)
+            return made
         if at_once or self._cannot_checkpoint or not torch.is_grad_enabled():
             made = self._call(given, args, kwargs, method)
         elif self.module.training in self.checkpointing:
