@@ -44,6 +44,11 @@ class Execution(Choice):
             (the templates are shared; coefficients are multiplied into a layer's inputs or into its
             outputs), e.g. `{"fc.*": "outputs"}`. What no pattern names is chosen by the cost model.
             In PyTorch only.
+        check: PyTorch: at the first call of each kind that is run at once, one condition is run
+            alone as well and compared, on copies and without a trace; where the results differ
+            beyond rounding, the conditions are run one after the other from then on, and a
+            `SlowWarning` says why. Of a target that draws random numbers, structure, shapes and
+            dtypes are compared. Default True; it costs one condition's forward, once.
 
     Raises:
         TypeError: An argument of another class.
@@ -57,11 +62,13 @@ class Execution(Choice):
     strategy: str = "auto"
     randomness: str = "different"
     ways: Mapping[str, str] | None = None
+    check: bool = True
 
     def __post_init__(self) -> None:
         if self.max_memory is not None:
             positive_int("Execution(max_memory=)", self.max_memory)
         a_bool("Execution(recompute=)", self.recompute)
+        a_bool("Execution(check=)", self.check)
         one_of("Execution(strategy=)", self.strategy, STRATEGIES)
         one_of("Execution(randomness=)", self.randomness, RANDOMNESS)
         if self.ways is not None:
@@ -73,7 +80,8 @@ class Execution(Choice):
 
     def __hash__(self) -> int:
         ways = None if self.ways is None else tuple(self.ways.items())
-        return hash((self.max_memory, self.recompute, self.strategy, self.randomness, ways))
+        rest = self.max_memory, self.recompute, self.strategy, self.randomness, self.check
+        return hash((*rest, ways))
 
     def conditions_at_once(self, bytes_each: int) -> int | None:
         """Return how many conditions one run takes, at least 1; `None` for all.

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import _StopRecomputationError
 
-from hyperloom.torch._private import warn_of_slow_operations
+from hyperloom.torch._private import inside_transform, warn_of_slow_operations
 from hyperloom.torch._rules.hidden import NotAtOnceError, OneByOneError
 from hyperloom.torch._run.call import Call
+from hyperloom.torch._run.check import Alone
 from hyperloom.torch._run.kinds import kind_of
 from hyperloom.torch._run.memory import LOOP, SLOW, Fallback
 from hyperloom.torch._run.route import Route
@@ -44,12 +45,19 @@ def attempt(
     memory, kind = runner.memory, kind_of(runner, call)
     module, inputs = runner.skeleton.module, (call.inputs, call.kwargs)
     trace, draws, copies = Trace(module.named_modules(), inputs), Draws(), Copies(inputs)
+    # In a transform of torch.func values cannot be read: the next call outside of one is checked.
+    checks = way.strategy == "vmap" and not way.checked and not inside_transform()
+    alone = Alone(runner, weights, shared, call, buffers) if checks else None
     output, error = None, None
     with SlowOperations(module) as slow:
         try:
             output = way.run(runner, weights, shared, call.over(copies), buffers)
             found = trace.changed()
-            error = None if found is None else ChangedError(found)
+            differs = alone.differs(output) if alone is not None and found is None else ""
+            if found is not None:
+                error = ChangedError(found)
+            elif differs:
+                error = NotAtOnceError(f"{type(module).__name__}: {differs}")
         except ENDS_THE_CALL:
             raise
         except Exception as caught:
@@ -61,6 +69,7 @@ def attempt(
         return run_instead(error, runner, weights, shared, call, buffers)
     copies.give_back()
     memory.at_once.add(kind)
+    memory.checked.update([kind] if checks else [])
     memory.slow[kind] = slow.found()
     memory.routes.clear()
     memory.say(SLOW, *memory.slow[kind])

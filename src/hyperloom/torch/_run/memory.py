@@ -51,6 +51,7 @@ class Memory:
         fallbacks: What cannot be run at once, and why.
         at_once: What has been run at once. Apart from `fallbacks`, because a compiled call depends
             on those, and not on what was tried meanwhile.
+        checked: What of it was compared with one condition alone.
         slow: What of it is run by slow operations.
         rows: What was found of kinds of calls that were examined for a run on rows.
         on_rows: What is run on rows because it cannot be run under `vmap`, and why.
@@ -64,6 +65,7 @@ class Memory:
     routes: dict[Any, Route] = field(default_factory=dict)
     fallbacks: dict[Any, Fallback] = field(default_factory=dict)
     at_once: set[Any] = field(default_factory=set)
+    checked: set[Any] = field(default_factory=set)
     slow: dict[Any, tuple[Fallback, ...]] = field(default_factory=dict)
     rows: dict[Any, Any] = field(default_factory=dict)
     on_rows: dict[Any, Fallback] = field(default_factory=dict)

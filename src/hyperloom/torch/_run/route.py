@@ -49,6 +49,7 @@ class Route:
         recompute: Whether a part is generated and run again in the backward pass.
         guarded: Whether the loop takes its place where it fails.
         tried: Whether such a call has gone well before.
+        checked: Whether it was compared with one condition alone, or is not to be.
         slow: What is run by a slower way, and why.
         kind: Of what kind the call is, where it is a trial.
     """
@@ -65,6 +66,7 @@ class Route:
     recompute: bool = False
     guarded: bool = False
     tried: bool = False
+    checked: bool = True
     slow: tuple[Fallback, ...] = ()
     kind: Any = None
 
@@ -183,7 +185,9 @@ def strategy_of(runner: Runner, call: Call) -> Route:
             return _one_by_one(Fallback("", "it may write its buffers, which a graph cannot tell"))
         return _way("vmap", _OWN_FORWARD)
     tried, slow = kind in runner.memory.at_once, runner.memory.slow.get(kind, ())
-    return _way("vmap", _OWN_FORWARD, guarded=True, tried=tried, slow=slow)
+    checked = kind in runner.memory.checked or not runner.execution.check
+    options = {"guarded": True, "tried": tried, "checked": checked, "slow": slow}
+    return _way("vmap", _OWN_FORWARD, **options)
 
 
 def _of_rows(runner: Runner, call: Call, asked: str) -> Route:
@@ -228,7 +232,8 @@ def _is_chain(runner: Runner) -> bool:
 def _program(generator: Generator, runner: Runner, encoded: Encoded, call: Call) -> Program | None:
     """Return the program for a call like this, if a program can do it."""
     x, chain, vector = call.usual, runner.chain, encoded.vector
-    if x is None or chain is None or runner.execution != _USUAL or torch.compiler.is_compiling():
+    usual = replace(runner.execution, check=True) == _USUAL
+    if x is None or chain is None or not usual or torch.compiler.is_compiling():
         return None
     if encoded.ids is not None and encoded.batch != (1,):  # rows may share ids
         return None

@@ -150,7 +150,7 @@ def _run_guarded(
     buffers: Buffers,
 ) -> Any:
     """Run the target; where it cannot be run so, by the loop."""
-    if not way.tried:
+    if not way.tried or not (way.checked or inside_transform()):
         return attempt(runner, way, weights, shared, call, buffers)
     draws = Draws()
     try:
