@@ -15,7 +15,8 @@ from hyperloom._core.choices.conditions import Embedding
 from hyperloom._core.choices.trunks import MLP, Linear
 from hyperloom._core.plan.plan import Plan
 from hyperloom.torch._generate.build import Built
-from hyperloom.torch._generate.conditions import EmbeddingCondition, Encoded
+from hyperloom.torch._generate.conditions import EmbeddingCondition
+from hyperloom.torch._generate.encoded import Encoded
 from hyperloom.torch._generate.norms import IdNorm
 from hyperloom.torch._generate.numbers import assemble, raw_numbers
 from hyperloom.torch._generate.supplied import generate_with

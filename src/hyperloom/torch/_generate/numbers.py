@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hyperloom._core.backend.walk import join
 from hyperloom._core.plan.plan import Plan
-from hyperloom.torch._generate.conditions import Encoded
+from hyperloom.torch._generate.encoded import Encoded
 from hyperloom.torch._generate.heads import Seen
 from hyperloom.torch._generate.trunks import LinearTrunk
 

@@ -27,6 +27,7 @@ from hyperloom.torch._run.watching import ChangedError
 from hyperloom.torch._target.buffers import Buffers
 from hyperloom.torch._target.checkpointing import CheckpointedError
 from hyperloom.torch._target.trace import Copies, Draws, Trace
+from hyperloom.torch._weights.rows import NotRowsError
 
 # The second is how a recomputation ends that was started by checkpointing around the call.
 ENDS_THE_CALL = (torch.OutOfMemoryError, _StopRecomputationError)
@@ -95,7 +96,7 @@ def run_instead(
     if not once and kind not in memory.on_rows:
         try:
             output = STRATEGIES["rows"](runner, weights, shared, call, buffers)
-        except NotAtOnceError:
+        except (NotAtOnceError, NotRowsError):
             pass  # the first reason is the one to tell
         else:
             memory.on_rows[kind] = fallback

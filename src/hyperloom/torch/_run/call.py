@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hyperloom._core.backend.inputs import unpacked
 from hyperloom._core.plan.cost import Layer
-from hyperloom.torch._generate.conditions import Encoded
+from hyperloom.torch._generate.encoded import Encoded
 from hyperloom.torch._run.pairing import (
     all_dims,
     check_dims,

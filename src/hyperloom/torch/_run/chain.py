@@ -22,7 +22,7 @@ from hyperloom.torch._weights.choose import choose
 from hyperloom.torch._weights.weights import into_inputs, out_of_outputs
 
 if TYPE_CHECKING:
-    from hyperloom.torch._generate.conditions import Encoded
+    from hyperloom.torch._generate.encoded import Encoded
     from hyperloom.torch._generate.generator import Generator
     from hyperloom.torch._run.call import Call
     from hyperloom.torch._run.runner import Runner

@@ -13,7 +13,7 @@ from hyperloom._core.backend import weights
 from hyperloom._core.choices.structure import Product, Scaled, Shifted, Structure, Sum
 from hyperloom._core.plan.plan import Plan
 from hyperloom._core.target.spec import TensorSpec
-from hyperloom.torch._generate.conditions import Encoded
+from hyperloom.torch._generate.encoded import Encoded
 from hyperloom.torch._generate.generator import Generator, fixed_of
 from hyperloom.torch._generate.heads import Seen
 from hyperloom.torch._generate.numbers import slot_features
