@@ -78,9 +78,10 @@ def no_cached_parametrizations() -> Generator[None]:
         _parametrize._cache_enabled, _parametrize._cache = kept
 
 
-def has_global_hooks(backward: bool = False) -> bool:
-    """Whether hooks are registered for all modules, or of those that are called with gradients."""
-    found = _module._global_backward_hooks or _module._global_backward_pre_hooks
-    if not backward:
-        found = found or _module._global_forward_hooks or _module._global_forward_pre_hooks
-    return bool(found)
+# Hooks that are registered for all modules: those that are called with gradients, and all.
+HOOKS_ON_GRADIENTS = (_module._global_backward_hooks, _module._global_backward_pre_hooks)
+GLOBAL_HOOKS = (
+    *HOOKS_ON_GRADIENTS,
+    _module._global_forward_hooks,
+    _module._global_forward_pre_hooks,
+)

@@ -31,7 +31,7 @@ def refuse_hidden(func: Any, kwargs: Any) -> None:
     Raises:
         OneByOneError: It draws from a generator of the target's own, or has to do with gradients.
     """
-    if func in _ON_GRADIENTS:
+    if func in ON_GRADIENTS:
         name = getattr(func, "__name__", str(func))
         raise OneByOneError(f"it calls {name}, which would not be called for each condition")
     if kwargs.get("generator") is not None:
@@ -66,7 +66,7 @@ ANSWERED: dict[Any, Callable[[Tensor], Any]] = {
     Tensor.grad_fn.__get__: _grad_fn,  # type: ignore[attr-defined]
     Tensor.is_leaf.__get__: _is_leaf,  # type: ignore[attr-defined]
 }
-_ON_GRADIENTS = frozenset(
+ON_GRADIENTS = frozenset(
     (
         Tensor.register_hook,
         Tensor.register_post_accumulate_grad_hook,

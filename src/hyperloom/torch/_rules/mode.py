@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 from hyperloom.torch._private import any_autocast, saving_hooks
 from hyperloom.torch._rules.attention import attention
-from hyperloom.torch._rules.hidden import ANSWERED, refuse_hidden
+from hyperloom.torch._rules.hidden import ANSWERED, ON_GRADIENTS, refuse_hidden
 from hyperloom.torch._rules.registry import AUTOCAST, GRAPH, OPENED, VMAP
 from hyperloom.torch._target.checkpointing import CheckpointedError, checkpointed
 
@@ -40,7 +40,8 @@ class Lowering(TorchFunctionMode):
         if not torch.compiler.is_compiling():
             if func in ANSWERED:
                 return ANSWERED[func](args[0])
-            refuse_hidden(func, kwargs)
+            if func in ON_GRADIENTS or kwargs.get("generator") is not None:
+                refuse_hidden(func, kwargs)
         if func is F.scaled_dot_product_attention:  # the one rule that asks how draws are made
             return attention(self.same_draws, *args, **kwargs)
         if torch.compiler.is_compiling():

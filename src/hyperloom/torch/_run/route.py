@@ -102,6 +102,7 @@ def _kind(
 ) -> tuple[Any, ...]:
     """Return all that a decision depends on, but for what assignments make the runner forget."""
     vector, x = encoded.vector, call.usual
+    chain = runner.chain if runner.lowered is not None else None
     kind = (
         vector.shape,
         vector.dtype,
@@ -110,16 +111,16 @@ def _kind(
         torch.is_grad_enabled(),
         runner.skeleton.module.training,
         any_autocast(),
-        runner.chain is None,
+        chain is None,
         whole,
         # Whether distributed training waits for a gradient may change, where it matters at all.
         not generator.plan.widths and waits_for_gradient(generator.plan),
     )
     if x is None:
-        chained = runner.chain is not None and call.chain_input() is not None
+        chained = chain is not None and call.chain_input() is not None
         return kind, call.rows(), chained, kind_of(runner, call)
     hooked = False  # a program passes over the head's hooks
-    if runner.chain is not None:
+    if chain is not None:
         for head in generator._modules["heads"]._modules.values():  # type: ignore[union-attr]
             hooked = hooked or bool(head._forward_hooks or head._forward_pre_hooks)  # type: ignore[union-attr]
     return kind, x.shape, x.dtype, x.device, x.requires_grad, hooked

@@ -152,7 +152,8 @@ def _run_guarded(
     """Run the target; where it cannot be run so, by the loop."""
     if not way.tried or not (way.checked or inside_transform()):
         return attempt(runner, way, weights, shared, call, buffers)
-    draws = Draws()
+    # Past `Draws` where there is one generator: every call comes here.
+    draws = Draws() if torch.cuda.is_initialized() else torch.get_rng_state()
     try:
         if not way.slow:
             return way.run(runner, weights, shared, call, buffers)
@@ -162,7 +163,9 @@ def _run_guarded(
         raise
     except Exception as caught:
         error = caught
-    draws.restore()  # the loop is to draw what it would have drawn alone
+    (
+        Draws(draws) if isinstance(draws, Tensor) else draws
+    ).restore()  # the loop is to draw what it would have drawn alone
     return run_instead(error, runner, weights, shared, call, buffers)
 
 

@@ -50,7 +50,7 @@ class Runner:
         by_id = [name for name, _ in self._tree("target_statistics").tensors()]
         # A buffer that is kept by id and depends on the order of calls: no running statistic.
         self.ordered = next((name for name in by_id if name not in skeleton.momenta), None)
-        self._chain = _chain_of(skeleton)
+        self.lowered = _chain_of(skeleton)
 
     def over(self, modules: dict[str, nn.Module | None]) -> Runner:
         """Return a runner of the same target over the modules of another hypernetwork."""
@@ -60,17 +60,17 @@ class Runner:
 
     def __getstate__(self) -> dict[str, Any]:
         # The chain and what is remembered refer to the modules of this skeleton.
-        return {k: v for k, v in self.__dict__.items() if k not in ("_chain", "memory")}
+        return {k: v for k, v in self.__dict__.items() if k not in ("lowered", "memory")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self.memory = Memory()
-        self._chain = _chain_of(self.skeleton)
+        self.lowered = _chain_of(self.skeleton)
 
     @property
     def chain(self) -> Chain | None:
         """The target as a chain of simple layers, if it is one and nothing else is to be called."""
-        chain = self._chain
+        chain = self.lowered
         return chain if chain is None or torch.compiler.is_compiling() or chain.holds() else None
 
     def kept(self) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -75,7 +76,7 @@ def run_vmap(
             in_dims=(0, 0, call.dims, call.kwargs_dims),
             randomness="same" if same else "different",
         )
-    with watched(runner, call):
+    with nullcontext() if skeleton.needs_no_watch() else watched(runner, call):
         output, written = function(hidden, batched, call.inputs, call.kwargs)
     if written:
         buffers.take(written)

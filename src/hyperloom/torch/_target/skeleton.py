@@ -14,7 +14,7 @@ from torch.func import functional_call
 from torch.nn.utils.parametrize import is_parametrized
 
 from hyperloom._core.target.spec import TargetSpec
-from hyperloom.torch._private import has_global_hooks, no_cached_parametrizations, saving_hooks
+from hyperloom.torch._private import HOOKS_ON_GRADIENTS, no_cached_parametrizations, saving_hooks
 from hyperloom.torch._target.attributes import compute_by_hooks, computed_by_hooks
 from hyperloom.torch._target.checkpointing import (
     CheckpointedError,
@@ -113,11 +113,16 @@ class Skeleton:
 
     def hooks_on_gradients(self) -> str | None:
         """Return the name of hooks that are called with gradients, if there are any."""
-        if has_global_hooks(backward=True):
+        if any(HOOKS_ON_GRADIENTS):
             return "hooks on the gradients of all modules"
         for path, module in self._hooked:
             return f"hooks on the gradients of {path or type(module).__name__!r}"
         return None
+
+    def needs_no_watch(self) -> bool:
+        """Whether the target keeps nothing, draws nothing and has no hooks on gradients."""
+        kept = self._keepers or self._draws or self._hooked or self.seeds is not None
+        return not kept and not any(HOOKS_ON_GRADIENTS)
 
     def watch(self, inputs: Any) -> Trace | None:
         """Note what a call may change, if the target's code says that it changes anything."""

@@ -102,10 +102,14 @@ def _is_ours(item: Any) -> bool:
 
 
 class Draws:
-    """PyTorch's generators of random numbers, as they are now."""
+    """PyTorch's generators of random numbers, as they are now.
 
-    def __init__(self) -> None:
-        self.cpu = torch.get_rng_state()
+    Args:
+        cpu: The state of that for the CPU, if it was read before.
+    """
+
+    def __init__(self, cpu: Tensor | None = None) -> None:
+        self.cpu = torch.get_rng_state() if cpu is None else cpu
         self.cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
 
     def restore(self) -> None:
