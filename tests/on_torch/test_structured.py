@@ -255,9 +255,8 @@ def test_ways_can_be_forced() -> None:
     images.execution = hl.Execution(ways={"weight": "inputs"})
     with pytest.raises(ValueError, match="'inputs' for 'weight'; wanted 'dense' or 'outputs'"):
         images(torch.randn(3, 2, 2, 5, 5), condition=c[:3])
-    lora = hl.HyperNetwork(
-        Custom(), condition=hl.Vector(4), layout={"*.weight": hl.Full()}, form=hl.LoRA(2)
-    )
+    layout = {"first.weight": hl.Full()}
+    lora = hl.HyperNetwork(Custom(), condition=hl.Vector(4), layout=layout, form=hl.LoRA(2))
     lora.execution = hl.Execution(ways={"first.weight": "outputs"})
     with pytest.raises(ValueError, match="wanted 'dense': it is no sum of templates"):
         lora(x, condition=c)
@@ -269,3 +268,25 @@ def test_ways_can_be_forced() -> None:
         hl.Execution(ways={"a": "formed"})
     with pytest.raises(TypeError, match=r"Execution\(ways=\): got .*; wanted a dict"):
         hl.Execution(ways="dense")  # type: ignore[arg-type]
+
+
+def test_shared_and_unused_tensors_are_named_as_such() -> None:
+    class Half(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.scaled = nn.Linear(4, 3), nn.Parameter(torch.ones(3, 3))
+            self.unused, self.all = nn.Linear(4, 3), nn.Linear(3, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.all(self.used(x)) @ self.scaled.exp()
+
+    layout = {"all.*": hl.Shared(), "*": hl.Full()}
+    hnet = hl.HyperNetwork(Half(), condition=hl.Vector(4), layout=layout)
+    for strategy in ("vmap", "rows"):
+        hnet.execution = hl.Execution(strategy=strategy)
+        told = hnet.explain(torch.randn(3, 2, 4), condition=torch.randn(3, 4))
+        found = {use.tensor: use.choice for use in told.used if "bias" not in use.tensor}
+        assert found["unused.weight"] == "unused"
+        assert found["all.weight"] == "shared"
+        assert "unused" not in (found["used.weight"], found["scaled"])
+        assert "not used by this call" in repr(told)

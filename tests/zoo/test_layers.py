@@ -10,7 +10,17 @@ import torch
 from torch import nn
 
 import hyperloom.torch as hl
-from tests.zoo.checks import NUM, batch_equals_loop, frozen_copy, hypernetwork, unchanged
+from hyperloom.torch._rules.hidden import NotAtOnceError
+from tests.zoo.checks import (
+    IDS,
+    NUM,
+    batch_equals_loop,
+    compare,
+    frozen_copy,
+    hypernetwork,
+    tensors,
+    unchanged,
+)
 from tests.zoo.classes import LEFT_OUT, WITHOUT_PARAMETERS, classes, reason
 from tests.zoo.layers import LAYERS, Layer
 
@@ -38,6 +48,27 @@ def test_a_batch_equals_the_loop(row: Layer, train: bool) -> None:
     inputs = row.inputs(NUM, dtype=dtype)
     batch_equals_loop(hnet, inputs, tolerance=1e-5 if row.single else 1e-9)
     unchanged(target, before)
+
+
+def test_on_rows_a_batch_equals_the_loop_or_is_refused() -> None:
+    """Rows of batches that meet, or inputs without rows, are refused; nothing else may differ."""
+    equal = 0
+    for row in (row for rows in LAYERS.values() for row in rows):
+        dtype = torch.float32 if row.single else torch.float64
+        torch.manual_seed(1)
+        hnet = hypernetwork(row.make().to(dtype).eval()).eval()
+        inputs, found = row.inputs(NUM, dtype=dtype), {}
+        for strategy in ("loop", "rows"):
+            hnet.execution = hl.Execution(strategy=strategy)
+            try:
+                found[strategy] = tensors(hnet(*inputs, condition=list(IDS)))
+            except NotAtOnceError:
+                assert strategy == "rows"
+        if "rows" in found:
+            names = [str(i) for i in range(len(found["loop"]))]
+            compare(found["rows"], found["loop"], 1e-5 if row.single else 1e-9, names)
+            equal += 1
+    assert equal > 80
 
 
 @pytest.mark.parametrize("name", LAYERS)

@@ -14,6 +14,8 @@ _WORDS = {
     "inputs": "coefficients into the inputs, templates shared",
     "outputs": "templates shared, coefficients into the outputs",
     "factors": "run from its factors",
+    "shared": "the same for all conditions",
+    "unused": "not used by this call",
 }
 
 
@@ -23,8 +25,9 @@ class Used:
 
     Attributes:
         tensor: Its name.
-        operation: `linear`, `conv`, `embedding`, or `other` for anything else.
-        choice: `dense`, `inputs`, `outputs` or `factors`.
+        operation: `linear`, `conv`, `embedding`, `other` for anything else, or `none`.
+        choice: `dense`, `inputs`, `outputs` or `factors`; `shared` for a learned tensor that does
+            not depend on the condition, `unused` for a matrix that the call did not touch.
         layer: The sizes that the cost model saw, or `None` where there was nothing to choose.
         estimates: What each way was estimated to cost, the cheapest first.
         why: The reason, in words.
@@ -97,6 +100,8 @@ def _row(use: Used) -> list[str]:
 
 
 def _why(tensor: TensorSpec, choice: str, layer: Layer | None, found: tuple[Estimate, ...]) -> str:
+    if choice in ("shared", "unused"):
+        return "learned as it is" if choice == "shared" else "the target did not read it"
     if choice == "factors":
         return "a factored form"
     if len(tensor.shape) < 2:

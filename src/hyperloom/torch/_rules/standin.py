@@ -99,8 +99,8 @@ def _dense(tree: Any) -> Any:
     """
     if isinstance(tree, Generated):
         weight = tree.weight
+        weight.note("other", "dense")
         if not isinstance(weight, Dense):
-            weight.note("other", "dense")
             # It is kept: what is in force where it is read first must not matter.
             value = tree.modes.run(lambda: weight.dense().to(tree.kind))
             tree.weight = weight = Dense(weight.name, weight.shape, weight.num, value, lead=0)

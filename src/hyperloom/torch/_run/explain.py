@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from hyperloom._core.plan.contraction import layer_of
+from hyperloom._core.plan.contraction import is_shared, layer_of
 from hyperloom._core.reports.explanation import Explanation, used
 from hyperloom.torch._generate.encoded import Encoded
 from hyperloom.torch._generate.generator import Generator
@@ -26,12 +26,21 @@ def explain(generator: Generator, runner: Runner, encoded: Encoded, call: Call) 
     else:
         uses += [(name, "linear", choice, layer) for name, choice, layer in way.program.ways]
     seen = {name for name, *_ in uses}
-    uses += [(e.tensor, "other", "dense", None) for e in plan.entries if e.tensor not in seen]
+    traced = way.strategy in ("vmap", "rows") or uses.way is not None
+    for entry in plan.entries:
+        if entry.tensor not in seen:
+            # Any use of a matrix is told.
+            unused = traced and len(plan.spec[entry.tensor].shape) >= 2
+            unused = unused and not is_shared(plan, entry)
+            found = ("none", "unused") if unused else ("other", "dense")
+            uses.append((entry.tensor, *found, None))
     num, single = math.prod(call.batch), not call.batch
     size, device = encoded.vector.element_size(), encoded.vector.device.type
     entries = {entry.tensor: entry for entry in plan.entries}
     told = []
     for name, operation, choice, layer in uses:
+        if is_shared(plan, entries[name]):  # however it is handed to the target
+            choice, layer = "shared", None
         rows = layer if isinstance(layer, int) else None
         layer = None if isinstance(layer, int) else layer
         if rows is not None and choice == "dense" and not single:

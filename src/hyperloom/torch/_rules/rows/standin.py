@@ -237,8 +237,7 @@ def _is_plain(leaf: Any) -> bool:
 def dense(tensor: RowWise) -> Tensor:
     """Return the tensor of every condition, `(B, *shape)`."""
     weight = tensor.weight
-    if not isinstance(weight, Dense):
-        weight.note("other", "dense")
+    weight.note("other", "dense")
     return weight.whole()
 
 
