@@ -32,8 +32,8 @@ def explain(generator: Generator, runner: Runner, encoded: Encoded, call: Call) 
             # Any use of a matrix is told.
             unused = traced and len(plan.spec[entry.tensor].shape) >= 2
             unused = unused and not is_shared(plan, entry)
-            found = ("none", "unused") if unused else ("other", "dense")
-            uses.append((entry.tensor, *found, None))
+            operation, choice = ("none", "unused") if unused else ("other", "dense")
+            uses.append((entry.tensor, operation, choice, None))
     num, single = math.prod(call.batch), not call.batch
     size, device = encoded.vector.element_size(), encoded.vector.device.type
     entries = {entry.tensor: entry for entry in plan.entries}
