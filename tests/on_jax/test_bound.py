@@ -129,6 +129,7 @@ def test_a_condition_encoded() -> None:
     hnet = plain()
     found = hnet.encode([3, 0])
     same(found.vector, hnet.condition.table.rows()[jnp.array([3, 0])])
+    assert found.ids is not None
     assert found.ids.tolist() == [3, 0]
     drawn = build(condition=hl.Noise(2)).encode(5, rngs=jax.random.key(0))
     assert (drawn.vector.shape, drawn.ids) == ((5, 2), None)
