@@ -16,7 +16,9 @@ _OF_ARGUMENTS = (
     *(AssertionError, AttributeError, NotImplementedError, OverflowError, ZeroDivisionError),
 )
 # Memory that is out, what a transform cannot do with any input, and errors of ours.
-_OF_OTHER_THINGS = ("allocate memory", "vmap:", "Batching rule", "functorch", "Tracer", ": got ")
+_OF_OTHER_THINGS = (
+    *("allocate memory", "vmap:", "vmap over", "Batching rule", "functorch", "Tracer", ": got "),
+)
 
 
 def is_about_arguments(error: Exception, framework: tuple[str, ...]) -> bool:
