@@ -156,8 +156,14 @@ DOORS = [
     ),
     door(
         "Execution",
-        {"max_memory": 100, "recompute": False, "strategy": "loop", "randomness": "same"},
-        {"max_memory": ("None", *INTS), "recompute": BOOLS},
+        {
+            "max_memory": 100,
+            "recompute": False,
+            "strategy": "loop",
+            "randomness": "same",
+            "ways": {"*": "dense"},
+        },
+        {"max_memory": ("None", *INTS), "recompute": BOOLS, "ways": ("None",)},
     ),
     door(
         "TensorSpec",

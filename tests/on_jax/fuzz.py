@@ -98,12 +98,13 @@ class Case:
         layout: dict[str, Any] = dict.fromkeys(matrices, layout_of(drawn.layouts[0]))
         if drawn.layouts[1] is not None:
             layout |= dict.fromkeys(rest, layout_of(drawn.layouts[1]))
+        form: dict[str, Any] = dict.fromkeys(matrices, FORMS[drawn.form])
         hnet = hl.HyperNetwork(
             self.target,
             condition=CONDITIONS[drawn.condition],
             trunk=TRUNKS[drawn.trunk],
             layout=layout,
-            form=dict.fromkeys(matrices, FORMS[drawn.form]),
+            form=form,
             execution=drawn.execution,
             rngs=nnx.Rngs(self.seed),
         )

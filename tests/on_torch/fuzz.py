@@ -6,6 +6,7 @@ import copy
 import random
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,6 +22,7 @@ from hyperloom.torch._tools.checkpoint import neutral_tensors
 from tests.fuzz import CONDITIONS, DIM, FORMS, NUM_IDS, TRUNKS, Drawn, draw, layout_of, program
 
 TRANSFORMS = ("gradients", "gradients", "no_grad", "eval", "functional_call", "vmap", "float32")
+WAYS = ("dense", "inputs", "outputs")
 Step = Callable[[Any], Any]
 
 
@@ -147,9 +149,10 @@ class Case:
                 if parameter.ndim > 1:
                     parameter -= parameter.mean()
         self.drawn: Drawn = draw(pick, TRANSFORMS)
+        self.way = pick.choice((None, *WAYS))
 
     def __repr__(self) -> str:
-        return f"seed {self.seed}: {self.target.said}; {self.drawn}"
+        return f"seed {self.seed}: {self.target.said}; {self.drawn}, way {self.way}"
 
     def hypernetwork(self) -> hl.HyperNetwork:
         """Make the hypernetwork; every learned tensor is moved from its start."""
@@ -173,7 +176,13 @@ class Case:
         with torch.no_grad():
             for parameter in hnet.parameters():
                 parameter += 0.2 * torch.randn_like(parameter)
-        hnet.execution = drawn.execution
+        # Sums of templates go any way, whatever is cheaper; other forms have one.
+        if self.way and drawn.layouts[0] == "full" and drawn.form in ("whole", "delta"):
+            linear = {i for name, i in self.target.steps if name in ("linear", "residual")}
+            ways = {f"parts.{i}.weight": self.way for i in linear}
+            hnet.execution = replace(drawn.execution, ways=ways)
+        else:
+            hnet.execution = drawn.execution
         return hnet.eval() if drawn.transform == "eval" else hnet
 
     def conditions(self) -> Any:
