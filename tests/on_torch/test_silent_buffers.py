@@ -108,3 +108,22 @@ def test_values_that_differ_are_in_the_order_and_the_shape_of_the_batch() -> Non
     y, sums, name = hnet(x[:4].reshape(2, 2, 2, 4), condition=torch.tensor([[0, 1], [2, 3]]))
     assert sums == [[float(part.detach().sum()) for part in row] for row in y]
     assert name == "name"
+
+
+def test_sizes_and_packed_sequences_are_inputs_like_others() -> None:
+    class Sized(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor, size: torch.Size) -> Tensor:
+            return self.layer(x).reshape(size)
+
+    x = inputs()
+    hnet = made(Sized().double())
+    y = hnet(x, torch.Size((8,)), condition=IDS)
+    torch.testing.assert_close(hnet(x[1], torch.Size((8,)), condition=1), y[1])
+    recurrent = made(nn.LSTM(3, 4).double())
+    packed = nn.utils.rnn.pack_padded_sequence(torch.randn(5, 2, 3).double(), [5, 3])
+    ours, _ = recurrent(packed, condition=0)
+    torch.testing.assert_close(ours.data, recurrent.instantiate(0)(packed)[0].data)

@@ -46,6 +46,16 @@ def all_dims(
     return dims, {name: dims_like(value, named[name], name) for name, value in kwargs.items()}
 
 
+def _is_sequence(tree: Any) -> bool:
+    """Whether a tree goes on in a tuple or a list; a `torch.Size` is numbers."""
+    return isinstance(tree, (tuple, list)) and not isinstance(tree, torch.Size)
+
+
+def _remade(tree: Any, parts: list[Any]) -> Any:
+    """Return a tuple or a list of the class of `tree`, with other parts."""
+    return tree._make(parts) if hasattr(tree, "_make") else type(tree)(parts)
+
+
 def dims_like(tree: Any, dims: Any, name: str = "the inputs") -> Any:
     """Return `dims` in the shape of `tree`: for each tensor its dimension, else `None`.
 
@@ -63,12 +73,12 @@ def dims_like(tree: Any, dims: Any, name: str = "the inputs") -> Any:
             check_entries("in_dims", name, dims, tree)
         each = dims if isinstance(dims, dict) else dict.fromkeys(tree, dims)
         return {key: dims_like(v, each[key], f"{name}[{key!r}]") for key, v in tree.items()}
-    if isinstance(tree, (tuple, list)):
+    if _is_sequence(tree):
         each = dims if isinstance(dims, (tuple, list)) else [dims] * len(tree)
         check_entries("in_dims", name, range(len(each)), range(len(tree)))
         both = enumerate(zip(tree, each, strict=True))
         made = [dims_like(value, own, f"{name}[{i}]") for i, (value, own) in both]
-        return type(tree)(*made) if hasattr(tree, "_fields") else type(tree)(made)
+        return _remade(tree, made)
     if not isinstance(tree, Tensor):
         return None
     if dims is not None and type(dims) is not int:
@@ -101,7 +111,7 @@ def _leaves(tree: Any, dims: Any, name: str) -> Iterator[tuple[str, Tensor, int]
     if isinstance(tree, Tensor):
         if dims is not None:
             yield name, tree, dims
-    elif isinstance(tree, (tuple, list)):
+    elif _is_sequence(tree):
         for i, (part, dim) in enumerate(zip(tree, dims, strict=True)):
             yield from _leaves(part, dim, f"{name}{i}" if name.endswith(" ") else f"{name}[{i}]")
     elif isinstance(tree, dict):
@@ -129,9 +139,9 @@ def narrow_like(tree: Any, dims: Any, start: int, stop: int) -> Any:
         return tree if dims is None else tree.narrow(dims, start, stop - start)
     if isinstance(tree, dict):
         return {key: narrow_like(value, dims[key], start, stop) for key, value in tree.items()}
-    if isinstance(tree, (tuple, list)):
+    if _is_sequence(tree):
         made = [narrow_like(t, d, start, stop) for t, d in zip(tree, dims, strict=True)]
-        return type(tree)(*made) if hasattr(tree, "_fields") else type(tree)(made)
+        return _remade(tree, made)
     return tree
 
 
@@ -150,7 +160,7 @@ def select_like(tree: Any, dims: Any, index: int) -> Any:
         return tree  # itself: the target may add to a list that all conditions share
     if isinstance(tree, dict):
         return {key: select_like(value, dims[key], index) for key, value in tree.items()}
-    if isinstance(tree, (tuple, list)):
+    if _is_sequence(tree):
         made = [select_like(t, d, index) for t, d in zip(tree, dims, strict=True)]
-        return type(tree)(*made) if hasattr(tree, "_fields") else type(tree)(made)
+        return _remade(tree, made)
     return tree
