@@ -93,14 +93,14 @@ DIMS = {
 VALUES = {
     "ids": {1: ("0", "2", "a NumPy int"), 2: ("0", "2", "a NumPy int")},
     "vector": {1: LONG, 2: PAIRED},
-    "noise": {1: ("None", *LONG), 2: ("None", "2", *PAIRED)},
+    "noise": {1: ("None", *LONG), 2: ("None", "2", "a NumPy int", *PAIRED)},
     "concat": {1: (), 2: ()},
     "carry": {1: LONG, 2: PAIRED},
 }
 BATCHES = {  # where no input has to pair with them
     "ids": ("an int array",),
     "vector": (*LONG, *PAIRED),
-    "noise": ("2", *LONG, *PAIRED),
+    "noise": ("2", "a NumPy int", *LONG, *PAIRED),
     "concat": (),
     "carry": (*LONG, *PAIRED),
 }

@@ -90,7 +90,10 @@ def given(batch: bool = False) -> dict[str, Tensor]:
 
 SHAPES_OF_ONE = ("a long tensor",)  # (5, 3): as good as the input, and a batch of five vectors
 # For one condition nothing pairs: any int is as good as any other.
-DIMS = {1: ("None", "0", "2", "-1", "a huge int"), 2: ("None", "0")}
+DIMS = {
+    1: ("None", "0", "2", "-1", "a huge int", "an empty dict"),
+    2: ("None", "0", "an empty dict"),
+}
 VALUES = {
     "ids": {1: ("0", "2"), 2: ("0", "2")},  # one id with an input of any number of axes
     # Five vectors, and an input of five rows.
