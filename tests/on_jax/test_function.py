@@ -221,7 +221,7 @@ def test_what_is_not_named_is_kept_and_forms_are_structured() -> None:
         (
             lambda: hl.target_spec(hl.Function(jnp.add, {"n": jnp.arange(3)})),
             ValueError,
-            "target: got",
+            "Function(params): got {'n': Array([0, 1, 2], dtype=int32)}; wanted a tree with at",
         ),
         (
             lambda: hl.target_spec(
