@@ -56,7 +56,6 @@ class Memory:
         rows: What was found of kinds of calls that were examined for a run on rows.
         on_rows: What is run on rows because it cannot be run under `vmap`, and why.
         not_on_rows: What was not, though conditions repeat.
-        pays: Whether some layer is evaluated from a weight's parts, as calls have found out.
         compared: Modes in which buffers were compared after a run under `vmap`.
         changed: What has once changed something that the target keeps.
         said: What was warned of.
@@ -70,7 +69,6 @@ class Memory:
     rows: dict[Any, Any] = field(default_factory=dict)
     on_rows: dict[Any, Fallback] = field(default_factory=dict)
     not_on_rows: set[Any] = field(default_factory=set)
-    pays: dict[Any, bool] = field(default_factory=dict)
     compared: set[Any] = field(default_factory=set)
     changed: set[Any] = field(default_factory=set)
     said: set[Any] = field(default_factory=set)
@@ -83,7 +81,6 @@ class Memory:
         """Remember a route, a bounded number of them; return it."""
         if len(self.routes) >= _MOST:
             self.routes.clear()
-            self.pays.clear()
         self.routes[kind] = route
         return route
 

@@ -41,7 +41,6 @@ class Route:
         run: What runs it: the strategy's function, or the program's.
         from_parts: Whether some layer is evaluated from a weight's parts, so that weight objects
             are to be generated; else tensors are, in one go.
-        trial: Whether that is to be found out by this call: it depends on the rows of layers.
         shares: Whether rows that share a condition are to be looked for.
         rows_first: Whether rows are tried first: the factors of weights then meet plain tensors.
         program: What is done layer by layer, where that is decided beforehand.
@@ -51,14 +50,12 @@ class Route:
         tried: Whether such a call has gone well before.
         checked: Whether it was compared with one condition alone, or is not to be.
         slow: What is run by a slower way, and why.
-        kind: Of what kind the call is, where it is a trial.
     """
 
     strategy: str
     reason: str
     run: Strategy
     from_parts: bool = False
-    trial: bool = False
     shares: bool = False
     rows_first: bool = False
     program: Program | None = None
@@ -68,7 +65,6 @@ class Route:
     tried: bool = False
     checked: bool = True
     slow: tuple[Fallback, ...] = ()
-    kind: Any = None
 
 
 def route(
@@ -89,10 +85,6 @@ def route(
     known = runner.memory.routes.get(kind)
     if known is None:
         known = _decided(generator, runner, encoded, call, whole)
-        if known.trial:
-            pays = runner.memory.pays.get(kind)
-            found = {} if pays is None else {"trial": False, "from_parts": pays}
-            known = replace(known, kind=kind, **found)
         runner.memory.keep(kind, known)
     return known if not runner.ordered else loop_where_repeated(known, runner, encoded.ids)
 
@@ -145,10 +137,10 @@ def _decided(
     program = _program(generator, runner, encoded, call)
     if program is not None:
         return replace(way, run=program.run, program=program)
-    # What rows it has, a layer knows; with one for each condition the parts are cheapest. A graph
-    # is not to depend on what a call has found out.
-    trial = not torch.compiler.is_compiling()
-    rows = 1 if trial else call.rows()
+    # Layers of a chain have the rows of its input. What others have, they know: with one for each
+    # condition the parts are cheapest. A graph is made for the rows of the input.
+    known = way.strategy == "chain" or torch.compiler.is_compiling()
+    rows = call.rows() if known else 1
     sizes = (batch[0], rows, encoded.vector.element_size(), encoded.vector.device.type)
     options: Any = {"backward": torch.is_grad_enabled(), "choose": choose}
     forced = way.strategy == "rows" or bool(runner.ways)
@@ -157,7 +149,6 @@ def _decided(
     return replace(
         way,
         from_parts=from_parts,
-        trial=trial and from_parts and not forced,
         shares=may_share(generator, encoded),
         rows_first=from_parts and way.guarded and way.strategy == "vmap" and has_factors(plan),
     )

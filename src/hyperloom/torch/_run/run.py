@@ -59,7 +59,6 @@ def make_and_run(
 ) -> Any:
     """Make the weights and run the target with them; each condition that repeats once."""
     few, index = distinct(generator, encoded) if way.shares else (encoded, None)
-    uses = Uses() if way.trial and uses is None else uses
     if (index is not None or way.rows_first) and on_rows(runner, way, call):
         call.index = index
         try:
@@ -74,12 +73,7 @@ def make_and_run(
         finally:
             call.index = None
     own = make(generator, runner, way, few, index, uses)
-    output = run(runner, way, *own, call, buffers)
-    if way.trial and uses is not None:
-        pays = any(choice != "dense" for _, _, choice, _ in uses)
-        runner.memory.pays[way.kind] = pays
-        runner.memory.routes.pop(way.kind, None)
-    return output
+    return run(runner, way, *own, call, buffers)
 
 
 def make(
