@@ -248,6 +248,18 @@ def hypernetwork_doors() -> list[Door]:
             {"carry": NONE, "state": STATE},
         ),
         door(
+            "HyperNetwork.encode",
+            carry.encode,
+            {**start, "rngs": jax.random.key(0)},
+            {"carry": NONE, "condition": PAIRED, "rngs": KEYS},
+        ),
+        door(
+            "HyperNetwork.bind",
+            carry.bind,
+            {**start, "rngs": jax.random.key(0)},
+            {"carry": NONE, "condition": PAIRED, "rngs": KEYS},
+        ),
+        door(
             "HyperNetwork.initial_carry",
             carry.initial_carry,
             {"batch": 2},
@@ -369,6 +381,12 @@ def tool_doors() -> list[Door]:
         door(
             "Functional.generate",
             net.generate,
+            lambda: {"params": dict(params), "condition": 1},
+            {"condition": ("0", "2", "a NumPy int", "an int array")},
+        ),
+        door(
+            "Functional.bind",
+            net.bind,
             lambda: {"params": dict(params), "condition": 1},
             {"condition": ("0", "2", "a NumPy int", "an int array")},
         ),
