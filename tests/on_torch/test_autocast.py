@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import vmap
+from torch.utils._pytree import tree_leaves
 
 import hyperloom.torch as hl
 from tests.on_torch.cases import shaken
@@ -132,7 +134,7 @@ class AfterLinear(nn.Module):
 
 NORMS: dict[str, Callable[[], nn.Module]] = {
     "layer": lambda: nn.LayerNorm(5),
-    "layer-2": lambda: nn.LayerNorm((4, 5)),
+    "layer-2": lambda: nn.LayerNorm([4, 5]),
     "layer-plain": lambda: nn.LayerNorm(5, elementwise_affine=False),
     "group": lambda: nn.GroupNorm(2, 4),
     "instance": lambda: nn.InstanceNorm1d(4, affine=True),
@@ -163,15 +165,15 @@ def test_norms_after_a_layer(name: str, dtype: torch.dtype, train: bool) -> None
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
 @pytest.mark.parametrize("options", [{}, {"bias": False, "bidirectional": True}, {"dropout": 0.5}])
 def test_recurrent_layers_return_what_this_processor_does(
-    options: dict[str, object], kind: type[nn.RNNBase], dtype: torch.dtype, grad: bool
+    options: dict[str, Any], kind: Any, dtype: torch.dtype, grad: bool
 ) -> None:
     hnet = shaken(hl.HyperNetwork(kind(4, 3, 2, **options), condition=hl.Embedding(3, 2)))
     x = torch.randn(3, 5, 2, 4)
     with torch.autocast("cpu", dtype=dtype), torch.set_grad_enabled(grad):
-        batch = torch.utils._pytree.tree_leaves(hnet(x, condition=[0, 1, 2]))
+        batch = tree_leaves(hnet(x, condition=[0, 1, 2]))
         assert all(bool(y.isfinite().all()) for y in batch)
         try:
-            plain = torch.utils._pytree.tree_leaves(hnet.instantiate(0)(x[0]))
+            plain = tree_leaves(hnet.instantiate(0)(x[0]))
         except RuntimeError:  # some processors have no float16 for it; ours has
             if (kind, dtype) != (nn.LSTM, torch.float16):
                 raise

@@ -83,7 +83,7 @@ def test_a_call_that_fails_is_a_finding() -> None:
 
 
 class Reading(nn.Module):
-    """Looks at a value, which vmap cannot: its batch is run one condition after the other."""
+    """Looks at a sum over its rows, which neither vmap nor rows can: its batch is run as a loop."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class Reading(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.layer(x)
-        return y if y.sum().item() < 1e9 else -y
+        return y if y.sum().item() > 0 else -y
 
 
 def test_what_runs_slowly_is_noted() -> None:

@@ -198,11 +198,13 @@ def _of_rows(runner: Runner, call: Call, asked: str) -> Route:
     return _way("rows", ROWS[1], guarded=True, tried=kind in runner.memory.at_once)
 
 
-def on_rows(runner: Runner, way: Route, call: Call) -> bool:
+def on_rows(generator: Generator, runner: Runner, way: Route, call: Call) -> bool:
     """Whether a call whose conditions repeat is to be run on rows, if its rows do not meet."""
     if runner.execution.strategy != "auto" or way.strategy not in ("chain", "vmap", "loop"):
         return False
     if torch.compiler.is_compiling() or inside_transform():
+        return False
+    if waits_for_gradient(generator.plan):  # weights in parts have none for a vector that is unused
         return False
     return kind_of(runner, call) not in runner.memory.not_on_rows
 

@@ -59,7 +59,7 @@ def make_and_run(
 ) -> Any:
     """Make the weights and run the target with them; each condition that repeats once."""
     few, index = distinct(generator, encoded) if way.shares else (encoded, None)
-    if (index is not None or way.rows_first) and on_rows(runner, way, call):
+    if (index is not None or way.rows_first) and on_rows(generator, runner, way, call):
         call.index = index
         try:
             own = make(generator, runner, replace(way, from_parts=True), few, None, uses)

@@ -33,7 +33,9 @@ class _Follow(TorchFunctionMode):
         rows: How many rows there are.
 
     Raises:
-        NotRowsError: Numbers are drawn for all rows together, or from a generator of the target's.
+        NotRowsError: Numbers are drawn for all rows together, or from a generator of the target's;
+            or Python reads a number that all rows have a part in, and may branch on it. Of masks
+            and token ids, which are no floating numbers, such questions are shortcuts.
     """
 
     def __init__(self, rows: int) -> None:
@@ -45,6 +47,8 @@ class _Follow(TorchFunctionMode):
         marked = any(hasattr(leaf, MARK) for leaf in tree_leaves((args, kwargs)))
         if kwargs.get("generator") is not None:
             raise NotRowsError("it draws random numbers from a generator of its own")
+        if func in _READS and args[0].is_floating_point() and marked:
+            raise NotRowsError(f"it reads a number of all rows together ({_READS[func]})")
         made = func(*args, **kwargs)
         if func in _DRAWS and not marked and made.shape[:1] != (self.rows,):
             raise NotRowsError("it draws random numbers once for all rows")
@@ -125,6 +129,13 @@ def _found(owners: tuple[Any, ...], names: str) -> set[Any]:
     return {function for function in found if function is not None}
 
 
+_READS: dict[Any, str] = {
+    Tensor.item: ".item()",
+    Tensor.tolist: ".tolist()",
+    Tensor.__bool__: "bool()",
+    Tensor.__float__: "float()",
+    Tensor.__int__: "int()",
+}
 _DROPOUTS = _found(
     (F, torch),
     """
