@@ -162,8 +162,14 @@ DOORS = [
             "strategy": "loop",
             "randomness": "same",
             "ways": {"*": "dense"},
+            "check": True,
         },
-        {"max_memory": ("None", *INTS), "recompute": BOOLS, "ways": ("None",)},
+        {
+            "max_memory": ("None", *INTS),
+            "recompute": BOOLS,
+            "ways": ("None",),
+            "check": BOOLS,
+        },
     ),
     door(
         "TensorSpec",

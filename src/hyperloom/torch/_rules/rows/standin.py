@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.func import vmap
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
+from hyperloom.torch._rules.mode import Lowering
 from hyperloom.torch._target.placeholder import PlaceholderError, empty_like
 from hyperloom.torch._weights.rows import NotRowsError, Rows
 from hyperloom.torch._weights.weights import Dense, Weight
@@ -255,7 +256,8 @@ def for_each(func: Any, first: RowWise, leaves: list[Any], tree: Any) -> Any:
     function = _with(func, leaves, tree, places)
 
     def one(*values: Tensor) -> Any:
-        made = function(*values)
+        with Lowering():  # where vmap by itself would take the conditions one by one
+            made = function(*values)
         if not all(isinstance(leaf, Tensor) for leaf in tree_flatten(made)[0]):
             raise NotRowsError(f"{name_of(func)} of {first.label!r} gives no tensor")
         return made
