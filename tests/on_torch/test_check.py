@@ -16,7 +16,7 @@ from torch.func import vmap
 from torch.utils.checkpoint import checkpoint
 
 import hyperloom.torch as hl
-from hyperloom.torch._private import inside_transform
+from hyperloom.torch._target.private import inside_transform
 from tests.on_torch.test_batch_equals_loop import close
 
 IDS = [2, 0, 1]

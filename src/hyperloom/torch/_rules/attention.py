@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hyperloom.torch._private import is_batched
 from hyperloom.torch._rules.graphs.functions import attention as graphed
 from hyperloom.torch._rules.registry import OPENED, WEIGHT, rule
 from hyperloom.torch._rules.standin import as_autocast, without_override_check
+from hyperloom.torch._target.private import is_batched
 
 
 class _Folded(torch.autograd.Function):

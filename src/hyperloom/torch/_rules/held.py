@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hyperloom.torch._private import without_saving_hooks
 from hyperloom.torch._rules.standin import Generated, Guarded, Modes
 from hyperloom.torch._target.placeholder import empty_like
+from hyperloom.torch._target.private import without_saving_hooks
 from hyperloom.torch._weights.weights import Weight
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hyperloom.torch._private import is_batched, unwrapped
 from hyperloom.torch._rules.standin import Generated, dense_leaf
+from hyperloom.torch._target.private import is_batched, unwrapped
 from hyperloom.torch._weights.weights import parts_of
 
 

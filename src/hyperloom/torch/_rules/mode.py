@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
-from hyperloom.torch._private import any_autocast, saving_hooks
 from hyperloom.torch._rules.attention import attention
 from hyperloom.torch._rules.hidden import ANSWERED, ON_GRADIENTS, refuse_hidden
 from hyperloom.torch._rules.registry import AUTOCAST, GRAPH, OPENED, VMAP
 from hyperloom.torch._target.checkpointing import CheckpointedError, checkpointed
+from hyperloom.torch._target.private import any_autocast, saving_hooks
 
 
 class Lowering(TorchFunctionMode):

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hyperloom.torch._private import weight_norm
 from hyperloom.torch._rules.dtypes import as_plain
 from hyperloom.torch._rules.registry import VMAP, rule
 from hyperloom.torch._rules.standin import dense_leaf
+from hyperloom.torch._target.private import weight_norm
 
 for _norm in (F.layer_norm, F.group_norm, F.instance_norm):
     rule(_norm, when=VMAP)(as_plain(_norm))

@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hyperloom.torch._private import pack_padded_sequence, pad_packed_sequence
 from hyperloom.torch._rules.dtypes import as_plain
 from hyperloom.torch._rules.registry import VMAP, rule
 from hyperloom.torch._rules.standin import as_autocast, dense_leaf
+from hyperloom.torch._target.private import pack_padded_sequence, pad_packed_sequence
 
 # Hidden state, and for LSTM the cell state: (N, H) each.
 State = tuple[Tensor, ...]

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import _StopRecomputationError
 
-from hyperloom.torch._private import inside_transform, warn_of_slow_operations
 from hyperloom.torch._rules.hidden import NotAtOnceError, OneByOneError
 from hyperloom.torch._run.call import Call
 from hyperloom.torch._run.check import Alone
@@ -26,6 +25,7 @@ from hyperloom.torch._run.strategies import STRATEGIES
 from hyperloom.torch._run.watching import ChangedError
 from hyperloom.torch._target.buffers import Buffers
 from hyperloom.torch._target.checkpointing import CheckpointedError
+from hyperloom.torch._target.private import inside_transform, warn_of_slow_operations
 from hyperloom.torch._target.trace import Copies, Draws, Trace
 from hyperloom.torch._weights.rows import NotRowsError
 

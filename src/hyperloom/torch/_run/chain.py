@@ -17,7 +17,7 @@ from hyperloom._core.choices.structure import Plain
 from hyperloom._core.choices.trunks import Linear
 from hyperloom._core.plan.cost import Layer
 from hyperloom._core.plan.plan import Plan
-from hyperloom.torch._private import GLOBAL_HOOKS
+from hyperloom.torch._target.private import GLOBAL_HOOKS
 from hyperloom.torch._weights.choose import choose
 from hyperloom.torch._weights.weights import into_inputs, out_of_outputs
 

@@ -19,12 +19,12 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._pytree import tree_flatten, tree_map_only
 
-from hyperloom.torch._private import any_autocast
 from hyperloom.torch._run.call import Call
 from hyperloom.torch._run.loop import CONSTANT
 from hyperloom.torch._run.pairing import select_like
 from hyperloom.torch._run.runner import Runner
 from hyperloom.torch._target.buffers import Buffers
+from hyperloom.torch._target.private import any_autocast
 
 # Of the largest number in the output. Low precision adds up over a deep target.
 _TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-3}

@@ -14,7 +14,6 @@ from hyperloom._core.plan.contraction import contracts, has_factors
 from hyperloom.torch._generate.encoded import Encoded
 from hyperloom.torch._generate.generator import Generator, may_share
 from hyperloom.torch._generate.numbers import waits_for_gradient
-from hyperloom.torch._private import any_autocast, inside_transform
 from hyperloom.torch._rules.hidden import NotAtOnceError
 from hyperloom.torch._run.call import Call
 from hyperloom.torch._run.chain import Program, write_program
@@ -23,6 +22,7 @@ from hyperloom.torch._run.memory import LOOP, Fallback
 from hyperloom.torch._run.pairing import refuse_meta_inputs
 from hyperloom.torch._run.runner import Runner
 from hyperloom.torch._run.strategies import STRATEGIES, Strategy
+from hyperloom.torch._target.private import any_autocast, inside_transform
 from hyperloom.torch._weights.choose import choose
 
 _USUAL = Execution()

@@ -13,7 +13,6 @@ from torch.utils.checkpoint import checkpoint
 
 from hyperloom.torch._generate.encoded import Encoded
 from hyperloom.torch._generate.generator import Generator, distinct, tensors_of
-from hyperloom.torch._private import inside_transform
 from hyperloom.torch._rules.hidden import NotAtOnceError
 from hyperloom.torch._run.attempt import ENDS_THE_CALL, attempt, quietly, run_instead
 from hyperloom.torch._run.call import Call, Uses, slices
@@ -31,6 +30,7 @@ from hyperloom.torch._run.route import (
 from hyperloom.torch._run.rows import run_rows
 from hyperloom.torch._run.runner import Runner
 from hyperloom.torch._target.buffers import NO_BUFFERS, Buffers
+from hyperloom.torch._target.private import inside_transform
 from hyperloom.torch._target.trace import Copies, Draws
 from hyperloom.torch._weights.make import weights_of
 from hyperloom.torch._weights.weights import Dense

@@ -18,7 +18,7 @@ from torch.utils import checkpoint as checkpointing
 from torch.utils.checkpoint import CheckpointFunction
 
 from hyperloom._core.errors import message
-from hyperloom.torch._private import saving_hooks
+from hyperloom.torch._target.private import saving_hooks
 
 
 class CheckpointedError(RuntimeError):

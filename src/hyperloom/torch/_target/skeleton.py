@@ -14,7 +14,6 @@ from torch.func import functional_call
 from torch.nn.utils.parametrize import is_parametrized
 
 from hyperloom._core.target.spec import TargetSpec
-from hyperloom.torch._private import HOOKS_ON_GRADIENTS, no_cached_parametrizations, saving_hooks
 from hyperloom.torch._target.attributes import compute_by_hooks, computed_by_hooks
 from hyperloom.torch._target.checkpointing import (
     CheckpointedError,
@@ -26,6 +25,11 @@ from hyperloom.torch._target.checkpointing import (
 from hyperloom.torch._target.closures import holder, refuse_outside_references
 from hyperloom.torch._target.copying import Convert, SharedCopy, copy_over, copy_with, tie
 from hyperloom.torch._target.placeholder import Placeholder, PlaceholderError
+from hyperloom.torch._target.private import (
+    HOOKS_ON_GRADIENTS,
+    no_cached_parametrizations,
+    saving_hooks,
+)
 from hyperloom.torch._target.scan import draws, keepers, on_gradients, seeds
 from hyperloom.torch._target.trace import Copies, Draws, Trace
 

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from hyperloom.torch._private import is_batched
 from hyperloom.torch._target.attributes import computed_names
 from hyperloom.torch._target.closures import MEMBERS, code_of, globals_of, is_foreign, is_installed
+from hyperloom.torch._target.private import is_batched
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
 _MISSING = object()

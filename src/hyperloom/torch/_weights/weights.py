@@ -23,7 +23,7 @@ from torch import Tensor
 
 from hyperloom._core.errors import message
 from hyperloom._core.plan.cost import Layer
-from hyperloom.torch._private import without_saving_hooks
+from hyperloom.torch._target.private import without_saving_hooks
 from hyperloom.torch._weights.choose import choose
 from hyperloom.torch._weights.rows import Rows
 

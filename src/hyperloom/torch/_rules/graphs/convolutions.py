@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hyperloom.torch._private import transformed
 from hyperloom.torch._rules.graphs.ops import define, each, on_rows
+from hyperloom.torch._target.private import transformed
 
 _SIGNATURE = (
     "(Tensor x, Tensor w, int[] stride, int[] padding, int[] dilation, bool transposed, "
