@@ -6,7 +6,7 @@ A rule takes what the function takes, by its names. It stands in the file of its
     def embedding(input, weight, padding_idx=None, ...): ...
 
 Where a function has rules for several occasions, the first of this list counts: a graph, autocast,
-vmap. `WEIGHT` is asked by stand-ins themselves, for functions that have come to nobody else.
+vmap. `WEIGHT` and `ROWS` are asked by stand-ins themselves, under vmap and on rows.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ VMAP: Occasion = {}
 OPENED: Occasion = {}
 # Where an argument is a stand-in for a generated weight.
 WEIGHT: Occasion = {}
+# Where rows of many conditions meet one: the rule is given their `Meeting` first.
+ROWS: Occasion = {}
 
 
 def rule(*functions: Any, when: Occasion | tuple[Occasion, ...]) -> Callable[[Rule], Rule]:

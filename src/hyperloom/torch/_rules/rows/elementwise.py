@@ -9,14 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
+from hyperloom.torch._rules.registry import ROWS, Rule, rule
 from hyperloom.torch._rules.rows.standin import (
     MIXING,
-    RULES,
     SHAPE_ONLY,
     TOLD,
     Meeting,
     RowWise,
-    Rule,
 )
 from hyperloom.torch._weights.rows import NotRowsError
 
@@ -73,6 +72,7 @@ def _joined(func: Any) -> Rule:
     return run
 
 
+@rule(Tensor.__setitem__, when=ROWS)
 def _written(meeting: Meeting, x: Any, index: Any, value: Any) -> None:
     """`x[index] = value` of generated numbers."""
     if isinstance(x, RowWise):
@@ -84,6 +84,7 @@ def _written(meeting: Meeting, x: Any, index: Any, value: Any) -> None:
     x[index] = meeting.beside(value, len(place), place.ndim)
 
 
+@rule(F.prelu, when=ROWS)  # torch.prelu is the same function
 def _prelu(meeting: Meeting, input: Any, weight: Any) -> Tensor:  # noqa: A002
     x = meeting.input(input)
     after = max(0, x.ndim - 2)
@@ -93,27 +94,18 @@ def _prelu(meeting: Meeting, input: Any, weight: Any) -> Tensor:  # noqa: A002
     return torch.where(x >= 0, x, slope * x)
 
 
-for _name in _FUNCTIONS.split():
-    for _function in _functions(_name):
-        RULES[_function] = _beside(_function)
-        MIXING.add(_function)
-for _name in _OPERATORS.split():
-    for _form in (f"__{_name}__", f"__r{_name}__", f"__i{_name}__"):
-        _function = getattr(Tensor, _form, None)
-        if _function is not None:
-            RULES[_function] = _beside(_function)
-            MIXING.add(_function)
-for _name in _JOINING.split():
-    _function = getattr(torch, _name)
-    RULES[_function] = _joined(_function)
-    MIXING.add(_function)
-# Generated keys, or a generated mask: relative places.
-RULES[F.scaled_dot_product_attention] = _beside(F.scaled_dot_product_attention)
-MIXING.add(F.scaled_dot_product_attention)
-RULES[Tensor.__setitem__] = _written
-RULES[F.prelu] = _prelu
-RULES[torch.prelu] = _prelu
-MIXING.add(Tensor.__setitem__)
+_forms = (f"__{side}{name}__" for name in _OPERATORS.split() for side in ("", "r", "i"))
+_operators = (getattr(Tensor, form, None) for form in _forms)
+_named = (function for name in _FUNCTIONS.split() for function in _functions(name))
+# Attention is here for generated keys, or a generated mask: relative places.
+_elementwise = {f for f in (*_named, *_operators) if f is not None}
+_elementwise.add(F.scaled_dot_product_attention)
+for _function in _elementwise:
+    rule(_function, when=ROWS)(_beside(_function))
+_joining = {getattr(torch, name) for name in _JOINING.split()}
+for _function in _joining:
+    rule(_function, when=ROWS)(_joined(_function))
+MIXING.update(_elementwise | _joining | {Tensor.__setitem__})
 
 
 # ---- what is told without numbers ---------------------------------------------------------------

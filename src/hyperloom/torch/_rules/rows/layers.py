@@ -11,20 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hyperloom.torch._rules.rows.standin import MIXING, RULES, Meeting, RowWise, Rule, dense
+from hyperloom.torch._rules.registry import ROWS, Rule, rule
+from hyperloom.torch._rules.rows.standin import MIXING, Meeting, RowWise, dense
 from hyperloom.torch._rules.standin import as_autocast, without_override_check
 from hyperloom.torch._weights.rows import NotRowsError
-
-
-def rule(*functions: Any) -> Any:
-    """Register the rule for functions."""
-
-    def register(made: Rule) -> Rule:
-        RULES.update(dict.fromkeys(functions, made))
-        return made
-
-    return register
-
 
 # ---- products -----------------------------------------------------------------------------------
 
@@ -40,7 +30,7 @@ def _times(meeting: Meeting, x: Any, weight: Any) -> Tensor:
 
 
 # `input` is how torch names it, and it may be given by name.
-@rule(F.linear)
+@rule(F.linear, when=ROWS)
 def _linear(
     meeting: Meeting,
     input: Any,  # noqa: A002
@@ -52,16 +42,16 @@ def _linear(
     return meeting.output(y, input)
 
 
-@rule(torch.matmul, torch.mm, Tensor.matmul, Tensor.mm, Tensor.__matmul__, Tensor.__rmatmul__)
+@rule(torch.matmul, torch.mm, Tensor.matmul, Tensor.mm, Tensor.__matmul__, when=ROWS)
 def _matmul(meeting: Meeting, input: Any, other: Any) -> Tensor:  # noqa: A002
     return _product(meeting, input, other)
 
 
+@rule(Tensor.__rmatmul__, when=ROWS)
 def _swapped(meeting: Meeting, input: Any, other: Any) -> Tensor:  # noqa: A002
     return _product(meeting, other, input)
 
 
-RULES[Tensor.__rmatmul__] = _swapped
 MIXING.update({torch.matmul, torch.mm, torch.einsum, Tensor.matmul, Tensor.mm})
 MIXING.update({Tensor.__matmul__, Tensor.__rmatmul__, torch.addmm, Tensor.addmm})
 
@@ -84,7 +74,7 @@ def _product(meeting: Meeting, x: Any, other: Any) -> Tensor:
     raise NotRowsError(f"rows of {first.ndim} axes times {other.label!r} of {other.ndim}")
 
 
-@rule(torch.addmm, Tensor.addmm)
+@rule(torch.addmm, Tensor.addmm, when=ROWS)
 def _addmm(
     meeting: Meeting,
     input: Any,  # noqa: A002
@@ -104,7 +94,7 @@ def _generated(*values: Any) -> bool:
     return any(isinstance(value, RowWise) for value in values)
 
 
-@rule(torch.einsum)
+@rule(torch.einsum, when=ROWS)
 def _einsum(meeting: Meeting, equation: Any, *operands: Any) -> Tensor:
     if len(operands) == 1 and isinstance(operands[0], (list, tuple)):
         operands = tuple(operands[0])
@@ -145,7 +135,7 @@ def _as_linear(x: str, w: str, made: str) -> bool | None:
     return None
 
 
-@rule(F.bilinear)
+@rule(F.bilinear, when=ROWS)
 def _bilinear(meeting: Meeting, input1: Any, input2: Any, weight: Any, bias: Any = None) -> Tensor:
     first, second = meeting.input(input1), meeting.input(input2)
     outer = (first.unsqueeze(-1) * second.unsqueeze(-2)).flatten(-2)
@@ -159,7 +149,7 @@ def _bilinear(meeting: Meeting, input1: Any, input2: Any, weight: Any, bias: Any
 # ---- tables -------------------------------------------------------------------------------------
 
 
-@rule(F.embedding)
+@rule(F.embedding, when=ROWS)
 def _embedding(
     meeting: Meeting,
     input: Any,  # noqa: A002
@@ -217,9 +207,9 @@ def _convolution(plain: Any, transposed: bool) -> Rule:
 
 
 for _n in (1, 2, 3):
-    RULES[getattr(F, f"conv{_n}d")] = _convolution(getattr(F, f"conv{_n}d"), False)
-    _transposed = getattr(F, f"conv_transpose{_n}d")
-    RULES[_transposed] = _convolution(_transposed, True)
+    for _name, _transposed in ((f"conv{_n}d", False), (f"conv_transpose{_n}d", True)):
+        _conv = getattr(F, _name)
+        rule(_conv, when=ROWS)(_convolution(_conv, _transposed))
 
 
 # ---- norms --------------------------------------------------------------------------------------
@@ -230,7 +220,7 @@ def _affine(meeting: Meeting, y: Tensor, weight: Any, bias: Any, after: int = 0)
     return y if bias is None else y + meeting.vector(bias, y, after)
 
 
-@rule(F.layer_norm)
+@rule(F.layer_norm, when=ROWS)
 def _layer_norm(
     meeting: Meeting,
     input: Any,  # noqa: A002
@@ -243,7 +233,7 @@ def _layer_norm(
     return meeting.output(_affine(meeting, y, weight, bias), input)
 
 
-@rule(F.rms_norm)
+@rule(F.rms_norm, when=ROWS)
 def _rms_norm(
     meeting: Meeting,
     input: Any,  # noqa: A002
@@ -255,7 +245,7 @@ def _rms_norm(
     return meeting.output(_affine(meeting, y, weight, None), input)
 
 
-@rule(F.group_norm)
+@rule(F.group_norm, when=ROWS)
 def _group_norm(
     meeting: Meeting,
     input: Any,  # noqa: A002
@@ -268,7 +258,7 @@ def _group_norm(
     return _affine(meeting, y, weight, bias, y.ndim - 2)
 
 
-@rule(F.instance_norm)
+@rule(F.instance_norm, when=ROWS)
 def _instance_norm(
     meeting: Meeting,
     input: Any,  # noqa: A002
@@ -286,7 +276,7 @@ def _instance_norm(
     return _affine(meeting, y, weight, bias, y.ndim - 2)
 
 
-@rule(F.batch_norm)
+@rule(F.batch_norm, when=ROWS)
 def _batch_norm(
     meeting: Meeting,
     input: Any,  # noqa: A002
@@ -315,7 +305,7 @@ def _batch_norm(
 _attention = without_override_check(F.multi_head_attention_forward)
 
 
-@rule(F.multi_head_attention_forward)
+@rule(F.multi_head_attention_forward, when=ROWS)
 def _multi_head(
     meeting: Meeting, query: Any, key: Any, value: Any, *args: Any, **kwargs: Any
 ) -> Any:
@@ -361,4 +351,4 @@ def _recurrent(plain: Any, num_states: int) -> Rule:
 
 
 for _name, _states in (("lstm", 2), ("gru", 1), ("rnn_tanh", 1), ("rnn_relu", 1)):
-    RULES[getattr(torch, _name)] = _recurrent(getattr(torch, _name), _states)
+    rule(getattr(torch, _name), when=ROWS)(_recurrent(getattr(torch, _name), _states))

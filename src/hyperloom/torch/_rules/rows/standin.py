@@ -19,12 +19,12 @@ from torch.func import vmap
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 from hyperloom.torch._rules.mode import Lowering
+from hyperloom.torch._rules.registry import ROWS
 from hyperloom.torch._target.placeholder import PlaceholderError, empty_like
 from hyperloom.torch._weights.rows import NotRowsError, Rows
 from hyperloom.torch._weights.weights import Dense, Weight
 
 # Takes the meeting, then what the function takes.
-Rule = Callable[..., Any]
 
 MARK = "_hyperloom_rows"
 
@@ -216,7 +216,7 @@ class RowWise(Tensor):
                 return func(*args, **kwargs)
         leaves, tree = tree_flatten((args, kwargs))
         first = next(leaf for leaf in leaves if isinstance(leaf, RowWise))
-        meeting, rule = first.meeting, RULES.get(func)
+        meeting, rule = first.meeting, ROWS.get(func)
         places = [i for i, leaf in enumerate(leaves) if _is_plain(leaf)]
         rows = meeting.among(func, first.label, [leaves[i] for i in places])
         if True not in rows:
@@ -298,7 +298,6 @@ def _with(func: Any, leaves: list[Any], tree: Any, places: list[int]) -> Callabl
     return function
 
 
-RULES: dict[Any, Rule] = {}
 # Functions that bring tensors together: among generated tensors alone they are done for each.
 MIXING: set[Any] = set()
 TOLD: dict[Any, Callable[..., Any]] = {}
