@@ -130,8 +130,8 @@ class Head:
             return f"{self.name}: {run}"
         cut = self.num_slots * size - self.num_used
         last = f", last cut by {cut}" if cut else ""
-        own = ", embeddings for each id" if self.per_condition else ""
-        return f"{self.name}: {self.num_slots} x {run}{last}{own}"
+        embeddings = ", embeddings for each id" if self.per_condition else ""
+        return f"{self.name}: {self.num_slots} x {run}{last}{embeddings}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,10 +89,10 @@ def _leading(
     plan: Plan, name: str, shape: tuple[int, ...], batch: tuple[int, ...] | None
 ) -> tuple[int, ...]:
     """Return the dimensions before a tensor's shape; raise unless they are `batch`, if given."""
-    own = plan.spec[name].shape
-    lead = shape[: max(0, len(shape) - len(own))]
-    if shape[len(lead) :] != own or (batch is not None and lead != batch):
-        sizes = (*(["*batch"] if batch is None else batch), *own)
+    wanted_shape = plan.spec[name].shape
+    lead = shape[: max(0, len(shape) - len(wanted_shape))]
+    if shape[len(lead) :] != wanted_shape or (batch is not None and lead != batch):
+        sizes = (*(["*batch"] if batch is None else batch), *wanted_shape)
         wanted = str(sizes).replace("'", "")
         raise ValueError(message(f"params[{name!r}]", f"shape {shape}", f"shape {wanted}"))
     return lead
@@ -105,19 +105,21 @@ def num_steps(sizes: Iterable[int], kind: ArrayKind) -> int:
         sizes: The first dimension of each.
         kind: The backend's arrays.
     """
-    found = sorted(set(sizes))
-    if len(found) != 1 or not found[0]:
+    lengths = sorted(set(sizes))
+    if len(lengths) != 1 or not lengths[0]:
         many, one = kind.plural, kind.word.split()[-1]
-        got = f"{many} with {found} steps" if found else f"no {one} (T, *batch, ...)"
+        got = f"{many} with {lengths} steps" if lengths else f"no {one} (T, *batch, ...)"
         raise ValueError(message("condition", got, f"{many} of one number T of steps in front"))
-    return found[0]
+    return lengths[0]
 
 
-def check_trunk_output(module: object, made: Any, shape: tuple[int, int], kind: ArrayKind) -> None:
+def check_trunk_output(
+    module: object, output: Any, shape: tuple[int, int], kind: ArrayKind
+) -> None:
     """Raise unless a trunk module of the user's own returns an array `(rows, F)`."""
-    array = isinstance(made, kind.types)
-    if not array or tuple(made.shape) != shape:
-        got = f"{kind.word} of shape {tuple(made.shape)}" if array else repr(made)
+    array = isinstance(output, kind.types)
+    if not array or tuple(output.shape) != shape:
+        got = f"{kind.word} of shape {tuple(output.shape)}" if array else repr(output)
         argument = f"trunk module {type(module).__name__}"
         raise ValueError(message(argument, got, f"shape {shape}"))
 

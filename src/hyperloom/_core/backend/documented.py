@@ -20,30 +20,32 @@ def completes(protocol: Any) -> Callable[[Twin], Twin]:
     its methods and properties the docstrings of the protocol's, likewise.
     """
 
-    def complete(own: Twin) -> Twin:
-        own.__doc__ = merged(protocol.__doc__, own.__doc__)
-        if isinstance(own, type):
+    def complete(definition: Twin) -> Twin:
+        definition.__doc__ = merged(protocol.__doc__, definition.__doc__)
+        if isinstance(definition, type):
             for name, member in vars(protocol).items():
-                found = vars(own).get(name) or vars(own).get(CALLED.get(name, ""))
-                if found is not None and (not name.startswith("_") or name in CALLED):
-                    found.__doc__ = merged(member.__doc__, found.__doc__)
-        return own
+                counterpart = vars(definition).get(name) or vars(definition).get(
+                    CALLED.get(name, "")
+                )
+                if counterpart is not None and (not name.startswith("_") or name in CALLED):
+                    counterpart.__doc__ = merged(member.__doc__, counterpart.__doc__)
+        return definition
 
     return complete
 
 
-def merged(shared: str | None, own: str | None) -> str:
+def merged(shared: str | None, completion: str | None) -> str:
     """Join two docstrings: descriptions one after the other, sections entry by entry."""
-    made = dict(_sections(shared))
-    for title, text in _sections(own):
-        if title not in made or title in ("Returns", "Example"):
-            made[title] = text
+    sections = dict(_sections(shared))
+    for title, text in _sections(completion):
+        if title not in sections or title in ("Returns", "Example"):
+            sections[title] = text
         elif not title:
-            made[title] = "\n\n".join(part for part in (made[title], text) if part)
+            sections[title] = "\n\n".join(part for part in (sections[title], text) if part)
         else:
-            entries = {**dict(_entries(made[title])), **dict(_entries(text))}
-            made[title] = "\n".join(entries.values())
-    shown = [f"{title}:\n{text}" if title else text for title, text in made.items()]
+            entries = {**dict(_entries(sections[title])), **dict(_entries(text))}
+            sections[title] = "\n".join(entries.values())
+    shown = [f"{title}:\n{text}" if title else text for title, text in sections.items()]
     return "\n\n".join(part for part in shown if part)
 
 
@@ -51,10 +53,10 @@ def _sections(text: str | None) -> Iterator[tuple[str, str]]:
     """Yield title and text of each section; the description has no title."""
     title, lines = "", list[str]()
     for line in inspect.cleandoc(text or "").splitlines():
-        found = _TITLE.match(line)
-        if found:
+        title_line = _TITLE.match(line)
+        if title_line:
             yield title, "\n".join(lines).strip("\n")
-            title, lines = found[1], []
+            title, lines = title_line[1], []
         else:
             lines.append(line)
     yield title, "\n".join(lines).strip("\n")

@@ -77,10 +77,10 @@ def check_entries(argument: str, name: str, given: Iterable[Any], parts: Iterabl
         given: Keys of the entries.
         parts: Keys of the parts.
     """
-    found, wanted = list(given), list(parts)
-    for key in (*found, *wanted):
-        if key in found and key in wanted:
+    given_keys, wanted = list(given), list(parts)
+    for key in (*given_keys, *wanted):
+        if key in given_keys and key in wanted:
             continue
-        got = f"{'an' if key in found else 'no'} entry for {key!r} in those for {name}"
+        got = f"{'an' if key in given_keys else 'no'} entry for {key!r} in those for {name}"
         way_out = "None stands for what all conditions share."
         raise ValueError(message(argument, got, f"an entry for each of {wanted}", way_out))

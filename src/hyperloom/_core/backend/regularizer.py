@@ -30,12 +30,12 @@ def given_weights(weights: object, kind: ArrayKind) -> dict[str, Any]:
         TypeError: It is not.
     """
     wanted = f"a dict from name patterns to a number or {kind.word}"
-    found = dict(a_mapping("weights", {} if weights is None else weights, wanted))
-    for pattern, weight in found.items():
+    weight_of_pattern = dict(a_mapping("weights", {} if weights is None else weights, wanted))
+    for pattern, weight in weight_of_pattern.items():
         a_string("weights", pattern, wanted)
         if not isinstance(weight, kind.types):
             finite_float(f"weights[{pattern!r}]", weight)
-    return found
+    return weight_of_pattern
 
 
 def check_weights(weights: Mapping[str, Any], plan: Plan, kind: ArrayKind) -> None:
@@ -124,14 +124,14 @@ def rows_that_count(head: Head, pieces: Sequence[tuple[Piece, float]]) -> tuple[
             spans.append((slot, row, end, factor))
             at += end - row
     edges = sorted({edge for _, row, end, _ in spans for edge in (row, end)})
-    found: dict[tuple[float, ...], list[tuple[int, int]]] = {}
+    ranges_of_factors: dict[tuple[float, ...], list[tuple[int, int]]] = {}
     for start, stop in pairwise(edges):
         factors = [0.0] * head.num_slots
         for slot, row, end, factor in spans:
             if row <= start and stop <= end:
                 factors[slot] = factor
-        found.setdefault(tuple(factors), []).append((start, stop))
-    return tuple(Rows(tuple(ranges), factors) for factors, ranges in found.items())
+        ranges_of_factors.setdefault(tuple(factors), []).append((start, stop))
+    return tuple(Rows(tuple(ranges), factors) for factors, ranges in ranges_of_factors.items())
 
 
 def linear_pieces(
@@ -145,7 +145,7 @@ def linear_pieces(
         weights: Importance of each tensor; `None` for one that is no number.
         scales: `(num_pieces, 2)`, scale and shift of each piece; `None` if no head has any.
     """
-    made, row = [], 0
+    weighted, row = [], 0
     for entry in plan.entries:
         weight = weights[entry.tensor]
         for piece in entry.pieces:
@@ -154,9 +154,9 @@ def linear_pieces(
                     return None
                 scaled = scales is not None and plan.heads[index].scaled
                 scale = float(scales[row, 0]) if scaled else 1.0  # type: ignore[index]
-                made.append((piece, float(weight) * scale**2))
+                weighted.append((piece, float(weight) * scale**2))
             row += 1
-    return made
+    return weighted
 
 
 def _moves_alone(plan: Plan, entry: Entry) -> bool:

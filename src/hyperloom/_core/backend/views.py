@@ -28,7 +28,7 @@ def batches_of(params: Mapping[str, Any], plan: Plan) -> dict[str, tuple[int, ..
     Raises:
         ValueError: A tensor is missing, or its last dimensions are not its shape.
     """
-    found = {}
+    batches = {}
     for name, shape in shapes_of(plan).items():
         if name not in params:
             raise ValueError(message("params", f"no tensor for {name!r}", "all generated tensors"))
@@ -37,8 +37,8 @@ def batches_of(params: Mapping[str, Any], plan: Plan) -> dict[str, tuple[int, ..
         if cut < 0 or size[cut:] != shape:
             wanted = f"shape ({', '.join(map(str, ('*batch', *shape)))})"
             raise ValueError(message(f"params[{name!r}]", f"shape {size}", wanted))
-        found[name] = size[:cut]
-    return found
+        batches[name] = size[:cut]
+    return batches
 
 
 def flatten(
@@ -156,33 +156,33 @@ def check_parts(parts: Any, kind: type) -> Mapping[str, Any]:
     return parts
 
 
-def check_noise(noise: Any, cuts: Mapping[str, Any], made: Mapping[str, Any]) -> None:
+def check_noise(noise: Any, cuts: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
     """Raise unless given noise, cut into tensors, is of the shapes of what is generated."""
-    for name, value in made.items():
+    for name, value in tensors.items():
         if tuple(cuts[name].shape) != tuple(value.shape):
             wanted = f"(*batch, P) with the batch of {tuple(value.shape)}"
             raise ValueError(message("noise", f"shape {tuple(noise.shape)}", wanted))
 
 
-def check_assembled(found: Mapping[str, Any], plan: Plan) -> Arrays:
-    """Return what an assembly made for one condition, in the target's order.
+def check_assembled(tensors: Mapping[str, Any], plan: Plan) -> Arrays:
+    """Return the tensors that `assemble` returned for one condition, in the target's order.
 
     Raises:
         TypeError: Not a mapping.
         ValueError: A tensor of the target is missing or of another shape, or an unknown name.
     """
     shapes, wanted = shapes_of(plan), "a tensor for each of the target's"
-    a_mapping("assemble", found, wanted)
-    if set(found) != set(shapes):
-        missing, unknown = set(shapes) - set(found), set(found) - set(shapes)
+    a_mapping("assemble", tensors, wanted)
+    if set(tensors) != set(shapes):
+        missing, unknown = set(shapes) - set(tensors), set(tensors) - set(shapes)
         got = f"{sorted(missing)} missing, {sorted(unknown)} unknown"
         raise ValueError(message("assemble", got, wanted))
     for name, shape in shapes.items():
-        size = getattr(found[name], "shape", None)
+        size = getattr(tensors[name], "shape", None)
         if size is None or tuple(size) != shape:
-            got = repr(found[name]) if size is None else f"shape {tuple(size)}"
+            got = repr(tensors[name]) if size is None else f"shape {tuple(size)}"
             raise ValueError(message("assemble", f"{got} for {name!r}", f"{shape}"))
-    return {name: found[name] for name in shapes}
+    return {name: tensors[name] for name in shapes}
 
 
 def conditions_of(condition: Any, parts: Sequence[str]) -> Arrays:
@@ -199,14 +199,17 @@ def conditions_of(condition: Any, parts: Sequence[str]) -> Arrays:
 
 
 def common_batch(
-    made: Mapping[str, Mapping[str, Any]], plans: Mapping[str, Plan]
+    tensors_of_parts: Mapping[str, Mapping[str, Any]], plans: Mapping[str, Plan]
 ) -> tuple[int, ...]:
     """Return the batch that what all parts generated has.
 
     Raises:
         ValueError: Parts with different batches.
     """
-    batches = {part: next(iter(batches_of(made[part], plans[part]).values())) for part in made}
+    batches = {
+        part: next(iter(batches_of(tensors_of_parts[part], plans[part]).values()))
+        for part in tensors_of_parts
+    }
     if len(set(batches.values())) > 1:
         raise ValueError(message("condition", f"batches {batches}", "the same for all parts"))
     return next(iter(batches.values()))

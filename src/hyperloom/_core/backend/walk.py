@@ -65,13 +65,15 @@ def join(
         bases: The tensors that forms with a base change.
         banks: The plan's banks.
     """
-    row, made = 0, {}
+    row, tensors = 0, {}
     for entry in plan.entries:
         structure, stop = plan.structures[entry.tensor], row + len(entry.pieces)
-        own = tuple(parts[row:stop])
+        parts_of_tensor = tuple(parts[row:stop])
         if structure.plus:
-            own = tuple([part + structure.plus for part in own])
+            parts_of_tensor = tuple([part + structure.plus for part in parts_of_tensor])
         base, bank = base_of(entry, bases), bank_of(entry, banks)
-        made[entry.tensor] = structure.dense(own, base, bank, plan.spec[entry.tensor].shape)
+        tensors[entry.tensor] = structure.dense(
+            parts_of_tensor, base, bank, plan.spec[entry.tensor].shape
+        )
         row = stop
-    return made
+    return tensors

@@ -42,14 +42,14 @@ class WeightMaker(ABC):
 
     def shared(self) -> dict[str, Any]:
         """Return the learned tensors that all conditions share; they have no batch dimension."""
-        made = {}
+        tensors = {}
         for entry in self.plan.entries:
             if is_shared(self.plan, entry):
                 piece = entry.pieces[0]
                 numbers = self.shared_row(piece.head)[piece.start : piece.start + piece.numel]
                 tensor = self.plan.spec[entry.tensor]
-                made[entry.tensor] = self.cast(piece.arrange(numbers, self.permute), tensor)
-        return made
+                tensors[entry.tensor] = self.cast(piece.arrange(numbers, self.permute), tensor)
+        return tensors
 
     def _weight(self, entry: Entry, rows: range) -> Any:
         tensor, structure = self.plan.spec[entry.tensor], self.plan.structures[entry.tensor]
@@ -61,12 +61,12 @@ class WeightMaker(ABC):
         pieces = zip(entry.pieces, rows, strict=True)
         parts = tuple([self._part(piece, row, structure.plus) for piece, row in pieces])
         # A vector is as cheap formed.
-        made = None
+        value = None
         if len(tensor.shape) >= 2:
-            made = self.structured(structure, tensor, parts, base, bank)
-        if made is None:
-            made = self.formed(tensor, structure.dense(parts, base, bank, tensor.shape))
-        return made
+            value = self.structured(structure, tensor, parts, base, bank)
+        if value is None:
+            value = self.formed(tensor, structure.dense(parts, base, bank, tensor.shape))
+        return value
 
     def _rows(self, piece: Piece, row: int) -> tuple[Any, Any, Any]:
         """Return features `(B, F)`, rows `(numel, F)` and bias `(numel,)` that give a part."""
@@ -100,8 +100,8 @@ class WeightMaker(ABC):
         """Return a part `(B, *shape)` with a constant added, dense."""
         if from_rows(self.plan, piece):
             features, weight, bias = self._rows(piece, row)
-            made = self.product(features, weight, bias + plus if plus else bias)
-            return made.reshape((made.shape[0], *piece.shape))
+            block = self.product(features, weight, bias + plus if plus else bias)
+            return block.reshape((block.shape[0], *piece.shape))
         if piece.head not in self._parts:
             self._parts[piece.head] = self._cut(piece.head)
         part = self._parts[piece.head][row]

@@ -213,10 +213,10 @@ def pairs_of_names(translate: object) -> Mapping[str, str] | None:
     return a_mapping("translate", translate, "a bool, or a dict from names to names")
 
 
-def other_target(path: Any, found: list[str]) -> CheckpointError:
-    """Return the error about a checkpoint whose target differs as `found` says."""
-    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-    got = f"the parameters of another target: {'; '.join(found[:3])}{more}"
+def other_target(path: Any, differences: list[str]) -> CheckpointError:
+    """Return the error about a checkpoint whose target has these `differences`."""
+    more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
+    got = f"the parameters of another target: {'; '.join(differences[:3])}{more}"
     way_out = "Build the target as it was when the checkpoint was saved."
     return CheckpointError(message(f"checkpoint {path}", got, "the target's own", way_out))
 
@@ -241,8 +241,11 @@ def _is_custom(recorded: Any) -> bool:
     return isinstance(recorded, (Custom, CustomTrunk))
 
 
-def essence(plan: Plan) -> tuple[Any, ...]:
-    """Return what must agree for one plan's tensors to fit another: all but measured scales."""
+def fields_that_must_agree(plan: Plan) -> tuple[Any, ...]:
+    """Return the fields in which two plans agree if the tensors of one fit the other.
+
+    Measured scales are not among them: a file holds its scales as tensors.
+    """
     pieces = [
         (e.tensor, e.form, [(p.head, p.start, p.grid) for p in e.pieces]) for e in plan.entries
     ]

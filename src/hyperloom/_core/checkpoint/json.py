@@ -55,17 +55,17 @@ def _fields_of(value: Any) -> dict[str, Any]:
         got = f"a {cls.__name__} with an attribute {lost[0]!r} that is no field"
         way_out = f"Decorate {cls.__name__} with @dataclass(frozen=True), and annotate {lost[0]}."
         raise TypeError(message("checkpoint", got, "fields only", way_out))
-    made = {}
+    data = {}
     for name in names:
         try:
-            made[name] = to_json(getattr(value, name))
+            data[name] = to_json(getattr(value, name))
         except TypeError as error:
             if of_library(cls):
                 raise
             got = f"{shown(getattr(value, name))} in {cls.__name__}.{name}"
             wanted = "numbers, strings, tuples and choices"
             raise TypeError(message("checkpoint", got, wanted)) from error
-    return made
+    return data
 
 
 @lru_cache(maxsize=256)
@@ -96,7 +96,7 @@ def from_json(data: Any, argument: str = "checkpoint") -> Any:
     given = {
         key: from_json(value, argument) for key, value in data.items() if key not in ("is", "from")
     }
-    made, hints = object.__new__(cls), _hints(cls)
+    instance, hints = object.__new__(cls), _hints(cls)
     known: dict[str, Any] = {field.name: field for field in fields(cls)}
     for name in given:
         if name not in known:
@@ -113,9 +113,9 @@ def from_json(data: Any, argument: str = "checkpoint") -> Any:
         else:
             got = f"a {cls.__name__} without its field {name!r}"
             raise CheckpointError(message(argument, got, f"the fields {sorted(known)}"))
-        object.__setattr__(made, name, value)
-    _check(made, argument)
-    return made
+        object.__setattr__(instance, name, value)
+    _check(instance, argument)
+    return instance
 
 
 def _class_of(data: dict[str, Any], argument: str) -> type:
@@ -125,12 +125,12 @@ def _class_of(data: dict[str, Any], argument: str) -> type:
         raise CheckpointError(message(argument, f"a {name!r} object", "objects known here"))
     if module is None and name in _RECORDS:
         return _RECORDS[name]
-    found = [cls for cls in defined(name, module) if is_dataclass(cls)]
-    if len(found) == 1:
-        return found[0]
+    classes = [cls for cls in defined(name, module) if is_dataclass(cls)]
+    if len(classes) == 1:
+        return classes[0]
     if module is None:
         raise CheckpointError(message(argument, f"a {name!r} object", "objects known here"))
-    if found:
+    if classes:
         got = f"a {name!r} of {module}, of which there are several here"
         way_out = f"Load the file where {module} defines {name}."
         raise CheckpointError(message(argument, got, "one class of that name", way_out))
@@ -179,13 +179,13 @@ def _fits(value: Any, hint: Any) -> bool:
     return hint is Any or not isinstance(hint, type) or isinstance(value, hint)
 
 
-def _check(made: Any, argument: str) -> None:
-    """Let an object check its fields, as it does when it is made by its class."""
-    check = getattr(made, "__post_init__", None)
-    if check is None or not type(made).__dataclass_params__.init:
+def _check(instance: Any, argument: str) -> None:
+    """Run the check of fields on an object that was built without its constructor."""
+    check = getattr(instance, "__post_init__", None)
+    if check is None or not type(instance).__dataclass_params__.init:
         return
     try:
         check()
     except Exception as error:  # whatever it is: the values are not those that were saved
-        got = f"a {type(made).__name__} that is refused ({error})"
+        got = f"a {type(instance).__name__} that is refused ({error})"
         raise CheckpointError(message(argument, got, "values as save() wrote them")) from error

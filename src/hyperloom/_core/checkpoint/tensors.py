@@ -15,7 +15,7 @@ from hyperloom._core.arrays import DTYPES
 from hyperloom._core.checkpoint.file import (
     Description,
     digest,
-    essence,
+    fields_that_must_agree,
     metadata,
     other_target,
 )
@@ -126,10 +126,10 @@ def parsed(
     """
     names = {short: name for name, short in DTYPES.items()}
     try:
-        found = dict(parse(data))
+        header = dict(parse(data))
         return {
             name: make(entry["data"], names[entry["dtype"]], tuple(entry["shape"]))
-            for name, entry in found.items()
+            for name, entry in header.items()
         }
     except Exception as error:  # safetensors' own, or what its parts do not make
         got = f"a file that safetensors refuses ({error})"
@@ -137,17 +137,17 @@ def parsed(
 
 
 def check_values(
-    path: Any, described: Description, found: Items, not_finite: Callable[[], str | None]
+    path: Any, described: Description, tensors: Items, not_finite: Callable[[], str | None]
 ) -> None:
     """Raise for tensors that are not those that were saved, or hold values that are not finite.
 
     Args:
         path: Of the file.
         described: What it says of itself.
-        found: The tensors that were read, as of `items`.
+        tensors: The tensors that were read, as of `items`.
         not_finite: Says which tensor holds such values, if one does.
     """
-    if digest(described.signed, found) != described.digest:
+    if digest(described.signed, tensors) != described.digest:
         wanted = "the file as save() wrote it"
         way_out = "Copy it again from where it was saved."
         got = "altered numbers or an altered plan (the checksum differs)"
@@ -174,32 +174,32 @@ def first_not_finite(names: Iterable[str], count: Callable[[str, bool], int]) ->
 
 def check_plan(path: Any, plan: Plan, described: Description, backend: str) -> None:
     """Raise for a file whose tensors are not those of a plan."""
-    found = plan.spec.differences(described.plan.spec)
-    if found:
-        raise other_target(path, found)
-    if essence(described.plan) != essence(plan):
+    differences = plan.spec.differences(described.plan.spec)
+    if differences:
+        raise other_target(path, differences)
+    if fields_that_must_agree(described.plan) != fields_that_must_agree(plan):
         wanted = "the plan of this hypernetwork"
         way_out = f"Use hyperloom.{backend}.load(path, target), which builds the plan in the file."
         raise CheckpointError(message(f"checkpoint {path}", "another plan", wanted, way_out))
 
 
 def check_fit(
-    path: Any, own: Mapping[str, Any], read: Mapping[str, Any], way_out: Callable[[Any], str]
+    path: Any, expected: Mapping[str, Any], read: Mapping[str, Any], way_out: Callable[[Any], str]
 ) -> None:
     """Raise for tensors that differ from a hypernetwork's own in name, shape or dtype.
 
     Args:
         path: Of the file.
-        own: The hypernetwork's tensors.
+        expected: The hypernetwork's tensors.
         read: The file's.
         way_out: What to do about a tensor of the file whose dtype is not the hypernetwork's.
     """
-    wrong = sorted(set(own) ^ set(read))
-    wrong += [n for n in own if n in read and tuple(own[n].shape) != tuple(read[n].shape)]
+    wrong = sorted(set(expected) ^ set(read))
+    wrong += [n for n in expected if n in read and tuple(expected[n].shape) != tuple(read[n].shape)]
     if wrong:
         got = f"tensors that differ in name or shape: {', '.join(wrong[:5])}"
         raise CheckpointError(message(f"checkpoint {path}", got, "those of the plan"))
-    for name, value in own.items():
+    for name, value in expected.items():
         other = read[name].dtype
         if value.dtype != other:
             got = f"{name!r} of dtype {other}"

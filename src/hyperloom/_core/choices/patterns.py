@@ -42,16 +42,16 @@ def resolve(
         if not isinstance(pattern, str) or not isinstance(value, kind):
             got = f"{pattern!r}: {shown(value)}"
             raise TypeError(message(argument, got, wanted, call_it(value, kind)))
-    found: dict[str, Choice] = {}
+    choice_of_name: dict[str, Choice] = {}
     by: dict[str, str] = {}
     for pattern, value in choice.items():
-        taken_by = _take(argument, pattern, value, spec, found, by)
+        taken_by = _take(argument, pattern, value, spec, choice_of_name, by)
         if taken_by:
             got = f"two choices for the same tensors: {pattern!r} names only what {taken_by!r} has"
             raise ValueError(
                 message(argument, got, "at most one for each", "The first match wins: reorder.")
             )
-    return found
+    return choice_of_name
 
 
 def _take(
@@ -59,7 +59,7 @@ def _take(
     pattern: str,
     value: Choice,
     spec: TargetSpec,
-    found: dict[str, Choice],
+    choice_of_name: dict[str, Choice],
     by: dict[str, str],
 ) -> str | None:
     """Give `value` to what `pattern` names; return the pattern that had it all before, if one."""
@@ -74,12 +74,12 @@ def _take(
                 did_you_mean(pattern, names),
             )
         )
-    fresh = [tensor for tensor in matched if tensor.name not in found]
+    fresh = [tensor for tensor in matched if tensor.name not in choice_of_name]
     for tensor in matched:
-        if tensor.name in found:
-            _refuse_split_tie(argument, pattern, by[tensor.name], value, found, tensor)
+        if tensor.name in choice_of_name:
+            _refuse_split_tie(argument, pattern, by[tensor.name], value, choice_of_name, tensor)
     for tensor in fresh:
-        found[tensor.name] = value
+        choice_of_name[tensor.name] = value
         by[tensor.name] = pattern
     return None if fresh else by[matched[0].name]
 
@@ -89,13 +89,13 @@ def _refuse_split_tie(
     pattern: str,
     earlier: str,
     value: object,
-    found: Mapping[str, object],
+    choice_of_name: Mapping[str, object],
     tensor: TensorSpec,
 ) -> None:
     """Raise if two patterns reach one tied tensor by different names with different objects."""
     by_earlier = {n for n in tensor.names if fnmatchcase(n, earlier)}
     by_pattern = {n for n in tensor.names if fnmatchcase(n, pattern)}
-    if not by_earlier & by_pattern and found[tensor.name] != value:
+    if not by_earlier & by_pattern and choice_of_name[tensor.name] != value:
         got = f"two choices for one tensor: {' and '.join(tensor.names)} are tied"
         raise ValueError(
             message(

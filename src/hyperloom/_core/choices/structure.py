@@ -90,9 +90,9 @@ class Product(Structure):
 
     def dense(self, parts: tuple[Any, ...], base: Any, bank: Any, shape: Shape) -> Any:
         product = parts[0] @ parts[1]
-        made = product.reshape((*product.shape[:-2], *shape))
-        made = made if self.factor == 1.0 else self.factor * made
-        return made if base is None else base + made
+        summand = product.reshape((*product.shape[:-2], *shape))
+        summand = summand if self.factor == 1.0 else self.factor * summand
+        return summand if base is None else base + summand
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +105,8 @@ class Sum(Structure):
     factored: ClassVar[bool] = True
 
     def dense(self, parts: tuple[Any, ...], base: Any, bank: Any, shape: Shape) -> Any:
-        made = (parts[0] * bank).sum(-len(shape) - 1)
-        return made if base is None else base + made
+        summand = (parts[0] * bank).sum(-len(shape) - 1)
+        return summand if base is None else base + summand
 
 
 @dataclass(frozen=True, slots=True)

@@ -336,11 +336,11 @@ class Deconv(Trunk):
     @property
     def sizes(self) -> tuple[tuple[int, int], ...]:
         """Height and width after each layer, the fully connected one first."""
-        found = [self.image[:2]]
+        image_sizes = [self.image[:2]]
         for _ in self.filters:
-            height, width = (_before(n) for n in found[0])
-            found.insert(0, (height, width))
-        return tuple(found)
+            height, width = (_before(n) for n in image_sizes[0])
+            image_sizes.insert(0, (height, width))
+        return tuple(image_sizes)
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -402,12 +402,12 @@ def _kernels(kernel: object, num: int) -> tuple[tuple[int, int], ...]:
         raise TypeError(message("Deconv(kernel=)", shown(kernel), wanted))
     if len(given) != num:
         raise ValueError(message("Deconv(kernel=)", repr(kernel), wanted))
-    made = []
-    for each in given:
+    kernel_sizes = []
+    for entry in given:
         sizes = some_ints(
-            "Deconv(kernel=)", (each, each) if isinstance(each, int) else each, wanted
+            "Deconv(kernel=)", (entry, entry) if isinstance(entry, int) else entry, wanted
         )
         if len(sizes) != 2:
             raise ValueError(message("Deconv(kernel=)", shown(kernel), wanted))
-        made.append(sizes)
-    return tuple(made)
+        kernel_sizes.append(sizes)
+    return tuple(kernel_sizes)

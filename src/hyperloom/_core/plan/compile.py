@@ -195,19 +195,19 @@ def _banks(
     spec: TargetSpec, forms: Mapping[str, Form], names: Iterable[str], init: Init
 ) -> tuple[tuple[Bank, ...], dict[str, int]]:
     """Return the banks, one for each form and shape, and which of them each tensor combines."""
-    found: dict[tuple[Form, tuple[int, ...]], list[float]] = {}
+    stds_of_bank: dict[tuple[Form, tuple[int, ...]], list[float]] = {}
     bank_of: dict[str, tuple[Form, tuple[int, ...]]] = {}
     for name in names:
         form, tensor = forms.get(name, Whole()), spec[name]
         bank = form.bank(tensor, init.start(tensor, False))
         if bank is not None:
             bank_of[name] = (form, bank.shape)
-            found.setdefault(bank_of[name], []).append(bank.std)
+            stds_of_bank.setdefault(bank_of[name], []).append(bank.std)
     banks = tuple(
         Bank(shape, math.sqrt(sum(s * s for s in stds) / len(stds)))
-        for (_, shape), stds in found.items()
+        for (_, shape), stds in stds_of_bank.items()
     )
-    index = {key: i for i, key in enumerate(found)}
+    index = {key: i for i, key in enumerate(stds_of_bank)}
     return banks, {name: index[key] for name, key in bank_of.items()}
 
 

@@ -117,7 +117,7 @@ def _each(layer: Layer, itemsize: int, device: str) -> list[Estimate]:
     seconds = form / rates.gemm + apply / rates.bmm + 4 * rates.call
     seconds += _moving(rates, dense_bytes, itemsize * weight, 1 + back)
     dense = Estimate("dense", form + apply, dense_bytes, seconds)
-    found = [dense]
+    costs = [dense]
     # The gradient of coefficients in the inputs needs the product for the inputs, always; that
     # of coefficients in the outputs needs none.
     # For the outputs the templates are copied to another order, and their gradient back.
@@ -130,8 +130,8 @@ def _each(layer: Layer, itemsize: int, device: str) -> list[Estimate]:
         traffic = (2 + 4 * back) * array + passes * templates
         seconds = operations / rates.gemm + calls * rates.call
         seconds += _moving(rates, traffic, array, 1 + back)
-        found.append(Estimate(choice, operations, traffic, seconds))
-    return found
+        costs.append(Estimate(choice, operations, traffic, seconds))
+    return costs
 
 
 def _moving(rates: Device, traffic: float, array: float, num: int) -> float:

@@ -59,8 +59,8 @@ class Plan:
     @cached_property
     def kept(self) -> tuple[str, ...]:
         """Names of the tensors that stay the target's own."""
-        made = {entry.tensor for entry in self.entries}
-        return tuple(t.name for t in self.spec if t.name not in made)
+        generated = {entry.tensor for entry in self.entries}
+        return tuple(t.name for t in self.spec if t.name not in generated)
 
     @cached_property
     def pieces(self) -> tuple[Piece, ...]:
@@ -70,11 +70,11 @@ class Plan:
     @cached_property
     def rows_by_name(self) -> dict[str, tuple[Entry, range]]:
         """For each tensor its entry and where its pieces are in `pieces`."""
-        row, found = 0, {}
+        row, rows_of_name = 0, {}
         for entry in self.entries:
-            found[entry.tensor] = entry, range(row, row + len(entry.pieces))
+            rows_of_name[entry.tensor] = entry, range(row, row + len(entry.pieces))
             row += len(entry.pieces)
-        return found
+        return rows_of_name
 
     @cached_property
     def structures(self) -> dict[str, Structure]:
@@ -93,14 +93,14 @@ class Plan:
 
         The sizes sum to `num_slots * slot_size`; the last one is what is cut off, if anything is.
         """
-        made = []
+        cuts_of_heads = []
         for index, head in enumerate(self.heads):
             rows = [row for row, piece in enumerate(self.pieces) if piece.head == index]
             rows.sort(key=lambda row: self.pieces[row].start)
             sizes = [self.pieces[row].numel for row in rows]
             rest = head.num_slots * head.slot_size - sum(sizes)
-            made.append((tuple(rows), tuple([*sizes, rest] if rest else sizes)))
-        return tuple(made)
+            cuts_of_heads.append((tuple(rows), tuple([*sizes, rest] if rest else sizes)))
+        return tuple(cuts_of_heads)
 
     @cached_property
     def block_shapes(self) -> tuple[tuple[int, ...] | None, ...]:
@@ -118,8 +118,8 @@ class Plan:
 
     def _row_cuts(self, index: int) -> dict[tuple[int, int], int] | None:
         size = self.heads[index].slot_size
-        own = [piece for piece in self.pieces if piece.head == index]
-        ranges = sorted({(p.start % size, p.numel) for p in own})
+        pieces_of_head = [piece for piece in self.pieces if piece.head == index]
+        ranges = sorted({(p.start % size, p.numel) for p in pieces_of_head})
         cuts: dict[tuple[int, int], int] = {}
         row = 0
         for start, numel in ranges:
@@ -142,8 +142,8 @@ class Plan:
     @cached_property
     def widths(self) -> tuple[int, ...]:
         """Widths of the slot embeddings in use; there is one trunk for each, in this order."""
-        found = {h.embedding for h in self.heads if h.needs_features}
-        return tuple(sorted(found))
+        widths_in_use = {h.embedding for h in self.heads if h.needs_features}
+        return tuple(sorted(widths_in_use))
 
     def settled(self) -> Plan:
         """Compute now what is computed once, and return the plan.
@@ -170,7 +170,8 @@ class Plan:
         """For each trunk the heads whose features it computes, in the order of their slots."""
         heads = [(i, h.embedding, h.needs_features) for i, h in enumerate(self.heads)]
         return tuple(
-            tuple(i for i, own, needed in heads if needed and own == width) for width in self.widths
+            tuple(i for i, embedding, needed in heads if needed and embedding == width)
+            for width in self.widths
         )
 
     @cached_property

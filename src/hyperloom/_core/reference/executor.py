@@ -41,7 +41,7 @@ def generate(plan: Plan, tensors: Tensors, condition: Any) -> dict[str, np.ndarr
     vector = _vector(plan.condition, tensors, condition, "condition")
     index = _id(plan.condition, condition)
     flat = [_run_head(plan, head, tensors, vector, index) for head in plan.heads]
-    made, row = {}, 0
+    generated, row = {}, 0
     for entry in plan.entries:
         parts, tensor = [], plan.spec[entry.tensor]
         structure = entry.form.structure(tensor)
@@ -54,8 +54,8 @@ def generate(plan: Plan, tensors: Tensors, condition: Any) -> dict[str, np.ndarr
             row += 1
         base = tensors[f"bases.{entry.tensor}"] if entry.form.has_base else None
         bank = None if entry.bank is None else tensors[f"banks.{entry.bank}"]
-        made[entry.tensor] = structure.dense(tuple(parts), base, bank, tensor.shape)
-    return made
+        generated[entry.tensor] = structure.dense(tuple(parts), base, bank, tensor.shape)
+    return generated
 
 
 def _vector(condition: Condition, tensors: Tensors, value: Any, name: str) -> np.ndarray:
@@ -63,8 +63,8 @@ def _vector(condition: Condition, tensors: Tensors, value: Any, name: str) -> np
         return tensors[f"{name}.table"][int(value)]
     if isinstance(condition, Concat):
         pairs = zip(condition.parts, value, strict=True)
-        made = [_vector(p, tensors, v, f"{name}.parts.{i}") for i, (p, v) in enumerate(pairs)]
-        return np.concatenate(made)
+        vectors = [_vector(p, tensors, v, f"{name}.parts.{i}") for i, (p, v) in enumerate(pairs)]
+        return np.concatenate(vectors)
     if isinstance(condition, Recurrent):
         new = recurrent_step(condition, tensors, *value, name=name)
         return new[0] if isinstance(new, tuple) else new

@@ -38,8 +38,8 @@ class Report:
 
     def __post_init__(self) -> None:
         order = list(Level)
-        found = sorted(judge(self.readings), key=lambda f: order.index(f.level))
-        object.__setattr__(self, "findings", tuple(found))
+        ordered = sorted(judge(self.readings), key=lambda f: order.index(f.level))
+        object.__setattr__(self, "findings", tuple(ordered))
 
     @property
     def ok(self) -> bool:

@@ -86,20 +86,20 @@ def used(
     single: bool,
 ) -> Used:
     """Return the entry for a use; the cost model's estimates and the reason are filled in."""
-    found = estimates(layer, itemsize, device) if layer is not None else ()
-    why = "one condition: formed once" if single else _why(tensor, choice, layer, found)
-    return Used(tensor.name, operation, choice, layer, found, why)
+    costs = estimates(layer, itemsize, device) if layer is not None else ()
+    why = "one condition: formed once" if single else _why(tensor, choice, layer, costs)
+    return Used(tensor.name, operation, choice, layer, costs, why)
 
 
 def _row(use: Used) -> list[str]:
-    mine = next((e for e in use.estimates if e.choice == use.choice), None)
+    chosen = next((e for e in use.estimates if e.choice == use.choice), None)
     others = [e for e in use.estimates if e.choice != use.choice and e.seconds < float("inf")]
-    cost = [human(mine.operations), human(mine.traffic, "B")] if mine else ["", ""]
+    cost = [human(chosen.operations), human(chosen.traffic, "B")] if chosen else ["", ""]
     shown = ", ".join(f"{e.choice} {human(e.operations)} / {human(e.traffic, 'B')}" for e in others)
     return [use.tensor, use.operation, _WORDS[use.choice], *cost, shown]
 
 
-def _why(tensor: TensorSpec, choice: str, layer: Layer | None, found: tuple[Estimate, ...]) -> str:
+def _why(tensor: TensorSpec, choice: str, layer: Layer | None, costs: tuple[Estimate, ...]) -> str:
     if choice in ("shared", "unused"):
         return "learned as it is" if choice == "shared" else "the target did not read it"
     if choice == "factors":
@@ -108,8 +108,8 @@ def _why(tensor: TensorSpec, choice: str, layer: Layer | None, found: tuple[Esti
         return "a vector: no larger than its parts"
     if layer is None:
         return "not a sum of templates: looked up, or spread over several chunks"
-    best = next(e for e in found if e.choice == choice)
-    rest = min(e.seconds for e in found if e.choice != choice)
+    best = next(e for e in costs if e.choice == choice)
+    rest = min(e.seconds for e in costs if e.choice != choice)
     rows = f"{layer.rows} row{'s' if layer.rows != 1 else ''}, {layer.terms} templates"
     if rest < best.seconds:
         return f"{rows}; no rule for another way here"

@@ -123,10 +123,10 @@ def differences(
     The first two matter only where features are used: a table by id has none.
     """
     names = [e.tensor for e in plan.entries if not is_constant(plan, e)]
-    made = [[half[name] for name in names] for half in tensors]
+    halves = [[half[name] for name in names] for half in tensors]
     return (
         ("condition vectors", difference(*vectors) if plan.widths else None),
         ("features", difference(*features) if plan.widths else None),
-        ("generated tensors", difference(made[0], made[1])),
+        ("generated tensors", difference(halves[0], halves[1])),
         ("outputs", difference(*outputs)),
     )

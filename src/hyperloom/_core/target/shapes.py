@@ -23,15 +23,15 @@ def named_shapes(shapes: Sequence[Sequence[int]] | Mapping[str, Sequence[int]]) 
     if not isinstance(shapes, (Mapping, list, tuple)):
         raise TypeError(message("shapes", shown(shapes), wanted))
     pairs = shapes.items() if isinstance(shapes, Mapping) else enumerate(shapes)
-    found = [(n, some_ints(f"shapes[{n!r}]", size, "a sequence of ints")) for n, size in pairs]
-    if not found:
+    sizes = [(n, some_ints(f"shapes[{n!r}]", size, "a sequence of ints")) for n, size in pairs]
+    if not sizes:
         raise ValueError(message("shapes", "none", "at least one shape"))
     if not isinstance(shapes, Mapping):
-        return names_of_shapes([size for _, size in found])
-    for name, _ in found:
+        return names_of_shapes([size for _, size in sizes])
+    for name, _ in sizes:
         if "" in a_string("shapes", name, wanted).split("."):
             raise ValueError(message("shapes", f"the name {name!r}", "names between single dots"))
-    return {str(name): size for name, size in found}
+    return {str(name): size for name, size in sizes}
 
 
 def names_of_shapes(shapes: Sequence[Sequence[int]]) -> dict[str, Shape]:
@@ -43,14 +43,14 @@ def names_of_shapes(shapes: Sequence[Sequence[int]]) -> dict[str, Shape]:
     Returns:
         `{"0.weight": shape, "0.bias": shape, ...}`, in the order given.
     """
-    made: dict[str, Shape] = {}
+    shapes_by_name: dict[str, Shape] = {}
     layer = -1
     for shape in map(tuple, shapes):
         key = "weight" if len(shape) > 1 else "bias"
-        if key == "weight" or f"{layer}.bias" in made or layer < 0:
+        if key == "weight" or f"{layer}.bias" in shapes_by_name or layer < 0:
             layer += 1
-        made[f"{layer}.{key}"] = shape
-    return made
+        shapes_by_name[f"{layer}.{key}"] = shape
+    return shapes_by_name
 
 
 def spec_of_shapes(shapes: Mapping[str, Shape], dtypes: Mapping[str, str]) -> TargetSpec:
@@ -70,8 +70,8 @@ def _tensor(name: str, shapes: Mapping[str, Shape], dtype: str) -> TensorSpec:
     if role is Role.BIAS:
         # A tensor that is not called a bias has no fans but its own.
         beside = [leaf.replace("bias", other) for other in ("weight", "kernel") if "bias" in leaf]
-        found = [w for w in beside if len(shapes.get(f"{layer}.{w}" if layer else w, ())) > 1]
-        of = found[0] if found else ""
+        matrices = [w for w in beside if len(shapes.get(f"{layer}.{w}" if layer else w, ())) > 1]
+        of = matrices[0] if matrices else ""
     fan_in, fan_out = _fans(of, shapes[f"{layer}.{of}" if layer else of]) if of else (1, 1)
     out_axis, in_axis = _axes(leaf, shape) if role is Role.WEIGHT else (0 if shape else None, None)
     mean, std = usual_start(role, fan_in)

@@ -191,11 +191,11 @@ class TargetSpec:
         return len(self.tensors)
 
     def __getitem__(self, name: str) -> TensorSpec:
-        found = self._by_name.get(name) if isinstance(name, str) else None
-        if found is None:
+        tensor = self._by_name.get(name) if isinstance(name, str) else None
+        if tensor is None:
             way_out = did_you_mean(name, self._by_name)
             raise KeyError(message("name", shown(name), f"a tensor of {self.name}", way_out))
-        return found
+        return tensor
 
     @cached_property
     def _by_name(self) -> dict[str, TensorSpec]:
@@ -213,19 +213,19 @@ class TargetSpec:
         a_kind("other", other, TargetSpec, "a TargetSpec")
         mine = {t.name: t for t in self.tensors}
         theirs = {t.name: t for t in other.tensors}
-        found = [f"{n!r} is missing" for n in mine if n not in theirs]
-        found += [f"{n!r} is not expected" for n in theirs if n not in mine]
+        reasons = [f"{n!r} is missing" for n in mine if n not in theirs]
+        reasons += [f"{n!r} is not expected" for n in theirs if n not in mine]
         for name in (n for n in mine if n in theirs):
             a, b = mine[name], theirs[name]
             if a.shape != b.shape:
-                found.append(f"{name!r} has shape {b.shape}, not {a.shape}")
+                reasons.append(f"{name!r} has shape {b.shape}, not {a.shape}")
             if a.dtype != b.dtype:
-                found.append(f"{name!r} has dtype {b.dtype}, not {a.dtype}")
+                reasons.append(f"{name!r} has dtype {b.dtype}, not {a.dtype}")
             if a.aliases != b.aliases:
-                found.append(f"{name!r} is tied to {b.aliases}, not to {a.aliases}")
-        if not found and list(mine) != list(theirs):
-            found.append("the tensors come in another order")
-        return found
+                reasons.append(f"{name!r} is tied to {b.aliases}, not to {a.aliases}")
+        if not reasons and list(mine) != list(theirs):
+            reasons.append("the tensors come in another order")
+        return reasons
 
 
 def measured_start(mean: float, std: float, numel: int) -> tuple[float, float]:

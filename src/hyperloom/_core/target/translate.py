@@ -55,8 +55,8 @@ def translate(
     for name, other in pairs:
         for recipe in _translate_unit(mine[name], theirs[other]):
             recipes.setdefault(recipe.name, recipe)
-    made = tuple(recipes[tensor.name] for tensor in target)
-    return Translation(source, target, made, tuple(pairs))
+    in_order = tuple(recipes[tensor.name] for tensor in target)
+    return Translation(source, target, in_order, tuple(pairs))
 
 
 # ---- units: layers, and LSTM cells ---------------------------------------------------------------
@@ -84,20 +84,20 @@ def _units(spec: TargetSpec) -> dict[str, Unit]:
     layers: dict[str, dict[str, TensorSpec]] = {}
     for tensor in spec:
         layers.setdefault(tensor.layer, {})[tensor.layer_relative_name] = tensor
-    made: dict[str, Unit] = {}
+    units: dict[str, Unit] = {}
     for layer, tensors in layers.items():
         above, _, last = layer.rpartition(".")
         if re.fullmatch(r"[ih][ifgo]_?", last) and _has(layers, above, "hi", "hf", "hg", "ho"):
-            cell = made.setdefault(above, Unit(above, {}, "split"))
+            cell = units.setdefault(above, Unit(above, {}, "split"))
             cell.tensors.update({f"{last.rstrip('_')}.{k}": t for k, t in tensors.items()})
         elif last in ("dense_i", "dense_h") and _is_joint_lstm(layers, above):
-            cell = made.setdefault(above, Unit(above, {}, "joint"))
+            cell = units.setdefault(above, Unit(above, {}, "joint"))
             cell.tensors.update({f"{last}.{k}": t for k, t in tensors.items()})
         elif any(key.startswith("weight_hh") for key in tensors):
-            made.update(_packed(layer, tensors))
+            units.update(_packed(layer, tensors))
         else:
-            made[layer] = Unit(layer, {_part(t): t for t in tensors.values()})
-    return made
+            units[layer] = Unit(layer, {_part(t): t for t in tensors.values()})
+    return units
 
 
 def _has(layers: Mapping[str, Any], above: str, *names: str) -> bool:
@@ -116,15 +116,15 @@ def _packed(layer: str, tensors: dict[str, TensorSpec]) -> dict[str, Unit]:
     for key, tensor in tensors.items():
         base, _, level = key.partition("_l")
         levels.setdefault(level, {})[base] = tensor
-    made = {}
-    for level, own in levels.items():
-        weight = own["weight_hh"]
+    units = {}
+    for level, parts in levels.items():
+        weight = parts["weight_hh"]
         if weight.shape[0] != 4 * weight.shape[1] or "reverse" in level:
             got = f"{weight.name!r} of shape {weight.shape}"
             raise ValueError(message("translate", got, "an LSTM in one direction"))
         name = f"{layer}:{level}" if len(levels) > 1 else layer
-        made[name] = Unit(name, own, "packed")
-    return made
+        units[name] = Unit(name, parts, "packed")
+    return units
 
 
 def _part(tensor: TensorSpec) -> str:
@@ -189,10 +189,10 @@ _WAY_OUT = "Name the pairs: translate={'layer of the target': 'layer of the sour
 
 def _by_kind(names: Sequence[str], units: Mapping[str, Unit]) -> dict[object, list[str]]:
     """Return the layers of each kind and size, in their order."""
-    found: dict[object, list[str]] = {}
+    names_of_kind: dict[object, list[str]] = {}
     for name in names:
-        found.setdefault(_kind(units[name]), []).append(name)
-    return found
+        names_of_kind.setdefault(_kind(units[name]), []).append(name)
+    return names_of_kind
 
 
 def _kind(unit: Unit) -> object:
@@ -251,16 +251,16 @@ def _turned(mine: TensorSpec, theirs: TensorSpec) -> Recipe:
             wanted = "layers whose kernels differ in the order of axes only"
             raise ValueError(message("translate", got, wanted))
     blocks_of = (lambda t: (t.out_axes, t.in_axes, t.kernel_axes)) if mine.in_axes else _all_axes
-    own, other = blocks_of(mine), blocks_of(theirs)
-    order = sorted(range(3), key=lambda i: own[i] or (len(mine.shape),))
+    my_blocks, their_blocks = blocks_of(mine), blocks_of(theirs)
+    order = sorted(range(3), key=lambda i: my_blocks[i] or (len(mine.shape),))
     sizes = [
         (math.prod(mine.shape[a] for a in x), math.prod(theirs.shape[a] for a in y))
-        for x, y in zip(own, other, strict=True)
+        for x, y in zip(my_blocks, their_blocks, strict=True)
     ]
     if any(a != b for a, b in sizes):
         got = f"{theirs.name!r} of shape {theirs.shape} for {mine.name!r} of shape {mine.shape}"
         raise ValueError(message("translate", got, "the same sizes in another order", _WAY_OUT))
-    axes = tuple(axis for i in order for axis in other[i])
+    axes = tuple(axis for i in order for axis in their_blocks[i])
     return Recipe(mine.name, mine.shape, ((Term(theirs.name, axes),),))
 
 
@@ -280,15 +280,15 @@ def _gate_terms(unit: Unit, what: str, gate: int, wanted: int) -> tuple[Term, ..
     if unit.cell == "packed":
         side = "hh" if what == "h" else "ih"
         names = ["bias_ih", "bias_hh"] if what == "b" else [f"weight_{side}"]
-        found, out = [(n, gate) for n in names if n in unit.tensors], 0
+        names_and_gates, out = [(n, gate) for n in names if n in unit.tensors], 0
     elif unit.cell == "joint":
         side = {"x": "dense_i", "h": "dense_h", "b": "dense_h"}[what]
-        found, out = [(f"{side}.{'bias' if what == 'b' else 'kernel'}", gate)], 1
+        names_and_gates, out = [(f"{side}.{'bias' if what == 'b' else 'kernel'}", gate)], 1
     else:
         side = "i" if what == "x" else "h"
-        found, out = [(f"{side}{letter}.{'bias' if what == 'b' else 'kernel'}", None)], 1
+        names_and_gates, out = [(f"{side}{letter}.{'bias' if what == 'b' else 'kernel'}", None)], 1
     terms = []
-    for name, index in found:
+    for name, index in names_and_gates:
         if name not in unit.tensors:
             continue
         tensor = unit.tensors[name]

@@ -46,7 +46,7 @@ class Term:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a tensor of the target is made: sums of terms, joined along an axis.
+    """How a tensor of the target is computed: sums of terms, joined along an axis.
 
     Attributes:
         name: The tensor of the target.
@@ -91,8 +91,8 @@ class Translation:
             return arrays.zeros(tensors[self.source.tensors[0].name], recipe.shape)
         blocks = []
         for terms in recipe.blocks:
-            made = [self._read(term, tensors, arrays) for term in terms]
-            blocks.append(sum(made[1:], made[0]))
+            summands = [self._read(term, tensors, arrays) for term in terms]
+            blocks.append(sum(summands[1:], summands[0]))
         whole = blocks[0] if len(blocks) == 1 else arrays.join(blocks, recipe.axis)
         return whole.reshape(recipe.shape)
 
@@ -106,10 +106,10 @@ class Translation:
 
     def state_names(self, names: Sequence[str]) -> dict[str, str]:
         """Return which of the source's `names` of running statistics each of the target's is."""
-        found = {}
+        names_of_target = {}
         for mine, theirs in self.layers:
             for of_target in (("mean", "running_mean"), ("var", "running_var")):
                 for a, b in (of_target, of_target[::-1]):
                     if f"{theirs}.{b}" in names:
-                        found[f"{mine}.{a}"] = f"{theirs}.{b}"
-        return found
+                        names_of_target[f"{mine}.{a}"] = f"{theirs}.{b}"
+        return names_of_target

@@ -89,10 +89,10 @@ class LowRank(Form):
         rows, columns = _matrix(self, tensor)
         refuse_mean(self, tensor, start)
         std = math.sqrt(start.std / math.sqrt(self.rank))
-        each = Start(0.0, std, measured=start.measured)
+        start_of_factor = Start(0.0, std, measured=start.measured)
         return (
-            part_of(tensor, "u", (rows, self.rank), each),
-            part_of(tensor, "v", (self.rank, columns), each),
+            part_of(tensor, "u", (rows, self.rank), start_of_factor),
+            part_of(tensor, "v", (self.rank, columns), start_of_factor),
         )
 
     def structure(self, tensor: TensorSpec) -> Structure:

@@ -98,7 +98,7 @@ def in_slots(
         ValueError: A part that must start as the target's own values.
     """
     refuse_native(parts, layout)
-    made: list[Placement] = []
+    placements: list[Placement] = []
     for exact in (False, True):
         stream = [part for part in parts if part.start.exact is exact]
         if not stream:
@@ -108,7 +108,7 @@ def in_slots(
         pieces, start = [], 0
         for part in stream:
             scale, shift = scale_and_shift(part, common, stream)
-            index = first_head + len(made)
+            index = first_head + len(placements)
             pieces.append((part, whole_piece(index, start, part, scale, shift)))
             start += math.prod(part.shape)
         head = Head(
@@ -123,8 +123,8 @@ def in_slots(
             signs,
             (Segment(0, used, 0.0, common),),
         )
-        made.append(Placement(head, tuple(pieces)))
-    return made
+        placements.append(Placement(head, tuple(pieces)))
+    return placements
 
 
 def refuse_native(parts: Sequence[Part], layout: Layout) -> None:

@@ -27,8 +27,8 @@ def own_rows(
         segments.append(Segment(row, stop, part.start.mean, part.start.std, native))
         pieces.append((part, whole_piece(head, row, part, 1.0, 0.0)))
         row = stop
-    made = Head(name, source, 1, row, row, 0, False, False, False, tuple(segments))
-    return [Placement(made, tuple(pieces))]
+    row_head = Head(name, source, 1, row, row, 0, False, False, False, tuple(segments))
+    return [Placement(row_head, tuple(pieces))]
 
 
 @dataclass(frozen=True, repr=False)
