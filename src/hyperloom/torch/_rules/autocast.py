@@ -43,8 +43,8 @@ def _converted(function: Any, convert: Callable[[Tensor], Tensor], only: str = "
     def converted(*args: Any, **kwargs: Any) -> Any:
         kind = _active(args, kwargs)
         # A stand-in that meets a layer's function takes its own way, and converts by itself.
-        own = function in WITH_WEIGHT and any(isinstance(a, Generated) for a in args)
-        if not kind or own or (only and kind != only):
+        converts_itself = function in WITH_WEIGHT and any(isinstance(a, Generated) for a in args)
+        if not kind or converts_itself or (only and kind != only):
             return function(*args, **kwargs)
         args, kwargs = dense_tree(args), dense_tree(kwargs)
         return function(*tree_map(leaf, args), **tree_map(leaf, kwargs))

@@ -99,8 +99,8 @@ def _returned(function: Any, args: Any, kwargs: Any) -> tuple[torch.dtype | None
             return value
         return torch.ones(value.shape, dtype=value.dtype, device=value.device)
 
-    made = function(*tree_map(ones, dense_tree(args)), **tree_map(ones, dense_tree(kwargs)))
-    leaves = tree_flatten(made)[0]
+    outputs = function(*tree_map(ones, dense_tree(args)), **tree_map(ones, dense_tree(kwargs)))
+    leaves = tree_flatten(outputs)[0]
     return tuple(y.dtype if isinstance(y, Tensor) else None for y in leaves)
 
 

@@ -23,13 +23,13 @@ class Kept:
     """
 
     def __init__(self, make: Callable[[], Any], modes: Modes) -> None:
-        self.make, self.modes, self.found = make, modes, None
+        self.make, self.modes, self.value = make, modes, None
 
     def __call__(self) -> Any:
-        if self.found is None:
+        if self.value is None:
             with without_saving_hooks():
-                self.found = self.modes.run(self.make)
-        return self.found
+                self.value = self.modes.run(self.make)
+        return self.value
 
 
 class Held(Guarded):
@@ -42,9 +42,9 @@ class Held(Guarded):
         make: Callable[[], Weight], shape: Any, dtype: torch.dtype, device: torch.device
     ) -> Held:
         """Return a stand-in for the weight, with conditions hidden, that `make` gives."""
-        made = empty_like(Held, shape, dtype, device)
-        made.make, made.kind, made.modes = make, dtype, Modes.now(device.type)
-        return made
+        tensor = empty_like(Held, shape, dtype, device)
+        tensor.make, tensor.kind, tensor.modes = make, dtype, Modes.now(device.type)
+        return tensor
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -59,15 +59,15 @@ class Held(Guarded):
 
 def _waiting(*trees: Any) -> list[Held]:
     """Return the stand-ins among arguments whose weights are not made yet."""
-    found: list[Held] = []
+    waiting: list[Held] = []
     for tree in trees:
         if isinstance(tree, Held) and "weight" not in vars(tree):
-            found.append(tree)
+            waiting.append(tree)
         elif isinstance(tree, (tuple, list)):
-            found += _waiting(*tree)
+            waiting += _waiting(*tree)
         elif isinstance(tree, dict):
-            found += _waiting(*tree.values())
-    return found
+            waiting += _waiting(*tree.values())
+    return waiting
 
 
 def _get(name: str) -> Any:

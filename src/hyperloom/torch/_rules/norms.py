@@ -33,8 +33,8 @@ def _normalize(
     eps: float = 1e-12,
     out: Tensor | None = None,
 ) -> Tensor:
-    made = F.normalize(input, p, dim, eps)  # vmap has no rule for functions with `out`
-    return made if out is None else out.copy_(made)
+    normalized = F.normalize(input, p, dim, eps)  # vmap has no rule for functions with `out`
+    return normalized if out is None else out.copy_(normalized)
 
 
 _plain_batch_norm = as_plain(F.batch_norm)

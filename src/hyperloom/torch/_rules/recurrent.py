@@ -58,46 +58,46 @@ def _affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return y if bias is None else y + bias.to(y.dtype)
 
 
-def _lstm_step(gates: Tensor, state: State, own: _Tensors) -> State:
+def _lstm_step(gates: Tensor, state: State, layer: _Tensors) -> State:
     h, c = state
-    i, f, g, o = (gates + own.from_state(h)).chunk(4, -1)
+    i, f, g, o = (gates + layer.from_state(h)).chunk(4, -1)
     c = f.sigmoid() * c + i.sigmoid() * g.tanh()
     h = o.sigmoid() * c.tanh()
-    return (h if own.w_hr is None else F.linear(h, own.w_hr)), c
+    return (h if layer.w_hr is None else F.linear(h, layer.w_hr)), c
 
 
-def _gru_step(gates: Tensor, state: State, own: _Tensors) -> State:
+def _gru_step(gates: Tensor, state: State, layer: _Tensors) -> State:
     (h,) = state
     r_x, z_x, n_x = gates.chunk(3, -1)
-    r_h, z_h, n_h = own.from_state(h).chunk(3, -1)
+    r_h, z_h, n_h = layer.from_state(h).chunk(3, -1)
     z = (z_x + z_h).sigmoid()
     n = (n_x + (r_x + r_h).sigmoid() * n_h).tanh()
     return ((1 - z) * n + z * h,)
 
 
-def _tanh_step(gates: Tensor, state: State, own: _Tensors) -> State:
-    return ((gates + own.from_state(state[0])).tanh(),)
+def _tanh_step(gates: Tensor, state: State, layer: _Tensors) -> State:
+    return ((gates + layer.from_state(state[0])).tanh(),)
 
 
-def _relu_step(gates: Tensor, state: State, own: _Tensors) -> State:
-    return ((gates + own.from_state(state[0])).relu(),)
+def _relu_step(gates: Tensor, state: State, layer: _Tensors) -> State:
+    return ((gates + layer.from_state(state[0])).relu(),)
 
 
-def _run(cell: Cell, gates_TNG: Tensor, state: State, own: _Tensors) -> tuple[Tensor, State]:
+def _run(cell: Cell, gates_TNG: Tensor, state: State, layer: _Tensors) -> tuple[Tensor, State]:
     """Run one layer in one direction; return `(T, N, H)` and the last state."""
-    made = []
+    states = []
     for gates in gates_TNG.unbind(0):
-        state = cell(gates, state, own)
-        made.append(state[0])
-    return torch.stack(made), state
+        state = cell(gates, state, layer)
+        states.append(state[0])
+    return torch.stack(states), state
 
 
 def _run_packed(
-    cell: Cell, gates: Tensor, sizes: list[int], start: State, own: _Tensors, reverse: bool
+    cell: Cell, gates: Tensor, sizes: list[int], start: State, layer: _Tensors, reverse: bool
 ) -> tuple[Tensor, State]:
     """Run on packed sequences, the longest first: step t has the first `sizes[t]` of them."""
     steps = list(gates.split(sizes))
-    made: list[Tensor] = []
+    states: list[Tensor] = []
     if reverse:  # sequences join as they begin, from their ends
         state = tuple(s[: sizes[-1]] for s in start)
         for step in reversed(steps):
@@ -105,18 +105,18 @@ def _run_packed(
             if joining:
                 new = (s[len(step) - joining : len(step)] for s in start)
                 state = tuple(torch.cat(pair) for pair in zip(state, new, strict=True))
-            state = cell(step, state, own)
-            made.append(state[0])
-        return torch.cat(made[::-1]), state
+            state = cell(step, state, layer)
+            states.append(state[0])
+        return torch.cat(states[::-1]), state
     state, ended = start, []
     for step in steps:
         if len(step) < len(state[0]):  # sequences leave as they end
             ended.append(tuple(s[len(step) :] for s in state))
             state = tuple(s[: len(step)] for s in state)
-        state = cell(step, state, own)
-        made.append(state[0])
+        state = cell(step, state, layer)
+        states.append(state[0])
     parts = [state, *reversed(ended)]
-    return torch.cat(made), tuple(torch.cat(own) for own in zip(*parts, strict=True))
+    return torch.cat(states), tuple(torch.cat(pieces) for pieces in zip(*parts, strict=True))
 
 
 def _layers(cell: Cell, num_states: int) -> Callable[..., Any]:
@@ -134,25 +134,25 @@ def _layers(cell: Cell, num_states: int) -> Callable[..., Any]:
         size = len(params) // (num_layers * directions)
         last: list[State] = []
         for layer in range(num_layers):
-            made = []
+            outputs = []
             for direction in range(directions):
                 at = layer * directions + direction
-                own = _Tensors(params[at * size : (at + 1) * size], has_biases)
-                state, gates = tuple(s[at] for s in states), own.from_inputs(x)
+                tensors = _Tensors(params[at * size : (at + 1) * size], has_biases)
+                state, gates = tuple(s[at] for s in states), tensors.from_inputs(x)
                 if sizes is not None:
-                    y, state = _run_packed(cell, gates, sizes, state, own, bool(direction))
+                    y, state = _run_packed(cell, gates, sizes, state, tensors, bool(direction))
                 elif direction:
-                    y, state = _run(cell, gates.flip(0), state, own)
+                    y, state = _run(cell, gates.flip(0), state, tensors)
                     y = y.flip(0)
                 else:
-                    y, state = _run(cell, gates, state, own)
-                made.append(y)
+                    y, state = _run(cell, gates, state, tensors)
+                outputs.append(y)
                 last.append(state)
-            x = made[0] if len(made) == 1 else torch.cat(made, -1)
+            x = outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
             if dropout and train and layer < num_layers - 1:
                 x = F.dropout(x, dropout)
         x = x.transpose(0, 1) if batch_first else x
-        return x, *(torch.stack(own) for own in zip(*last, strict=True))
+        return x, *(torch.stack(parts) for parts in zip(*last, strict=True))
 
     return run
 
@@ -161,10 +161,10 @@ def _cell(cell: Cell, num_states: int) -> Callable[..., Any]:
     """Return the rule for a recurrent cell."""
 
     def step(x: Any, hx: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = None) -> Any:
-        own = _Tensors((w_ih, w_hh, b_ih, b_hh), b_ih is not None)
+        tensors = _Tensors((w_ih, w_hh, b_ih, b_hh), b_ih is not None)
         state = tuple(hx) if num_states > 1 else (hx,)
-        made = cell(own.from_inputs(as_autocast(x)), tuple(map(_state, state)), own)
-        return made if num_states > 1 else made[0]
+        next_state = cell(tensors.from_inputs(as_autocast(x)), tuple(map(_state, state)), tensors)
+        return next_state if num_states > 1 else next_state[0]
 
     return step
 

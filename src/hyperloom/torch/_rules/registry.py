@@ -37,12 +37,12 @@ def rule(*functions: Any, when: Occasion | tuple[Occasion, ...]) -> Callable[[Ru
     """
     occasions = when if isinstance(when, tuple) else (when,)
 
-    def register(made: Rule) -> Rule:
+    def register(replacement: Rule) -> Rule:
         for occasion in occasions:
             for function in functions:
                 if function in occasion:
                     raise ValueError(f"{function} has a rule already: {occasion[function]}")
-                occasion[function] = made
-        return made
+                occasion[function] = replacement
+        return replacement
 
     return register

@@ -58,13 +58,13 @@ class Generated(Tensor):
     def of(weight: Weight, dtype: torch.dtype) -> Generated:
         """Return a stand-in for a weight whose conditions are hidden."""
         if torch.compiler.is_compiling():  # a graph has no other tensors without numbers
-            made = torch.empty(weight.shape, dtype=dtype, device="meta").as_subclass(Generated)
+            tensor = torch.empty(weight.shape, dtype=dtype, device="meta").as_subclass(Generated)
         else:
-            made = empty_like(Guarded, weight.shape, dtype, weight.owned[0].device)
-        made.weight = weight
-        made.kind = dtype
-        made.modes = Modes.now(weight.owned[0].device.type)
-        return made
+            tensor = empty_like(Guarded, weight.shape, dtype, weight.owned[0].device)
+        tensor.weight = weight
+        tensor.kind = dtype
+        tensor.modes = Modes.now(weight.owned[0].device.type)
+        return tensor
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -106,8 +106,8 @@ def _dense(tree: Any) -> Any:
             tree.weight = weight = Dense(weight.name, weight.shape, weight.num, value, lead=0)
         return weight.value
     if isinstance(tree, (tuple, list)):
-        made = [_dense(item) for item in tree]
-        return type(tree)(*made) if hasattr(tree, "_fields") else type(tree)(made)
+        items = [_dense(item) for item in tree]
+        return type(tree)(*items) if hasattr(tree, "_fields") else type(tree)(items)
     if isinstance(tree, dict):
         return {key: _dense(value) for key, value in tree.items()}
     return tree
@@ -142,11 +142,11 @@ def without_override_check(function: Any, **replaced: Any) -> Any:
     function itself would come straight back here. `replaced` stands in for functions it calls.
     """
     scope = {**function.__globals__, **dict.fromkeys(_CHECKS, lambda *_: False), **replaced}
-    made = types.FunctionType(
+    copied = types.FunctionType(
         function.__code__, scope, function.__name__, function.__defaults__, function.__closure__
     )
-    made.__kwdefaults__ = function.__kwdefaults__
-    return made
+    copied.__kwdefaults__ = function.__kwdefaults__
+    return copied
 
 
 # Told without asking the tensor: torch.compile would come back here to answer, for ever.

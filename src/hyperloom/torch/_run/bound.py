@@ -144,9 +144,9 @@ class Hand:
             kept = Dense(name, value.shape[1:], num, value)
             make[name], shapes[name], dtypes[name] = (lambda w=kept: w), kept.shape, value.dtype
         shared = {**self.runner.kept(), **self.maker.shared()}
-        own = {name: value.clone() for name, value in buffers.shared.items()}
-        own |= {name: value[0] for name, value in buffers.rows.items()}
-        return Worn(num, make, shapes, dtypes, shared, own, flat.vector.device, self.modes)
+        worn_buffers = {name: value.clone() for name, value in buffers.shared.items()}
+        worn_buffers |= {name: value[0] for name, value in buffers.rows.items()}
+        return Worn(num, make, shapes, dtypes, shared, worn_buffers, flat.vector.device, self.modes)
 
     def _weight(self, name: str) -> Weight:
         """Return a weight."""
@@ -168,10 +168,10 @@ class Hand:
         dtype = self.worn.dtypes[name]
 
         def weight() -> Weight:
-            own = make().to(dtype)
-            if isinstance(own, SumWeight) or len(own.shape) < 2:  # nothing is to be kept apart
-                own = Dense(name, own.shape, 1, own.dense())
-            return own.with_owned(tuple(value[0] for value in own.owned))
+            of_one = make().to(dtype)
+            if isinstance(of_one, SumWeight) or len(of_one.shape) < 2:  # has no parts to keep apart
+                of_one = Dense(name, of_one.shape, 1, of_one.dense())
+            return of_one.with_owned(tuple(value[0] for value in of_one.owned))
 
         kept = Kept(weight, self.modes)
         return Held.waiting(kept, self.worn.shapes[name], dtype, self.worn.device)
@@ -232,8 +232,8 @@ class Hand:
         pairs = list(zip(theirs, self.module.modules(), strict=True))
         before = [part.training for part, _ in pairs]
         try:
-            for part, own in pairs:
-                part.training = own.training
+            for part, here in pairs:
+                part.training = here.training
             yield
         finally:
             for (part, _), training in zip(pairs, before, strict=True):
@@ -272,9 +272,9 @@ def check_method(target: nn.Module, name: Any, error: type[Exception] = ValueErr
     if callable(getattr(target, name, None)):
         return
     known = [n for n in dir(target) if not n.startswith("_") and callable(getattr(target, n, None))]
-    own = [n for n in known if not hasattr(nn.Module, n)]
+    public = [n for n in known if not hasattr(nn.Module, n)]
     got, wanted = f"{name!r}", f"a method of {type(target).__name__}"
-    raise error(message("method", got, wanted, did_you_mean(name, own or known)))
+    raise error(message("method", got, wanted, did_you_mean(name, public or known)))
 
 
 def _method(hand: Hand, name: str, plain: Any) -> Callable[..., Any]:

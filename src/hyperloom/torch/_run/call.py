@@ -90,7 +90,7 @@ class Call:
         """Return the same call with copies of its inputs."""
         other = copy.copy(self)
         other.inputs, other.kwargs = copies.inputs
-        renamed = {id(original): id(made) for original, made, _ in copies.tensors}
+        renamed = {id(original): id(copied) for original, copied, _ in copies.tensors}
         other.paired = frozenset(renamed.get(tensor, tensor) for tensor in self.paired)
         other.usual = None if self.usual is None else other.inputs[0]
         return other

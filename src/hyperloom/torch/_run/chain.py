@@ -126,21 +126,21 @@ def _steps(module: nn.Module, names: Names) -> list[Step] | None:
     if _has_hooks(module) or "forward" in vars(module):  # a forward put on the instance
         return None
     if type(module) is nn.Sequential:
-        made: list[Step] = []
+        found_steps: list[Step] = []
         # Not named_children(): that leaves out a module's second appearance.
         for part in module:
             steps = _steps(part, names)
             if steps is None:
                 return None
-            made += steps
-        return made
+            found_steps += steps
+        return found_steps
     if type(module) in _ELEMENTWISE and not getattr(module, "inplace", False):
         return [ElementwiseStep(module.forward)]
-    own = names.get(id(module), {})
+    tensors = names.get(id(module), {})
     if type(module) is nn.Linear:
-        return [LinearStep(own["weight"], own.get("bias"))]
+        return [LinearStep(tensors["weight"], tensors.get("bias"))]
     if type(module) is nn.LayerNorm and len(module.normalized_shape) == 1:
-        return [LayerNormStep(module, own.get("weight"), own.get("bias"))]
+        return [LayerNormStep(module, tensors.get("weight"), tensors.get("bias"))]
     return None
 
 
@@ -284,10 +284,10 @@ def write_program(
                 return None
             outputs, inputs = plan.spec[step.weight].shape
             size = {"fan_in": inputs, "fan_out": outputs, "inputs": inputs}
-            own = replace(layer, **size, input_gradient=into)
-            way = choose(own, x.element_size(), x.device.type)
+            sized = replace(layer, **size, input_gradient=into)
+            way = choose(sized, x.element_size(), x.device.type)
             place = None if step.bias is None else names.index(step.bias)
-            ways.append((step.weight, way, own))
+            ways.append((step.weight, way, sized))
             operations.append(_Linear(names.index(step.weight), place, (outputs, inputs), way))
             into = True
         else:
@@ -370,21 +370,21 @@ class _Linear:
             templates, base = rows[weight], biases[weight].view(shape)
             flat = x.reshape(-1, inputs)
             if bias is None:
-                made = flat @ base.mT
+                y = flat @ base.mT
             else:
                 b = F.linear(features, rows[bias], biases[bias])
                 # One row a condition: the bias goes into the product. Else it meets N rows.
-                made = (
+                y = (
                     torch.addmm(b, flat, base.mT)
                     if len(flat) == len(b)
                     else (F.linear(x, base) + over_rows(b, x)).view(-1, outputs)
                 )
             if way == "inputs":
                 wide = into_inputs(x, features, 1).view(len(flat), -1)
-                made = torch.addmm(made, wide, templates.view(outputs, -1).mT)
-                return made.view(*x.shape[:-1], outputs)
+                y = torch.addmm(y, wide, templates.view(outputs, -1).mT)
+                return y.view(*x.shape[:-1], outputs)
             lifted = features.view(len(features), *(1,) * (ndim - 2), -1)
-            made = made.view(*x.shape[:-1], outputs)
-            return made + out_of_outputs(x, lifted, templates, shape)
+            y = y.view(*x.shape[:-1], outputs)
+            return y + out_of_outputs(x, lifted, templates, shape)
 
         return run

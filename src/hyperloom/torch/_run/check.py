@@ -60,8 +60,8 @@ class Alone:
         for index in self._place():
             inputs = select_like(inputs, (call.dims, call.kwargs_dims), index)
         self.inputs = tree_map_only(Tensor, _apart, inputs)
-        own = {name: self._of_one(name, weight) for name, weight in weights.items()}
-        self.tensors = {name: _apart(value) for name, value in {**shared, **own}.items()}
+        of_one = {name: self._of_one(name, weight) for name, weight in weights.items()}
+        self.tensors = {name: _apart(value) for name, value in {**shared, **of_one}.items()}
         self.buffers = buffers.copy()
 
     def differs(self, output: Any) -> str:

@@ -52,16 +52,16 @@ def run_loop(
     def one(inputs: Any) -> Any:
         row = next(rows)
         again()
-        own = {name: slices[row] for name, slices in slices_of.items()}
+        tensors_of_one = {name: slices[row] for name, slices in slices_of.items()}
         with buffers.one(row) as written:
-            return skeleton.call({**shared, **own}, written, *inputs, method=call.method)
+            return skeleton.call({**shared, **tensors_of_one}, written, *inputs, method=call.method)
 
     def of_rows(by: Rows, number: int) -> Any:
         again()
-        own = {name: slices[number] for name, slices in slices_of.items()}
+        tensors_of_one = {name: slices[number] for name, slices in slices_of.items()}
         inputs = part_of(RowCall(by, call.inputs, call.kwargs, call.paired), number)
         with buffers.one(number) as written:
-            return skeleton.call({**shared, **own}, written, *inputs, method=call.method)
+            return skeleton.call({**shared, **tensors_of_one}, written, *inputs, method=call.method)
 
     with same_draws(runner) as again:
         if call.by is not None:
@@ -78,7 +78,7 @@ def _mapped(one: Callable[[Any], Any], inputs: Any, dims: Any, batch: Sequence[i
     if not batch:
         return [one(inputs)]
     slices = (select_like(inputs, dims, i) for i in range(batch[0]))
-    return [output for own in slices for output in _mapped(one, own, dims, batch[1:])]
+    return [output for part in slices for output in _mapped(one, part, dims, batch[1:])]
 
 
 class OfEach(list[Any]):
@@ -99,7 +99,7 @@ def join(outputs: Sequence[Any], batch: Sequence[int]) -> Any:
         other = next(i for i, spec in enumerate(specs) if spec != specs[0])
         got = f"{specs[0]} for the first condition and {specs[other]} for number {other}"
         raise ValueError(message("the target's output", got, "one structure", _ONE_BY_ONE))
-    leaves = [_in_batch(_joined(own), batch) for own in zip(*flat, strict=True)]
+    leaves = [_in_batch(_joined(values), batch) for values in zip(*flat, strict=True)]
     return tree_unflatten(leaves, specs[0])
 
 
@@ -125,15 +125,15 @@ def concatenated(outputs: Sequence[Any], sizes: Sequence[int]) -> Any:
     if any(spec != specs[0] for spec in specs):
         raise ValueError(message("the target's output", "parts", "one structure", _ONE_BY_ONE))
     leaves = []
-    for own in zip(*flat, strict=True):
-        if isinstance(own[0], Tensor):
-            leaves.append(torch.cat(own))
-        elif all(isinstance(part, np.ndarray) for part in own):
-            leaves.append(np.concatenate(own))
+    for of_parts in zip(*flat, strict=True):
+        if isinstance(of_parts[0], Tensor):
+            leaves.append(torch.cat(of_parts))
+        elif all(isinstance(part, np.ndarray) for part in of_parts):
+            leaves.append(np.concatenate(of_parts))
         else:
-            parts = zip(own, sizes, strict=True)
-            each = [part if isinstance(part, OfEach) else [part] * num for part, num in parts]
-            leaves.append(_joined([value for part in each for value in part]))
+            parts = zip(of_parts, sizes, strict=True)
+            lists = [part if isinstance(part, OfEach) else [part] * num for part, num in parts]
+            leaves.append(_joined([value for part in lists for value in part]))
     return tree_unflatten(leaves, specs[0])
 
 

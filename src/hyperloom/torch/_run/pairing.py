@@ -42,7 +42,7 @@ def all_dims(
     """
     places, named = entries_of("in_dims", inputs, kwargs, in_dims)
     both = enumerate(zip(inputs, places, strict=True))
-    dims = tuple([dims_like(value, own, f"input {i}") for i, (value, own) in both])
+    dims = tuple([dims_like(value, dim, f"input {i}") for i, (value, dim) in both])
     return dims, {name: dims_like(value, named[name], name) for name, value in kwargs.items()}
 
 
@@ -71,14 +71,14 @@ def dims_like(tree: Any, dims: Any, name: str = "the inputs") -> Any:
     if isinstance(tree, dict):
         if isinstance(dims, dict):
             check_entries("in_dims", name, dims, tree)
-        each = dims if isinstance(dims, dict) else dict.fromkeys(tree, dims)
-        return {key: dims_like(v, each[key], f"{name}[{key!r}]") for key, v in tree.items()}
+        entries = dims if isinstance(dims, dict) else dict.fromkeys(tree, dims)
+        return {key: dims_like(v, entries[key], f"{name}[{key!r}]") for key, v in tree.items()}
     if _is_sequence(tree):
-        each = dims if isinstance(dims, (tuple, list)) else [dims] * len(tree)
-        check_entries("in_dims", name, range(len(each)), range(len(tree)))
-        both = enumerate(zip(tree, each, strict=True))
-        made = [dims_like(value, own, f"{name}[{i}]") for i, (value, own) in both]
-        return _remade(tree, made)
+        entries = dims if isinstance(dims, (tuple, list)) else [dims] * len(tree)
+        check_entries("in_dims", name, range(len(entries)), range(len(tree)))
+        both = enumerate(zip(tree, entries, strict=True))
+        parts = [dims_like(value, dim, f"{name}[{i}]") for i, (value, dim) in both]
+        return _remade(tree, parts)
     if not isinstance(tree, Tensor):
         return None
     if dims is not None and type(dims) is not int:
@@ -140,8 +140,8 @@ def narrow_like(tree: Any, dims: Any, start: int, stop: int) -> Any:
     if isinstance(tree, dict):
         return {key: narrow_like(value, dims[key], start, stop) for key, value in tree.items()}
     if _is_sequence(tree):
-        made = [narrow_like(t, d, start, stop) for t, d in zip(tree, dims, strict=True)]
-        return _remade(tree, made)
+        parts = [narrow_like(t, d, start, stop) for t, d in zip(tree, dims, strict=True)]
+        return _remade(tree, parts)
     return tree
 
 
@@ -161,6 +161,6 @@ def select_like(tree: Any, dims: Any, index: int) -> Any:
     if isinstance(tree, dict):
         return {key: select_like(value, dims[key], index) for key, value in tree.items()}
     if _is_sequence(tree):
-        made = [select_like(t, d, index) for t, d in zip(tree, dims, strict=True)]
-        return _remade(tree, made)
+        parts = [select_like(t, d, index) for t, d in zip(tree, dims, strict=True)]
+        return _remade(tree, parts)
     return tree

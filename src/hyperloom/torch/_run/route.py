@@ -125,8 +125,8 @@ def _decided(
     refuse_meta_inputs(call, encoded.vector.device)
     if not whole:
         num = batch[0] if len(batch) == 1 else 1
-        each = plan.output_bytes(1, encoded.vector.element_size())
-        size = execution.conditions_at_once(each) or num
+        bytes_of_one = plan.output_bytes(1, encoded.vector.element_size())
+        size = execution.conditions_at_once(bytes_of_one) or num
         recompute = execution.recompute and torch.is_grad_enabled()
         if size < num or recompute:
             way = strategy_of(runner, call)

@@ -49,10 +49,10 @@ class RowCall:
             with torch.no_grad():
                 if take is not None:
                     return take(tensor.detach()).clone() if has_rows else tensor.detach().clone()
-                made = tensor.detach().clone()
+                copied = tensor.detach().clone()
             if has_rows:
-                mark(made)
-            return made.requires_grad_(tensor.requires_grad)
+                mark(copied)
+            return copied.requires_grad_(tensor.requires_grad)
 
         with _Copying(other):
             return copy.deepcopy((self.args, self.kwargs))
@@ -76,21 +76,21 @@ class _Copying(TorchFunctionMode):
 
 def tensors_in(*trees: Any) -> list[Tensor]:
     """Return the tensors in trees and in objects that are no trees, such as caches."""
-    found: list[Tensor] = []
+    tensors: list[Tensor] = []
 
     def note(tensor: Tensor) -> Tensor:
-        found.append(tensor)
+        tensors.append(tensor)
         return tensor
 
     with _Copying(note):
         copy.deepcopy(trees)
-    return found
+    return tensors
 
 
 def rows_of(rows: Rows, number: int, tensor: Tensor) -> Tensor:
     """Return the rows that belong to one condition."""
-    each = rows.fit(len(tensor)).each(tensor.device)
-    return tensor[each == number]
+    conditions = rows.fit(len(tensor)).each(tensor.device)
+    return tensor[conditions == number]
 
 
 def checked_rows(rows: Any, batch: torch.Size, device: torch.device) -> Rows:
@@ -140,22 +140,22 @@ def paired(
     """
     dims, kwargs_dims = all_dims(inputs, kwargs, in_dims)
     names = [*(f"input {i}" for i in range(len(inputs))), *kwargs]
-    found: set[int] = set()
+    paired: set[int] = set()
     values = zip(names, (*inputs, *kwargs.values()), (*dims, *kwargs_dims.values()), strict=True)
     for name, value, dim in values:
-        for tensor, own in zip(tree_leaves(value), _leaves(dim, value), strict=True):
-            if not isinstance(tensor, Tensor) or own is None:
+        for tensor, dim_of_leaf in zip(tree_leaves(value), _leaves(dim, value), strict=True):
+            if not isinstance(tensor, Tensor) or dim_of_leaf is None:
                 continue
-            if own != 0:
+            if dim_of_leaf != 0:
                 wanted = "0 or None with rows=: rows are the first axis"
-                raise ValueError(message("in_dims", own, wanted))
+                raise ValueError(message("in_dims", dim_of_leaf, wanted))
             if not tensor.ndim or not len(tensor) or len(tensor) % rows.size:
                 got = f"shape {tuple(tensor.shape)} beside rows= of {rows.size}"
                 wanted = f"{rows.size} rows in front, or a multiple: each row k times in place"
                 way_out = "For an input that all rows share, pass in_dims=None."
                 raise ValueError(message(name, got, wanted, way_out))
-            found.add(id(tensor))
-    return frozenset(found)
+            paired.add(id(tensor))
+    return frozenset(paired)
 
 
 def _leaves(dims: Any, value: Any) -> list[Any]:
@@ -179,32 +179,32 @@ def brought_together(call: RowCall) -> RowCall:
     rows = call.rows
     if rows.index is None:
         return call
-    found: set[int] = set()
+    paired: set[int] = set()
     kept: list[Tensor] = []
 
     def together(leaf: Any) -> Any:
         if id(leaf) not in call.paired:
             return leaf
-        own = rows.fit(len(leaf)).together(leaf)
-        found.add(id(own))
-        kept.append(own)
-        return own
+        rearranged = rows.fit(len(leaf)).together(leaf)
+        paired.add(id(rearranged))
+        kept.append(rearranged)
+        return rearranged
 
     args, kwargs = tree_map(together, (call.args, call.kwargs))
-    return RowCall(Rows(rows.num, rows.counts), args, kwargs, frozenset(found))
+    return RowCall(Rows(rows.num, rows.counts), args, kwargs, frozenset(paired))
 
 
 def put_back(output: Any, rows: Rows, flags: Sequence[bool]) -> Any:
     """Put the rows of an output to the places that they have in the call."""
     leaves, tree = tree_flatten(output)
     has_rows = iter(flags)
-    made = [
+    in_place = [
         rows.fit(len(leaf)).apart(leaf)
         if isinstance(leaf, Tensor) and next(has_rows, False)
         else leaf
         for leaf in leaves
     ]
-    return tree_unflatten(made, tree)
+    return tree_unflatten(in_place, tree)
 
 
 # ---- one condition after the other --------------------------------------------------------------
@@ -213,10 +213,10 @@ def put_back(output: Any, rows: Rows, flags: Sequence[bool]) -> Any:
 def part_of(call: RowCall, number: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return the inputs of one condition: its rows."""
 
-    def own(leaf: Any) -> Any:
+    def rows_of_one(leaf: Any) -> Any:
         return rows_of(call.rows, number, leaf) if id(leaf) in call.paired else leaf
 
-    return tree_map(own, (call.args, call.kwargs))
+    return tree_map(rows_of_one, (call.args, call.kwargs))
 
 
 def assembled(outputs: Sequence[Any], rows: Rows) -> Any:
@@ -229,8 +229,8 @@ def assembled(outputs: Sequence[Any], rows: Rows) -> Any:
     if any(spec != specs[0] for spec in specs):
         raise ValueError(message("the target's output", "different structures", "one", _BY_ONE))
     counts = [rows.counts[i] for i in rows.present()]
-    made = [_assembled(leaves, counts, rows) for leaves in zip(*flat, strict=True)]
-    return tree_unflatten(made, specs[0])
+    whole = [_assembled(leaves, counts, rows) for leaves in zip(*flat, strict=True)]
+    return tree_unflatten(whole, specs[0])
 
 
 def _assembled(leaves: Sequence[Any], counts: Sequence[int], rows: Rows) -> Any:

@@ -73,13 +73,13 @@ class Worn:
 
     def seats(self, meeting: Meeting, touched: set[str] | None = None) -> Seats:
         """Return tensors and buffers by name: a stand-in for what conditions differ in."""
-        made = {name: self._stand_in(name, meeting, touched) for name in self.make}
-        return self._seats(made)
+        values = {name: self._stand_in(name, meeting, touched) for name in self.make}
+        return self._seats(values)
 
-    def _seats(self, made: Mapping[str, Tensor]) -> Seats:
-        tensors = {name: value for name, value in made.items() if name not in self.buffers}
-        own = {name: made.get(name, value) for name, value in self.buffers.items()}
-        return {**self.shared, **tensors}, own
+    def _seats(self, values: Mapping[str, Tensor]) -> Seats:
+        tensors = {name: value for name, value in values.items() if name not in self.buffers}
+        buffers = {name: values.get(name, value) for name, value in self.buffers.items()}
+        return {**self.shared, **tensors}, buffers
 
     def _stand_in(self, name: str, meeting: Meeting, touched: set[str] | None) -> RowWise:
         make, dtype, modes = self.make[name], self.dtypes[name], self.modes
@@ -95,13 +95,13 @@ class Worn:
     def of_one(self, number: int, meeting: Meeting, names: set[str] | None = None) -> Seats:
         """Return tensors and buffers of one condition; of some only, and stand-ins for others."""
         wanted = set(self.make) if names is None else names
-        made: dict[str, Tensor] = {
+        values: dict[str, Tensor] = {
             name: self.make[name]().dense()[number].to(self.dtypes[name])
             if name in wanted
             else self._stand_in(name, meeting, None)
             for name in self.make
         }
-        return self._seats(made)
+        return self._seats(values)
 
     def copied(self) -> Worn:
         """Return the same with copies of the buffers, for a run that may write them."""
@@ -114,8 +114,8 @@ class Worn:
         def other(make: Callable[[], Weight]) -> Callable[[], Weight]:
             return Kept(lambda: _shaken(make()), modes)
 
-        own = {n: other(m) for n, m in self.make.items() if n not in self.buffers}
-        return replace(self, make={**self.make, **own}, modes=modes)
+        shaken = {n: other(m) for n, m in self.make.items() if n not in self.buffers}
+        return replace(self, make={**self.make, **shaken}, modes=modes)
 
 
 def _shaken(weight: Weight) -> Weight:
@@ -177,8 +177,8 @@ def _without_stand_ins(output: Any, rows: Rows) -> Any:
             return leaf
         numbers, shape = dense(leaf), leaf.shape
         if shape and shape[0] == rows.size:
-            each = rows.each(numbers.device)
-            return numbers[each, torch.arange(rows.size, device=numbers.device)]
+            conditions = rows.each(numbers.device)
+            return numbers[conditions, torch.arange(rows.size, device=numbers.device)]
         return rows.gather(numbers)
 
     return tree_map(real, output)
@@ -255,8 +255,8 @@ def _compared(
         trace.restore()
         args, kwargs = call.copied(partial(rows_of, call.rows, number))
         with SameDraws():
-            own = worn.copied().of_one(number, meeting, touched)
-            single = place(*own, args, kwargs)
+            seats = worn.copied().of_one(number, meeting, touched)
+            single = place(*seats, args, kwargs)
         if _constants(single) != _constants(output):
             return "it returns a value that is one for all rows"
         why = _difference(whole, tensors_in(single), call.rows, number)
@@ -361,10 +361,10 @@ def run_rows(
         if not why and laid.batch and found.object:
             why = f"it returns a {found.object}"
         if not why:
-            own = brought_together(laid.call) if found.plain else laid.call
-            meeting = Meeting(own.rows, found.uses, worn.device)
+            together = brought_together(laid.call) if found.plain else laid.call
+            meeting = Meeting(together.rows, found.uses, worn.device)
             with watched(runner, call) if laid.batch else nullcontext():
-                output = run_on(place, worn.seats(meeting), meeting, own)
+                output = run_on(place, worn.seats(meeting), meeting, together)
             if found.plain:
                 output = put_back(output, laid.call.rows, found.outputs)
             return laid.finished(output, found.outputs)
@@ -415,8 +415,8 @@ def worn_of(
         if index is not None:  # equal ids have equal rows
             value = value[:1].repeat(num, *(1,) * (value.ndim - 1)).index_copy_(0, index, value)
         make[name] = _given(Dense(name, value.shape[1:], len(value), value))
-    own = {**buffers.shared, **{name: value[0] for name, value in buffers.rows.items()}}
-    return Worn(num, make, shapes, dtypes, shared, own, device, Modes.now(device.type))
+    worn_buffers = {**buffers.shared, **{name: value[0] for name, value in buffers.rows.items()}}
+    return Worn(num, make, shapes, dtypes, shared, worn_buffers, device, Modes.now(device.type))
 
 
 def _given(weight: Weight) -> Callable[[], Weight]:
@@ -438,12 +438,12 @@ def laid_out(call: Call, num_made: int) -> Iterator[Laid]:
     index = call.index
     base = Rows.blocks(num, 1) if index is None else Rows.of(num_made, index)
     if len(widths) == 1 and (width := widths.pop()):
-        own = list(leaves)
+        flattened = list(leaves)
         for i in places:
-            own[i] = leaves[i].flatten(0, 1)
-        rows, (args, kwargs) = base.fit(num * width[0]), tree_unflatten(own, tree)
-        found = frozenset(id(own[i]) for i in places)
-        yield Laid("flattened", RowCall(rows, args, kwargs, found), (num, -1), num)
+            flattened[i] = leaves[i].flatten(0, 1)
+        rows, (args, kwargs) = base.fit(num * width[0]), tree_unflatten(flattened, tree)
+        paired = frozenset(id(flattened[i]) for i in places)
+        yield Laid("flattened", RowCall(rows, args, kwargs, paired), (num, -1), num)
     if places:
-        found = frozenset(id(leaves[i]) for i in places)
-        yield Laid("as they are", RowCall(base, call.inputs, call.kwargs, found), (), num)
+        paired = frozenset(id(leaves[i]) for i in places)
+        yield Laid("as they are", RowCall(base, call.inputs, call.kwargs, paired), (), num)

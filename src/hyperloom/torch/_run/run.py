@@ -62,8 +62,8 @@ def make_and_run(
     if (index is not None or way.rows_first) and on_rows(generator, runner, way, call):
         call.index = index
         try:
-            own = make(generator, runner, replace(way, from_parts=True), few, None, uses)
-            output = run_rows(runner, *own, call, buffers)
+            weights = make(generator, runner, replace(way, from_parts=True), few, None, uses)
+            output = run_rows(runner, *weights, call, buffers)
         except NotAtOnceError:
             runner.memory.not_on_rows.add(kind_of(runner, call))
         else:
@@ -72,8 +72,8 @@ def make_and_run(
             return output
         finally:
             call.index = None
-    own = make(generator, runner, way, few, index, uses)
-    return run(runner, way, *own, call, buffers)
+    weights = make(generator, runner, way, few, index, uses)
+    return run(runner, way, *weights, call, buffers)
 
 
 def make(
@@ -214,8 +214,8 @@ def _follow_in_parts(
             if way.recompute:
                 outputs.append(_recomputed(generator, runner, conditions, part))
             else:
-                own = route(generator, runner, conditions, part, whole=True)
-                outputs.append(follow(generator, runner, own, conditions, part))
+                part_way = route(generator, runner, conditions, part, whole=True)
+                outputs.append(follow(generator, runner, part_way, conditions, part))
     return outputs[0] if len(outputs) == 1 else concatenated(outputs, sizes)
 
 
@@ -242,9 +242,9 @@ def _recomputed(generator: Generator, runner: Runner, encoded: Encoded, call: Ca
     again = inputs
 
     def run_now(given: Copies, buffers: Buffers) -> Any:
-        own = call.over(given)
-        way = route(generator, runner, encoded, own, whole=True)
-        return make_and_run(generator, runner, way, encoded, own, buffers)
+        copied = call.over(given)
+        way = route(generator, runner, encoded, copied, whole=True)
+        return make_and_run(generator, runner, way, encoded, copied, buffers)
 
     def once(_: Tensor) -> Any:
         if first:

@@ -108,7 +108,7 @@ def _looks_closely(runner: Runner) -> bool:
 
 def _refuse_shared_writes(
     shared: Mapping[str, Tensor],
-    own: Mapping[str, Tensor],
+    placed: Mapping[str, Tensor],
     given: Mapping[str, Tensor],
     closely: bool,
 ) -> None:
@@ -119,7 +119,7 @@ def _refuse_shared_writes(
         written = not value.is_inference() and value._version
         if closely and not written and not value.is_meta:
             written = not torch.equal(value, shared[name])
-        if value is not own[name] or written:
+        if value is not placed[name] or written:
             raise NotAtOnceError(f"it writes its buffer {name!r}, which all conditions share")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hyperloom.torch._rules.graphs.ops import define, each, on_rows
+from hyperloom.torch._rules.graphs.ops import define, on_rows, per_axis
 from hyperloom.torch._target.private import transformed
 
 _SIGNATURE = (
@@ -105,8 +105,8 @@ def _backward(
 ) -> tuple[Tensor, Tensor]:
     options = (stride, padding, dilation, transposed, output_padding, groups, [*wanted, False])
     given = grad.contiguous(), x.contiguous(), w.contiguous()
-    made = torch.ops.aten.convolution_backward(*given, None, *options)
-    parts = zip(made, (x, w), wanted, strict=False)
+    gradients = torch.ops.aten.convolution_backward(*given, None, *options)
+    parts = zip(gradients, (x, w), wanted, strict=False)
     x_grad, w_grad = (g.contiguous() if need else of.new_empty(0) for g, of, need in parts)
     return x_grad, w_grad
 
@@ -125,9 +125,9 @@ def _remember(ctx: Any, inputs: Any, output: Tensor) -> None:
 
 def _differentiate(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     wanted = list(ctx.needs_input_grad[:2])
-    made = _backward(grad, *ctx.saved_tensors, *ctx.options, wanted)
+    gradients = _backward(grad, *ctx.saved_tensors, *ctx.options, wanted)
     none = [None] * len(ctx.options)
-    return *(g if need else None for g, need in zip(made, wanted, strict=True)), *none
+    return *(g if need else None for g, need in zip(gradients, wanted, strict=True)), *none
 
 
 _grouped.register_autograd(_differentiate, setup_context=_remember)
@@ -145,14 +145,14 @@ def convolution(axes: int) -> Callable[..., Tensor]:
         dilation: Any = 1,
         groups: int = 1,
     ) -> Tensor:
-        dilation = each(dilation, axes)
+        dilation = per_axis(dilation, axes)
         if padding == "same":
             reach = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
             padding = [total // 2 for total in reach]
             odd = [n for total in reversed(reach) for n in (0, total % 2)]
             input = torch.nn.functional.pad(input, odd) if any(odd) else input  # noqa: A001
-        padding = each(0 if padding == "valid" else padding, axes)
-        options = (each(stride, axes), padding, dilation, False, [0] * axes, groups)
+        padding = per_axis(0 if padding == "valid" else padding, axes)
+        options = (per_axis(stride, axes), padding, dilation, False, [0] * axes, groups)
         return _biased(on_rows(_OPERATION, input, axes + 1, weight, *options), bias, axes)
 
     return conv
@@ -171,8 +171,8 @@ def transposed(axes: int) -> Callable[..., Tensor]:
         groups: int = 1,
         dilation: Any = 1,
     ) -> Tensor:
-        numbers = (each(n, axes) for n in (stride, padding, dilation))
-        options = (*numbers, True, each(output_padding, axes), groups)
+        numbers = (per_axis(n, axes) for n in (stride, padding, dilation))
+        options = (*numbers, True, per_axis(output_padding, axes), groups)
         return _biased(on_rows(_OPERATION, input, axes + 1, weight, *options), bias, axes)
 
     return conv

@@ -39,12 +39,12 @@ def _cat(tensors: Sequence[Any], dim: int = 0, **kwargs: Any) -> Tensor:
         return torch.stack(given, dim).flatten(dim, dim + 1)
     if not given[0].is_floating_point():
         return torch.cat(given, dim)
-    total, start, made = sum(sizes), 0, given[0].new_zeros(())
+    total, start, joined = sum(sizes), 0, given[0].new_zeros(())
     for t, size in zip(given, sizes, strict=True):
         after = [0, 0] * (ndim - dim - 1)
-        made = made + F.pad(t, (*after, start, total - start - size))
+        joined = joined + F.pad(t, (*after, start, total - start - size))
         start += size
-    return made
+    return joined
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -44,8 +44,8 @@ def define_by_rows(name: str, signature: str, function: Function) -> Any:
 
     def rule(info: Any, in_dims: Any, x: Tensor, *options: Any) -> Any:
         num, rows = info.batch_size, x.movedim(in_dims[0], 0)
-        made = operation(rows.flatten(0, 1), *options)
-        split = tree_map(lambda y: y.unflatten(0, (num, rows.shape[1])), made)
+        outputs = operation(rows.flatten(0, 1), *options)
+        split = tree_map(lambda y: y.unflatten(0, (num, rows.shape[1])), outputs)
         return split, tree_map(lambda _: 0, split)
 
     operation = define(name, signature, function, rule)
@@ -59,7 +59,7 @@ def on_rows(operation: Any, x: Tensor, ndim: int, *options: Any) -> Any:
     return tree_map(lambda y: y.squeeze(0), operation(x.unsqueeze(0), *options))
 
 
-def each(value: Any, axes: int) -> list[Any]:
+def per_axis(value: Any, axes: int) -> list[Any]:
     """Return one number for each axis, from one for all or a sequence (of one, or of all)."""
     numbers = list(value) if isinstance(value, (list, tuple)) else [value]
     return numbers * axes if len(numbers) == 1 else numbers

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hyperloom.torch._rules.graphs.ops import define_by_rows, each, on_rows
+from hyperloom.torch._rules.graphs.ops import define_by_rows, on_rows, per_axis
 from hyperloom.torch._rules.registry import GRAPH, Rule, rule
 from hyperloom.torch._rules.standin import dense_leaf
 
@@ -89,9 +89,9 @@ def _max_pools(axes: int, both: bool = False) -> Rule:
         return_indices: bool = both,
     ) -> Any:
         steps = stride if _given(stride) else kernel_size
-        numbers = (each(n, axes) for n in (kernel_size, steps, padding, dilation))
-        made = on_rows(_max_pool, dense_leaf(input), axes + 1, *numbers, ceil_mode)
-        return made if both or return_indices else made[0]
+        numbers = (per_axis(n, axes) for n in (kernel_size, steps, padding, dilation))
+        pooled = on_rows(_max_pool, dense_leaf(input), axes + 1, *numbers, ceil_mode)
+        return pooled if both or return_indices else pooled[0]
 
     return pool
 
@@ -107,7 +107,7 @@ def _avg_pools(axes: int) -> Rule:
         divisor_override: int | None = None,
     ) -> Tensor:
         steps = stride if _given(stride) else kernel_size
-        numbers = (each(n, axes) for n in (kernel_size, steps, padding))
+        numbers = (per_axis(n, axes) for n in (kernel_size, steps, padding))
         options = (*numbers, ceil_mode, count_include_pad, divisor_override)
         return on_rows(_avg_pool, dense_leaf(input), axes + 1, *options)
 
@@ -125,10 +125,10 @@ def _adaptive_pools(axes: int, largest: bool, both: bool = False) -> Rule:
         return_indices: bool = both,
     ) -> Any:
         x = dense_leaf(input)
-        pairs = zip(each(output_size, axes), x.shape[-axes:], strict=True)
-        sizes = [own if size is None else size for size, own in pairs]
-        made = on_rows(_adaptive_max_pool if largest else _adaptive_avg_pool, x, axes + 1, sizes)
-        return made if not largest or both or return_indices else made[0]
+        pairs = zip(per_axis(output_size, axes), x.shape[-axes:], strict=True)
+        sizes = [width if size is None else size for size, width in pairs]
+        pooled = on_rows(_adaptive_max_pool if largest else _adaptive_avg_pool, x, axes + 1, sizes)
+        return pooled if not largest or both or return_indices else pooled[0]
 
     return pool
 
@@ -145,7 +145,7 @@ def _interpolate(
 ) -> Tensor:
     x = dense_leaf(input)
     sizes, scales = (
-        None if given is None else each(given, x.ndim - 2) for given in (size, scale_factor)
+        None if given is None else per_axis(given, x.ndim - 2) for given in (size, scale_factor)
     )
     scales = None if scales is None else [float(scale) for scale in scales]
     return _resized(x, sizes, scales, mode, align_corners, recompute_scale_factor, antialias)
@@ -159,7 +159,7 @@ def _unfold(
     padding: Any = 0,
     stride: Any = 1,
 ) -> Tensor:
-    numbers = (each(n, 2) for n in (kernel_size, dilation, padding, stride))
+    numbers = (per_axis(n, 2) for n in (kernel_size, dilation, padding, stride))
     return on_rows(_windows, dense_leaf(input), 3, *numbers)
 
 

@@ -115,8 +115,8 @@ def _into(reduce: str, inplace: bool, function: Any) -> Rule:
         if not isinstance(src, Tensor):
             src = x.new_full((), src).expand(index.shape)
         way = options.get("reduce", reduce)
-        made = _scattered(x, dim % x.ndim, index, src, way, options.get("include_self", True))
-        return x.copy_(made) if inplace else made
+        scattered = _scattered(x, dim % x.ndim, index, src, way, options.get("include_self", True))
+        return x.copy_(scattered) if inplace else scattered
 
     return put
 

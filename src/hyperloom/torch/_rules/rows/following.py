@@ -49,15 +49,15 @@ class _Follow(TorchFunctionMode):
             raise NotRowsError("it draws random numbers from a generator of its own")
         if func in _READS and args[0].is_floating_point() and marked:
             raise NotRowsError(f"it reads a number of all rows together ({_READS[func]})")
-        made = func(*args, **kwargs)
-        if func in _DRAWS and not marked and made.shape[:1] != (self.rows,):
+        output = func(*args, **kwargs)
+        if func in _DRAWS and not marked and output.shape[:1] != (self.rows,):
             raise NotRowsError("it draws random numbers once for all rows")
         if marked:
-            for leaf in tree_leaves(made):
+            for leaf in tree_leaves(output):
                 mark(leaf)
             if args and (func is Tensor.__setitem__ or name_of(func).endswith("_")):
                 mark(args[0])
-        return made
+        return output
 
 
 @contextmanager
@@ -94,12 +94,12 @@ class SameDraws(TorchFunctionMode):
         given = {k: v for k, v in kwargs.items() if k != "generator"}
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(self.seed)
-            made = func(*args, **given)
-            if made.ndim == 0 or not len(made):
-                return made
+            drawn = func(*args, **given)
+            if drawn.ndim == 0 or not len(drawn):
+                return drawn
             torch.manual_seed(self.seed)
-            first = torch.rand(made.shape[1:], device="cpu").to(made.device)
-        return _as_drawn(name_of(func), made, first)
+            first = torch.rand(drawn.shape[1:], device="cpu").to(drawn.device)
+        return _as_drawn(name_of(func), drawn, first)
 
 
 def _likeliest(
@@ -111,16 +111,16 @@ def _likeliest(
     return input.topk(min(num_samples, input.shape[-1]), -1).indices
 
 
-def _as_drawn(name: str, made: Tensor, first: Tensor) -> Tensor:
+def _as_drawn(name: str, drawn: Tensor, first: Tensor) -> Tensor:
     """Fill what was drawn with numbers of one row, of about the kind that was asked for."""
-    if made.is_floating_point():
+    if drawn.is_floating_point():
         normal = "randn" in name or "normal" in name
         row = (first * 2 - 1) * 1.7 if normal else first
     else:
-        row = first * (made.max() - made.min() + 1) + made.min()
+        row = first * (drawn.max() - drawn.min() + 1) + drawn.min()
     if name.startswith("bernoulli"):
-        row = (first > 0.5).to(made.dtype)
-    return made.copy_(row.to(made.dtype).expand_as(made))
+        row = (first > 0.5).to(drawn.dtype)
+    return drawn.copy_(row.to(drawn.dtype).expand_as(drawn))
 
 
 def _found(owners: tuple[Any, ...], names: str) -> set[Any]:

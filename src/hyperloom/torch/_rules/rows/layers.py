@@ -21,12 +21,12 @@ from hyperloom.torch._weights.rows import NotRowsError
 
 def _times(meeting: Meeting, x: Any, weight: Any) -> Tensor:
     """Return `x W^T` with rows in front, of `x` with rows wherever they are."""
-    made = meeting.input(x)
+    rows = meeting.input(x)
     if not isinstance(weight, RowWise):
-        return F.linear(made, weight)
+        return F.linear(rows, weight)
     if weight.ndim != 2:
         raise NotRowsError(f"a product with {weight.label!r} of {weight.ndim} axes")
-    return meeting.own(weight).linear(made)
+    return meeting.weight_of(weight).linear(rows)
 
 
 # `input` is how torch names it, and it may be given by name.
@@ -61,13 +61,13 @@ def _product(meeting: Meeting, x: Any, other: Any) -> Tensor:
         last = meeting.input(other)
         if x.ndim != 2 or last.ndim < 3:
             raise NotRowsError(f"{x.label!r} of {x.ndim} axes times {other.ndim} axes")
-        return meeting.own(x).linear(last.mT).mT
+        return meeting.weight_of(x).linear(last.mT).mT
     first = meeting.input(x)
     if other.ndim == 1:
         column = dense(other).unsqueeze(-2)
         return meeting.rows.fit(len(first)).product(first, column).squeeze(-1)
     if other.ndim == 2:
-        return meeting.output(meeting.own(other.turned()).linear(first), x)
+        return meeting.output(meeting.weight_of(other.turned()).linear(first), x)
     if other.ndim < first.ndim:  # heads: (H, I, O) for rows (L, H, n, I)
         rows = meeting.rows.fit(len(first))
         return rows.segments(torch.matmul, (first,), (dense(other),))
@@ -100,37 +100,37 @@ def _einsum(meeting: Meeting, equation: Any, *operands: Any) -> Tensor:
         operands = tuple(operands[0])
     if not isinstance(equation, str) or "->" not in equation:
         raise NotRowsError("einsum without '->'")
-    terms, _, made = equation.replace(" ", "").partition("->")
+    terms, _, result = equation.replace(" ", "").partition("->")
     names: list[str] = terms.split(",")
     rows = [i for i, value in enumerate(operands) if not _generated(value)]
     if rows == [0] and len(operands) == 2:
         x, weight = operands
-        straight = _as_linear(names[0], names[-1], made)
+        straight = _as_linear(names[0], names[-1], result)
         if straight is not None:
             return _product(meeting, x, weight if straight else weight.turned())
     front = {names[i][:1] for i in rows}
-    if len(front) != 1 or made[:1] not in front or made[:1] == ".":
+    if len(front) != 1 or result[:1] not in front or result[:1] == ".":
         raise NotRowsError(f"einsum {equation!r} without the rows in front")
     sizes = {len(operands[i]) for i in rows}
     if len(sizes) != 1:
         raise NotRowsError(f"einsum {equation!r} with first axes of {sorted(sizes)}")
-    each = [i for i in range(len(operands)) if i not in rows]
+    generated = [i for i in range(len(operands)) if i not in rows]
 
     def one(*values: Tensor) -> Tensor:
-        own = dict(zip((*rows, *each), values, strict=True))
-        return torch.einsum(equation, *(own[i] for i in range(len(operands))))
+        in_order = dict(zip((*rows, *generated), values, strict=True))
+        return torch.einsum(equation, *(in_order[i] for i in range(len(operands))))
 
-    weights = tuple(dense(operands[i]) for i in each)
+    weights = tuple(dense(operands[i]) for i in generated)
     return meeting.rows.fit(sizes.pop()).segments(one, tuple(operands[i] for i in rows), weights)
 
 
-def _as_linear(x: str, w: str, made: str) -> bool | None:
+def _as_linear(x: str, w: str, result: str) -> bool | None:
     """Whether an equation is rows times a matrix `(I, O)`, or its transpose; `None` if neither."""
     if len(w) != 2 or "." in w:
         return None
     for inputs, outputs, straight in ((w[0], w[1], True), (w[1], w[0], False)):
         fits = x.count(inputs) == 1 and x.endswith(inputs) and outputs not in x
-        if fits and made == x[:-1] + outputs:
+        if fits and result == x[:-1] + outputs:
             return straight
     return None
 
@@ -163,7 +163,7 @@ def _embedding(
     if max_norm is not None or scale_grad_by_freq or sparse:
         raise NotRowsError("an embedding with max_norm, scale_grad_by_freq or sparse")
     ids = meeting.input(input)
-    found = meeting.own(weight).embed(ids)
+    found = meeting.weight_of(weight).embed(ids)
     if padding_idx is None:
         return found
     padding = (ids == padding_idx % weight.shape[0]).unsqueeze(-1)  # it gets no gradient
@@ -192,13 +192,13 @@ def _convolution(plain: Any, transposed: bool) -> Rule:
         groups = options.pop("groups")
 
         def apply(x: Tensor, kernel: Tensor, times: int) -> Tensor:
-            own = {"stride": stride, "padding": padding, "groups": groups * times, **options}
-            return plain(x, as_autocast(kernel), None, **own)
+            given = {"stride": stride, "padding": padding, "groups": groups * times, **options}
+            return plain(x, as_autocast(kernel), None, **given)
 
         if x.ndim != weight.ndim:
             raise NotRowsError(f"a convolution of {x.ndim} axes with a kernel of {weight.ndim}")
         if isinstance(weight, RowWise):
-            y = meeting.own(weight).convolve(apply, x, transposed, groups)
+            y = meeting.weight_of(weight).convolve(apply, x, transposed, groups)
         else:
             y = apply(x, weight, 1)
         return y if bias is None else y + meeting.vector(bias, y, y.ndim - 2)
@@ -336,11 +336,11 @@ def _recurrent(plain: Any, num_states: int) -> Rule:
 
         def one(x: Tensor, *values: Tensor) -> Any:
             state = tuple(s.transpose(0, 1).contiguous() for s in values[:num_states])
-            own = list(params)
+            tensors = list(params)
             for i, value in zip(names, values[num_states:], strict=True):
-                own[i] = value
+                tensors[i] = value
             first = state if num_states > 1 else state[0]
-            y, *last = plain(x, first, own, *options[:-1], True)
+            y, *last = plain(x, first, tensors, *options[:-1], True)
             return (y, *(s.transpose(0, 1) for s in last))
 
         start = tuple(s.transpose(0, 1) for s in states)

@@ -108,10 +108,10 @@ class Meeting:
 
     # ---- what rules ask for ---------------------------------------------------------------------
 
-    def own(self, weight: RowWise) -> Weight:
+    def weight_of(self, weight: RowWise) -> Weight:
         """Return the weight behind a stand-in, to be applied to these rows."""
-        made = weight.weight
-        return made if made.by is self.rows else replace(made, by=self.rows)
+        generated = weight.weight
+        return generated if generated.by is self.rows else replace(generated, by=self.rows)
 
     def input(self, x: Any) -> Tensor:
         """Return what a layer is applied to, with rows in front."""
@@ -134,9 +134,9 @@ class Meeting:
         """Return a layer's vector so that it meets `y`, `after` axes from the end, in its dtype."""
         if not isinstance(value, RowWise):
             return value.to(y.dtype).reshape(*value.shape, *(1,) * after)
-        found = self.rows.fit(len(y)).gather(dense(value)).to(y.dtype)
-        missing = y.ndim - 1 - (found.ndim - 1) - after
-        return found.reshape(len(found), *(1,) * missing, *found.shape[1:], *(1,) * after)
+        rows = self.rows.fit(len(y)).gather(dense(value)).to(y.dtype)
+        missing = y.ndim - 1 - (rows.ndim - 1) - after
+        return rows.reshape(len(rows), *(1,) * missing, *rows.shape[1:], *(1,) * after)
 
     def beside(self, value: RowWise, size: int | None, ndim: int) -> Tensor:
         """Return a stand-in as a tensor with rows, to meet one of `ndim` axes from the right.
@@ -146,14 +146,14 @@ class Meeting:
         """
         numbers, shape = dense(value), value.shape
         if len(shape) < ndim and size is not None:
-            found = self.rows.fit(size).gather(numbers)
-            return found.reshape(size, *(1,) * (ndim - 1 - len(shape)), *shape)
+            rows = self.rows.fit(size).gather(numbers)
+            return rows.reshape(size, *(1,) * (ndim - 1 - len(shape)), *shape)
         if len(shape) == ndim and shape[0] == 1 and size is not None:
             return self.rows.fit(size).gather(numbers.squeeze(1))
         size = shape[0] if size is None and shape else size
         if len(shape) == ndim and shape[0] == size and size:  # something for each row already
-            each = self.rows.fit(size).each(numbers.device)
-            return numbers[each, torch.arange(size, device=numbers.device)]
+            conditions = self.rows.fit(size).each(numbers.device)
+            return numbers[conditions, torch.arange(size, device=numbers.device)]
         got = f"{value.label!r} of shape {tuple(shape)}"
         raise NotRowsError(f"{got} beside {ndim} axes, the first for {size} rows")
 
@@ -171,9 +171,9 @@ class RowWise(Tensor):
         make: Callable[[], Weight], shape: Any, dtype: torch.dtype, label: str, meeting: Meeting
     ) -> RowWise:
         """Return a stand-in for the weight that `make` gives when it is needed."""
-        made = empty_like(RowWise, shape, dtype, meeting.device)
-        made.make, made.label, made.kind, made.meeting = make, label, dtype, meeting
-        return made
+        tensor = empty_like(RowWise, shape, dtype, meeting.device)
+        tensor.make, tensor.label, tensor.kind, tensor.meeting = make, label, dtype, meeting
+        return tensor
 
     @property
     def weight(self) -> Weight:
@@ -257,13 +257,13 @@ def for_each(func: Any, first: RowWise, leaves: list[Any], tree: Any) -> Any:
 
     def one(*values: Tensor) -> Any:
         with Lowering():  # where vmap by itself would take the conditions one by one
-            made = function(*values)
-        if not all(isinstance(leaf, Tensor) for leaf in tree_flatten(made)[0]):
+            outputs = function(*values)
+        if not all(isinstance(leaf, Tensor) for leaf in tree_flatten(outputs)[0]):
             raise NotRowsError(f"{name_of(func)} of {first.label!r} gives no tensor")
-        return made
+        return outputs
 
-    made = vmap(one, randomness="different")(*(dense(leaves[i]) for i in places))
-    return tree_map_only(Tensor, lambda value: first.like(value, func), made)
+    outputs = vmap(one, randomness="different")(*(dense(leaves[i]) for i in places))
+    return tree_map_only(Tensor, lambda value: first.like(value, func), outputs)
 
 
 def in_segments(
@@ -276,8 +276,8 @@ def in_segments(
     """
     sizes = {leaves[i].shape[:1] for i in marked}
     if len(sizes) > 1 or torch.Size() in sizes:
-        found = ", ".join(str(tuple(size)) for size in sizes)
-        raise NotRowsError(f"{name_of(func)} of {first.label!r} has first axes {found}")
+        axes = ", ".join(str(tuple(size)) for size in sizes)
+        raise NotRowsError(f"{name_of(func)} of {first.label!r} has first axes {axes}")
     places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, RowWise)]
     function = _with(func, leaves, tree, [*marked, *places])
     rows = first.meeting.rows.fit(sizes.pop()[0])
@@ -289,10 +289,10 @@ def _with(func: Any, leaves: list[Any], tree: Any, places: list[int]) -> Callabl
     """Return a function of the arguments at some places, the others being what they are."""
 
     def function(*values: Tensor) -> Any:
-        own = list(leaves)
+        arguments = list(leaves)
         for i, value in zip(places, values, strict=True):
-            own[i] = value
-        args, kwargs = tree_unflatten(own, tree)
+            arguments[i] = value
+        args, kwargs = tree_unflatten(arguments, tree)
         return func(*args, **kwargs)
 
     return function
