@@ -229,7 +229,7 @@ RECORDS = {"Explanation", "Finding", "Plan", "Report", "Start", "Translation"}
 CALLED_BY_THE_LIBRARY = {
     *("compile", "parts", "structure", "bank", "start", "variance", "out_width"),
     "with_more_ids",
-    *("num_parameters", "conditions_at_once", "features", "trunk_index", "settled"),
+    *("num_parameters", "conditions_at_once", "features", "trunk_index", "fill_caches"),
     *("apply", "state_names"),
 }
 # Python's own, with names of ours.

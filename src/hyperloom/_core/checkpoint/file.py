@@ -170,7 +170,7 @@ def _check_places(path: Any, plan: Plan) -> None:
             if piece.start < 0 or piece.start + piece.numel > head.num_slots * head.slot_size:
                 raise _bad(path, f"a plan with {piece}", f"numbers that {head.name!r} gives")
     # All that follows from it can be computed.
-    plan.settled()
+    plan.fill_caches()
     hash(plan)
     str(plan)
 

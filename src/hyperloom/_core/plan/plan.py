@@ -145,8 +145,8 @@ class Plan:
         widths_in_use = {h.embedding for h in self.heads if h.needs_features}
         return tuple(sorted(widths_in_use))
 
-    def settled(self) -> Plan:
-        """Compute now what is computed once, and return the plan.
+    def fill_caches(self) -> Plan:
+        """Compute every cached property now, and return this plan.
 
         The first access of a `cached_property` takes a lock on Python 3.11, which no compiler of
         a framework traces.

@@ -61,7 +61,7 @@ def build(given: Planned, rngs: nnx.Rngs) -> Generator:
     bases = _bases(plan, native)
     later = nnx.Dict({name: Fixed(jnp.asarray(native[name])) for name in starts_of_later_ids(plan)})
     parts = (given.condition, given.trunks, heads, scales, bases, banks, later)
-    made = Generator(plan.settled(), *parts, dropout=None)
+    made = Generator(plan.fill_caches(), *parts, dropout=None)
     _fill(made, start)
     drops = isinstance(plan.trunk, MLP) and plan.trunk.dropout > 0
     return replace(made, dropout=rngs.dropout.fork()) if drops else made
@@ -157,7 +157,7 @@ def grow(generator: Generator, num: int, rngs: nnx.Rngs) -> tuple[Plan, list[Par
     for _, part in nnx.iter_modules(generator.trunks):
         if isinstance(part, IdNorm):
             part.grow(num)
-    return replace(plan, condition=plan.condition.with_more_ids(num)).settled(), added
+    return replace(plan, condition=plan.condition.with_more_ids(num)).fill_caches(), added
 
 
 @dataclass(frozen=True)

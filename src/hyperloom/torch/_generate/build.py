@@ -193,9 +193,9 @@ def _sample(choice: Condition, module: nn.Module, num: int, draws: torch.Generat
     if isinstance(choice, Concat):
         assert isinstance(module, ConcatCondition)
         pairs = zip(choice.parts, module.parts, strict=True)
-        made = [_sample(part, built, num, draws) for part, built in pairs]
-        vector = torch.cat([m.vector for m in made], dim=-1)
-        ids = [m.ids for m in made if m.ids is not None]
+        samples = [_sample(part, built, num, draws) for part, built in pairs]
+        vector = torch.cat([sample.vector for sample in samples], dim=-1)
+        ids = [sample.ids for sample in samples if sample.ids is not None]
         return Encoded(vector, ids[0] if ids else None)
     std = getattr(choice, "std", 1.0)
     draw = torch.randn(num, choice.width, generator=draws)

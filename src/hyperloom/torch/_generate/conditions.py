@@ -94,15 +94,15 @@ class CustomCondition(nn.Module):
 
     def forward(self, value: Any, carry: Any = None) -> Encoded:
         values = value if isinstance(value, tuple) else (value,)
-        made = self.module(*values, carry) if self.has_carry else self.module(*values)
+        output = self.module(*values, carry) if self.has_carry else self.module(*values)
         name = type(self.module).__name__
         wanted = f"a tensor (*batch, {self.dim}), as its width says"
-        vector, new = made, None
+        vector, new = output, None
         if self.has_carry:
-            if not isinstance(made, tuple) or len(made) != 2:
+            if not isinstance(output, tuple) or len(output) != 2:
                 pair = "a pair (vector, state), as its `has_carry` says"
-                raise ValueError(message(f"condition module {name}", shown(made), pair))
-            vector, new = made
+                raise ValueError(message(f"condition module {name}", shown(output), pair))
+            vector, new = output
         if not isinstance(vector, Tensor) or vector.ndim == 0 or vector.shape[-1] != self.dim:
             raise ValueError(message(f"condition module {name}", shown(vector), wanted))
         return Encoded(vector, None, new)
@@ -126,13 +126,14 @@ class ConcatCondition(nn.Module):
         if not isinstance(states, (tuple, list)) or len(states) != num:
             wanted = f"a tuple of {num} states, None for the parts of Concat that have none"
             raise TypeError(message("carry", shown(carry), wanted))
-        made: list[Encoded | None] = [
+        encoded: list[Encoded | None] = [
             None if self._drawn(part, v) else part(v, s) if _has_carry(part) else part(v)
             for part, v, s in zip(self.parts, value, states, strict=True)
         ]
-        batch = _common_batch([m for m in made if m is not None])
+        batch = _common_batch([result for result in encoded if result is not None])
         done = [
-            part(None, batch) if m is None else m for part, m in zip(self.parts, made, strict=True)
+            part(None, batch) if result is None else result
+            for part, result in zip(self.parts, encoded, strict=True)
         ]
         vector = torch.cat([m.vector.expand(*batch, -1) for m in done], dim=-1)
         ids = [m.ids for m in done if m.ids is not None] if self.has_ids else []
@@ -150,9 +151,9 @@ def _has_carry(part: nn.Module) -> bool:
     return bool(getattr(part, "has_carry", False))
 
 
-def _common_batch(made: list[Encoded]) -> torch.Size:
+def _common_batch(parts: list[Encoded]) -> torch.Size:
     """Return the batch of all parts; one condition `()` goes with any batch."""
-    batches = {m.batch for m in made if m.batch}
+    batches = {part.batch for part in parts if part.batch}
     if len(batches) > 1:
         got = " and ".join(str(tuple(b)) for b in sorted(batches))
         raise ValueError(

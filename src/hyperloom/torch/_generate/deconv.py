@@ -81,10 +81,10 @@ class TransposedConvolution(nn.Module):
         pairs = zip(step.kernel, step.stride, strict=True)
         # With an odd kernel and stride 2 one row is missing at the end.
         more = [1 if k % 2 and s == 2 else 0 for k, s in pairs]
-        made = F.conv_transpose2d(
+        image = F.conv_transpose2d(
             image_RCHW, weight, self.bias, step.stride, step.padding, (more[0], more[1])
         )
-        return made[..., : step.out[0], : step.out[1]]
+        return image[..., : step.out[0], : step.out[1]]
 
 
 class SelfAttention(nn.Module):

@@ -53,7 +53,7 @@ class Generator(nn.Module):
 
     def __init__(self, built: Built) -> None:
         super().__init__()
-        self.plan = built.plan.settled()
+        self.plan = built.plan.fill_caches()
         self.condition = built.condition
         self.trunks = built.trunks
         self.heads = built.heads
@@ -194,5 +194,5 @@ def grow(generator: Generator, num: int) -> list[nn.Parameter]:
     for part in generator.trunks.modules():
         if isinstance(part, IdNorm):
             part.grow(num)
-    generator.plan = replace(plan, condition=plan.condition.with_more_ids(num)).settled()
+    generator.plan = replace(plan, condition=plan.condition.with_more_ids(num)).fill_caches()
     return added

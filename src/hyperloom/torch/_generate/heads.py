@@ -143,11 +143,11 @@ class LinearHead(HeadModule):
 
     def numbers(self, seen: Seen) -> Tensor:
         if not self.head.scaled:
-            made = self(seen.features)
+            numbers = self(seen.features)
         else:
             assert seen.scales is not None
-            made = self._scaled(seen.features, seen.scales)
-        return made.flatten(-2) if self.head.embedding else made
+            numbers = self._scaled(seen.features, seen.scales)
+        return numbers.flatten(-2) if self.head.embedding else numbers
 
     def _scaled(self, features: Any, scales: Tensor) -> Tensor:
         """Run and give each range of the output its scale and shift.
@@ -166,9 +166,9 @@ class LinearHead(HeadModule):
                     part.add_(scales[row, 1])
             return numbers
         # Before the head runs: on the way these take more memory than in the end.
-        each = [_spread(scales[:, i], self.rows, self.sizes) for i in range(1 + shifted)]
+        spread = [_spread(scales[:, i], self.rows, self.sizes) for i in range(1 + shifted)]
         numbers = self(features)
-        scale, *shift = (values.view(numbers.shape[-2:]) for values in each)
+        scale, *shift = (values.view(numbers.shape[-2:]) for values in spread)
         numbers = numbers.mul_(scale)
         return numbers.add_(shift[0]) if shifted else numbers
 
@@ -195,9 +195,9 @@ class GivenHead(HeadModule):
         if not self.head.scaled:
             return flat
         assert seen.scales is not None
-        each = _spread(seen.scales, self.rows, self.sizes)
+        spread = _spread(seen.scales, self.rows, self.sizes)
         # Not in place, as scales are elsewhere: other heads may see the same features.
-        return torch.addcmul(each[:, 1], flat, each[:, 0])
+        return torch.addcmul(spread[:, 1], flat, spread[:, 0])
 
     def start(self, moment: float, native: Native) -> float:
         # No weights to hold the scale of the features: the pieces' own take it over.
@@ -282,11 +282,11 @@ def _mean(part: Segment, native: Native) -> Tensor | float:
 
 def _spread(values: Tensor, rows: tuple[int, ...], sizes: tuple[int, ...]) -> Tensor:
     """Return each piece's value (or values) for each of its numbers, `(size, ...)`."""
-    own = values[list(rows)]
+    repeated = values[list(rows)]
     if len(sizes) > len(rows):  # what is cut off
-        own = torch.cat([own, own[:1]])
-    repeats = torch.tensor(sizes, device=own.device)
-    return own.repeat_interleave(repeats, 0, output_size=sum(sizes))
+        repeated = torch.cat([repeated, repeated[:1]])
+    repeats = torch.tensor(sizes, device=repeated.device)
+    return repeated.repeat_interleave(repeats, 0, output_size=sum(sizes))
 
 
 def _any_shift(scales: Tensor) -> bool:

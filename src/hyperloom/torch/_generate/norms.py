@@ -37,19 +37,19 @@ class IdNorm(nn.Module):
             mean, var = self.norm_mean[ids].view(size), self.norm_var[ids].view(size)
             return (x - mean) * (var + 1e-5).rsqrt()
         rows = x.reshape(-1, x.shape[-1])
-        each = ids.view(*ids.shape, *middle).expand(x.shape[:-1]).reshape(-1)
-        own, index, counts = torch.unique(each, return_inverse=True, return_counts=True)
+        id_of_row = ids.view(*ids.shape, *middle).expand(x.shape[:-1]).reshape(-1)
+        present, index, counts = torch.unique(id_of_row, return_inverse=True, return_counts=True)
         if bool((counts == 1).any()):
-            got = f"one row for the id {int(own[counts == 1][0])}, which has no variance"
+            got = f"one row for the id {int(present[counts == 1][0])}, which has no variance"
             way_out = "Use a layout with slots (Chunked, Grouped), or call eval()."
             wanted = "several rows for each id while training"
             raise ValueError(message("MLP(per_condition=)", got, wanted, way_out))
         num = counts.unsqueeze(-1).to(rows)
-        empty = rows.new_zeros(len(own), rows.shape[1])
+        empty = rows.new_zeros(len(present), rows.shape[1])
         mean = empty.index_add(0, index, rows) / num
         centred = rows - mean[index]
         var = empty.index_add(0, index, centred.square()) / num
         with torch.no_grad():
             for held, new in ((self.norm_mean, mean), (self.norm_var, var * num / (num - 1))):
-                held[own] += 0.1 * (new.to(held) - held[own])
+                held[present] += 0.1 * (new.to(held) - held[present])
         return (centred * (var + 1e-5).rsqrt()[index]).view(x.shape)

@@ -34,13 +34,13 @@ def raw_numbers(
         scales: `(num_pieces, 2)`, scale and shift of each piece; `None` if no head has any.
     """
     features, batch = slot_features(plan, trunks, heads, encoded), encoded.vector.shape[:-1]
-    made, modules = [], heads._modules  # its own look-up takes as long as a small operation
+    numbers, modules = [], heads._modules  # its own look-up takes as long as a small operation
     for i, head in enumerate(plan.heads):
         module: Any = modules[head.name]
-        made.append(module.numbers(Seen(features.get(i), encoded.ids, batch, scales)))
+        numbers.append(module.numbers(Seen(features.get(i), encoded.ids, batch, scales)))
     if waits_for_gradient(plan):
-        made[0] = made[0] + 0 * encoded.vector.sum(-1, keepdim=True)
-    return made
+        numbers[0] = numbers[0] + 0 * encoded.vector.sum(-1, keepdim=True)
+    return numbers
 
 
 def waits_for_gradient(plan: Plan) -> bool:
@@ -76,8 +76,8 @@ def slot_features(
                 features = trunk(features, None, *ids)
             found.update((i, features) for i in members)
             continue
-        own: list[Any] = [heads[plan.heads[i].name] for i in members]
-        slots = [module.slot_embeddings(encoded.ids) for module in own]
+        with_slots: list[Any] = [heads[plan.heads[i].name] for i in members]
+        slots = [module.slot_embeddings(encoded.ids) for module in with_slots]
         if any(s.ndim > 2 for s in slots):
             slots = [s.expand(*encoded.batch, *s.shape[-2:]) for s in slots]
         every = slots[0] if len(slots) == 1 else torch.cat(slots, -2)
@@ -104,11 +104,11 @@ def assemble(
         dtypes: Wanted dtype of each tensor.
     """
     parts, names = cut(plan, raw), plan.as_generated
-    made = dict(zip(names, parts, strict=True)) if names else join(plan, parts, bases, banks)
-    for name, value in made.items():
+    tensors = dict(zip(names, parts, strict=True)) if names else join(plan, parts, bases, banks)
+    for name, value in tensors.items():
         if value.dtype != dtypes[name]:
-            made[name] = value.to(dtypes[name])
-    return made
+            tensors[name] = value.to(dtypes[name])
+    return tensors
 
 
 def cut(plan: Plan, raw: list[Tensor]) -> list[Tensor]:
@@ -117,18 +117,18 @@ def cut(plan: Plan, raw: list[Tensor]) -> list[Tensor]:
     One split for each head: its backward pass is one concatenation, where slices would each fill
     a gradient of the whole output.
     """
-    made: list[Any] = [None] * len(plan.pieces)
+    parts: list[Any] = [None] * len(plan.pieces)
     for flat, (rows, sizes) in zip(raw, plan.sections, strict=True):
         cuts = (flat,) if len(sizes) == 1 else torch.split_with_sizes(flat, sizes, -1)
         batch = flat.shape[:-1]
         for row, part in zip(rows, cuts, strict=False):
             shape = plan.block_shapes[row]
             if shape is None:
-                made[row] = plan.pieces[row].arrange(part, torch.permute)
+                parts[row] = plan.pieces[row].arrange(part, torch.permute)
             else:
                 # A vector is as it should be, and a view of it a node more in the graph.
-                made[row] = part if len(shape) == 1 else part.view(batch + shape)
-    return made
+                parts[row] = part if len(shape) == 1 else part.view(batch + shape)
+    return parts
 
 
 def feature_moments(

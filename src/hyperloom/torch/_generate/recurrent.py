@@ -85,5 +85,5 @@ class RecurrentCondition(nn.Module):
             if part.shape != shape:
                 raise ValueError(message("carry", shown(part), wanted, way_out))
         # The state stands beside the weights; a step in another dtype would change it silently.
-        made = tuple(part.to(x) for part in parts)
-        return made if paired else made[0]
+        states = tuple(part.to(x) for part in parts)
+        return states if paired else states[0]

@@ -37,18 +37,18 @@ def check_own(generator: nn.Module, parameters: Mapping[str, Tensor]) -> None:
     wanted = "a dict from names of the hypernetwork's parameters to tensors"
     if not isinstance(parameters, Mapping):
         raise TypeError(message("parameters", f"a {type(parameters).__name__}", wanted))
-    own: dict[str, Tensor] = dict(generator.named_parameters(remove_duplicate=False))
-    own.update(generator.named_buffers(remove_duplicate=False))
+    tensors: dict[str, Tensor] = dict(generator.named_parameters(remove_duplicate=False))
+    tensors.update(generator.named_buffers(remove_duplicate=False))
     for name, value in parameters.items():
-        if name not in own:
-            way_out = did_you_mean(name, own)
+        if name not in tensors:
+            way_out = did_you_mean(name, tensors)
             raise ValueError(message("parameters", f"the name {name!r}", wanted, way_out))
         if not isinstance(value, Tensor):
             raise TypeError(message(f"parameters[{name!r}]", value, "a tensor"))
         # A table has a row for each id, of which others may be given: for ids that it lacks.
         first = 1 if _is_table(generator, name) else 0
-        if value.shape[first:] != own[name].shape[first:] or value.ndim != own[name].ndim:
-            got, shape = f"shape {tuple(value.shape)}", tuple(own[name].shape)
+        if value.shape[first:] != tensors[name].shape[first:] or value.ndim != tensors[name].ndim:
+            got, shape = f"shape {tuple(value.shape)}", tuple(tensors[name].shape)
             sizes = ("ids", *shape[1:]) if first else shape
             right = f"({', '.join(map(str, sizes))}{',' if len(sizes) == 1 else ''})"
             raise ValueError(message(f"parameters[{name!r}]", got, f"shape {right}"))

@@ -122,9 +122,9 @@ class CustomTrunkModule(nn.Module):
 
     def forward(self, vector: Tensor, slots: Tensor | None) -> Tensor:
         x = with_slots(vector, slots)
-        made = self.module(x.reshape(-1, x.shape[-1]))
-        check_trunk_output(self.module, made, (math.prod(x.shape[:-1]), self.width), TENSOR)
-        return made.reshape(*x.shape[:-1], self.width)
+        features = self.module(x.reshape(-1, x.shape[-1]))
+        check_trunk_output(self.module, features, (math.prod(x.shape[:-1]), self.width), TENSOR)
+        return features.reshape(*x.shape[:-1], self.width)
 
 
 def neutral_trunk(choice: Any) -> Trunk:

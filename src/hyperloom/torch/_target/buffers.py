@@ -55,7 +55,7 @@ class Buffers:
         self.shared = {n: v for n, v in self.plain.items() if n not in self.rows}
         self.written: dict[str, Tensor] = {}  # shared buffers, as the loop has left them
         self.by_id: dict[tuple[str, int], Tensor] = {}
-        self.made: dict[str, Tensor] = {}  # rows that vmap has returned
+        self.returned_rows: dict[str, Tensor] = {}  # rows that vmap has returned
 
     def __len__(self) -> int:
         return self.num
@@ -63,15 +63,15 @@ class Buffers:
     @property
     def empty(self) -> bool:
         """Whether nothing was written."""
-        return not (self.written or self.by_id or self.made)
+        return not (self.written or self.by_id or self.returned_rows)
 
     def copy(self) -> Buffers:
         """Return the same buffers with nothing written yet, whatever is stored in between."""
-        made = object.__new__(Buffers)
-        made.__dict__.update(self.__dict__)
-        made.shared = {name: value.clone() for name, value in self.shared.items()}
-        made.written, made.by_id, made.made = {}, {}, {}
-        return made
+        copied = object.__new__(Buffers)
+        copied.__dict__.update(self.__dict__)
+        copied.shared = {name: value.clone() for name, value in self.shared.items()}
+        copied.written, copied.by_id, copied.returned_rows = {}, {}, {}
+        return copied
 
     @contextmanager
     def one(self, row: int) -> Generator[dict[str, Tensor]]:
@@ -79,11 +79,11 @@ class Buffers:
         number = row if self.num == 1 or _compiling() or not self.rows else int(self.ids[row])  # type: ignore[index]
         start = {n: self.written.get(n, v) for n, v in self.shared.items()}
         start.update((n, self.by_id.get((n, number), v[row])) for n, v in self.rows.items())
-        own = {name: value.clone() for name, value in start.items()}
-        given = dict(own)
+        copies = {name: value.clone() for name, value in start.items()}
+        given = dict(copies)
         yield given
         for name, value in given.items():
-            if value is own[name] and not self._wrote(name, value, start[name]):
+            if value is copies[name] and not self._wrote(name, value, start[name]):
                 continue
             if name in self.rows:
                 self.by_id[name, number] = value
@@ -106,10 +106,10 @@ class Buffers:
         updated, norms = self.skeleton.statistics_now(), self.skeleton.momenta
         return [n for n in self.batched() if n in updated or n not in norms]
 
-    def take(self, made: Mapping[str, Tensor]) -> None:
+    def take(self, returned: Mapping[str, Tensor]) -> None:
         """Note what a run under vmap has made of the buffers, `(*batch, *shape)`."""
         last = len(self.batch) - 1
-        self.made = {name: value.flatten(0, last) for name, value in made.items()}
+        self.returned_rows = {name: value.flatten(0, last) for name, value in returned.items()}
 
     def store(self) -> None:
         """Write into the hypernetwork what the run has written."""
@@ -122,7 +122,7 @@ class Buffers:
                     self.tables[name].index_copy_(0, self.ids, value.unsqueeze(0))
                 else:
                     self.tables[name][number] = value
-            if self.made:
+            if self.returned_rows:
                 self._store_rows()
 
     def _store_rows(self) -> None:
@@ -133,9 +133,9 @@ class Buffers:
         of the steps that follow it.
         """
         zeros = torch.zeros(
-            self.num, dtype=torch.int64, device=next(iter(self.made.values())).device
+            self.num, dtype=torch.int64, device=next(iter(self.returned_rows.values())).device
         )
-        for name, value in self.made.items():
+        for name, value in self.returned_rows.items():
             by_id = name in self.rows
             ids = self.ids if by_id else zeros
             assert ids is not None
@@ -176,7 +176,7 @@ class _NoBuffers(Buffers):
     """The buffers of a target that has none: nothing is looked at."""
 
     def __init__(self) -> None:
-        self.written, self.by_id, self.made = {}, {}, {}
+        self.written, self.by_id, self.returned_rows = {}, {}, {}
         self.shared, self.rows, self.lost = {}, {}, False
 
     def copy(self) -> Buffers:

@@ -128,8 +128,10 @@ def may_checkpoint(target: nn.Module) -> bool:
     if any(getattr(part, "gradient_checkpointing", False) is True for part in parts):
         return True
     kinds = {kind for part in parts for kind in type(part).__mro__}
-    own = [kind for kind in kinds if not kind.__module__.startswith(("torch.", "builtins"))]
-    functions = [f for kind in own for f in vars(kind).values() if isinstance(f, FunctionType)]
+    user_kinds = [kind for kind in kinds if not kind.__module__.startswith(("torch.", "builtins"))]
+    functions = [
+        f for kind in user_kinds for f in vars(kind).values() if isinstance(f, FunctionType)
+    ]
     return any(_names_checkpoint(f, code) for f in functions for code in _codes(f.__code__))
 
 

@@ -60,7 +60,7 @@ def holder(target: nn.Module) -> str | None:
 
     A list of weights, say: tensors that are put into the modules do not come to stand in it.
     """
-    own = {
+    ids = {
         id(tensor)
         for module in target.modules()
         for tensor in (*module._parameters.values(), *module._buffers.values())
@@ -68,7 +68,7 @@ def holder(target: nn.Module) -> str | None:
     }
     for path, module in target.named_modules():
         for key, value in attributes(module):
-            if key not in _KEPT_UP and any(id(part) in own for part in held(value)):
+            if key not in _KEPT_UP and any(id(part) in ids for part in held(value)):
                 return f"{path}.{key}" if path else key
     return None
 

@@ -34,10 +34,10 @@ def copy_with(module: nn.Module, value: Convert) -> nn.Module:
     """
 
     def convert(tensor: Tensor) -> Tensor:
-        made = value(tensor)
+        new = value(tensor)
         if not isinstance(tensor, nn.Parameter):
-            return made
-        return nn.Parameter(made.detach(), tensor.requires_grad)
+            return new
+        return nn.Parameter(new.detach(), tensor.requires_grad)
 
     return _copied(module, convert, {})
 
@@ -66,11 +66,11 @@ class SharedCopy:
     """
 
     def __init__(self, module: nn.Module, value: Convert) -> None:
-        own = {id(part) for part in module.modules()} | {id(t) for t in _tensors(module)}
+        ids = {id(part) for part in module.modules()} | {id(t) for t in _tensors(module)}
         memo: dict[int, Any] = {}
         for part in module.modules():
             for _, attribute in attributes(part):
-                if not any(id(reached) in own for reached in held(attribute)):
+                if not any(id(reached) in ids for reached in held(attribute)):
                     memo[id(attribute)] = attribute
         self.original = module
         self.module = _copied(module, value, memo)

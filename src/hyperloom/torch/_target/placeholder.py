@@ -45,8 +45,10 @@ class Placeholder(Tensor):
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        made = Placeholder.of(self)
-        memo[id(self)] = made if not isinstance(self, nn.Parameter) else as_parameter(made, self)
+        copied = Placeholder.of(self)
+        memo[id(self)] = (
+            copied if not isinstance(self, nn.Parameter) else as_parameter(copied, self)
+        )
         return memo[id(self)]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -54,11 +56,11 @@ class Placeholder(Tensor):
         return _again, (tuple(self.shape), self.dtype, wanted)
 
 
-def as_parameter(made: Tensor, like: Tensor) -> nn.Parameter:
+def as_parameter(tensor: Tensor, like: Tensor) -> nn.Parameter:
     """Return a placeholder as a parameter that is trained if `like` is."""
-    return nn.Parameter(made, like.requires_grad)
+    return nn.Parameter(tensor, like.requires_grad)
 
 
 def _again(shape: tuple[int, ...], dtype: torch.dtype, wanted: bool | None) -> Tensor:
-    made = empty_like(Placeholder, shape, dtype, "meta")
-    return made if wanted is None else nn.Parameter(made, wanted)
+    placeholder = empty_like(Placeholder, shape, dtype, "meta")
+    return placeholder if wanted is None else nn.Parameter(placeholder, wanted)

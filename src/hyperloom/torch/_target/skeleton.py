@@ -103,7 +103,7 @@ class Skeleton:
             for path, part in self.module.named_modules()
             if part._backward_hooks or part._backward_pre_hooks
         ]
-        paths = {path for own in self._paths.values() for path in own}
+        paths = {path for aliases in self._paths.values() for path in aliases}
         self._owners = [
             (part, [(key, full) for key, full in keys if full in paths])
             for part, keys in _parameter_paths(self.module)
@@ -176,18 +176,18 @@ class Skeleton:
                 call = partial(_in_eager(), call)
             return call(given, buffers, args, kwargs, method)
         if torch.compiler.is_compiling():  # a graph has no threads, and no locks
-            made = self._call_traced(given, args, kwargs, method)
+            outputs = self._call_traced(given, args, kwargs, method)
             buffers.update((name, given[name]) for name in buffers)
-            return made
+            return outputs
         if at_once or self._cannot_checkpoint or not torch.is_grad_enabled():
-            made = self._call(given, args, kwargs, method)
+            outputs = self._call(given, args, kwargs, method)
         elif self.module.training in self.checkpointing:
-            made = self._call_own(given, args, kwargs, method)
+            outputs = self._call_own(given, args, kwargs, method)
         else:
-            made, given = self._call_watched(given, buffers, args, kwargs, method)
+            outputs, given = self._call_watched(given, buffers, args, kwargs, method)
         # functional_call notes here what the target has put in place of a buffer.
         buffers.update((name, given[name]) for name in buffers)
-        return made
+        return outputs
 
     def _call(
         self,
@@ -220,9 +220,9 @@ class Skeleton:
         method: str,
     ) -> Any:
         """Run a target that holds tensors of its own in attributes: a copy holds those given."""
-        made = self._call_own(given, args, kwargs, method)
+        outputs = self._call_own(given, args, kwargs, method)
         buffers.update((name, given[name]) for name in buffers)
-        return made
+        return outputs
 
     def _call_traced(
         self,
@@ -231,9 +231,9 @@ class Skeleton:
         kwargs: Mapping[str, Any],
         method: str,
     ) -> Any:
-        made = self._with(given, args, kwargs, method)
+        outputs = self._with(given, args, kwargs, method)
         self._let_go()
-        return made
+        return outputs
 
     def _with(
         self,
@@ -286,10 +286,10 @@ class Skeleton:
         given_args, given_kwargs = copies.inputs if closely else (args, kwargs)
         try:
             with Watch(self.module) if closely else nullcontext():
-                made = self._call(given, given_args, given_kwargs, method, watched=not closely)
+                outputs = self._call(given, given_args, given_kwargs, method, watched=not closely)
             self.watched.add(mode)
             copies.give_back()
-            return made, given
+            return outputs, given
         except CheckpointedError:
             self.checkpointing.add(mode)
         # The second run is to find what the first has found.
@@ -309,16 +309,16 @@ class Skeleton:
     ) -> Any:
         """Run as a module of its own, which holds `given` for as long as anything refers to it."""
         with self.lock:
-            found = self._lookup(given)
-            copied = SharedCopy(self.module, lambda t: found[id(t)])
+            by_id = self._lookup(given)
+            copied = SharedCopy(self.module, lambda t: by_id[id(t)])
         module = copied.module
         called = module if method == "forward" else getattr(module, method)
         with Watch(self.module, own=module):
-            made = called(*args, **kwargs)
+            outputs = called(*args, **kwargs)
         with self.lock:
             copied.give_back()
         given.update((name, value) for name, value in module.named_buffers() if name in given)
-        return made
+        return outputs
 
     def own(self, tensors: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> nn.Module:
         """Return a module of its own in which `tensors` and `buffers` stand as they are."""
@@ -354,15 +354,15 @@ class Skeleton:
         values.update(buffers)
         by_id = self._lookup(values)
         stay = {id(tensors[name]) for name in shared}
-        made = copy_with(
+        module = copy_with(
             self.module,
             lambda t: (
                 by_id[id(t)].detach() if id(by_id[id(t)]) in stay else by_id[id(t)].detach().clone()
             ),
         )
-        for part in made.modules():
+        for part in module.modules():
             compute_by_hooks(part)
-        return tie(made, self.spec)
+        return tie(module, self.spec)
 
 
 def _eager(function: Any, *args: Any) -> Any:
@@ -399,9 +399,9 @@ def norms_of(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def _parameter_paths(module: nn.Module) -> Iterator[tuple[nn.Module, list[tuple[str, str]]]]:
     """Yield each module with the names of its parameters, its own and from the outermost."""
     for path, part in module.named_modules():
-        own = [key for key, value in part._parameters.items() if value is not None]
-        if own:
-            yield part, [(key, f"{path}.{key}" if path else key) for key in own]
+        keys = [key for key, value in part._parameters.items() if value is not None]
+        if keys:
+            yield part, [(key, f"{path}.{key}" if path else key) for key in keys]
 
 
 def _momenta(norms: Mapping[str, nn.Module]) -> dict[str, float]:

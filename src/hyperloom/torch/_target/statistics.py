@@ -49,7 +49,7 @@ def tables(choice: Statistics, skeleton: Skeleton, buffers: TensorTree, plan: Pl
     Raises:
         ValueError: A pattern that names no buffer.
     """
-    made = TensorTree()
+    by_id = TensorTree()
     if isinstance(choice, BatchStatistics):
         for path, module in list(norms_of(skeleton.module)):
             for key in list(module._buffers):
@@ -60,19 +60,19 @@ def tables(choice: Statistics, skeleton: Skeleton, buffers: TensorTree, plan: Pl
         skeleton.settle()
     if isinstance(choice, PerConditionStatistics):
         assert plan.num_ids is not None
-        own = dict(buffers.tensors())
-        for name in _by_id(choice, skeleton, list(own)):
-            value = own[name]
+        shared = dict(buffers.tensors())
+        for name in _by_id(choice, skeleton, list(shared)):
+            value = shared[name]
             rows = value.expand(plan.num_ids, *value.shape).clone()
-            made.add_buffer(name, rows, buffers.is_persistent(name))
-    return made
+            by_id.add_buffer(name, rows, buffers.is_persistent(name))
+    return by_id
 
 
 def grow_tables(held: TensorTree, buffers: TensorTree, num: int) -> None:
     """Append rows for new ids; they start out as the target's own buffers."""
-    own = dict(buffers.tensors())
+    shared = dict(buffers.tensors())
     for name, table in list(held.tensors()):
-        rows = own[name].expand(num, *own[name].shape)
+        rows = shared[name].expand(num, *shared[name].shape)
         held.add_buffer(name, torch.cat([table, rows]), buffers.is_persistent(name))
 
 

@@ -136,23 +136,23 @@ class Copies:
         self.inputs = self._copy(inputs)
 
     def _copy(self, item: Any) -> Any:
-        made = item
+        copied = item
         if isinstance(item, Tensor) and type(item) in (Tensor, nn.Parameter):
-            made = item.clone()
-            vars(made).update(vars(item))  # what is noted on it
-            self.tensors.append((item, made, _version(made)))
+            copied = item.clone()
+            vars(copied).update(vars(item))  # what is noted on it
+            self.tensors.append((item, copied, _version(copied)))
         elif type(item) in (list, dict):
             values = item.values() if type(item) is dict else item
             parts = [self._copy(part) for part in values]
-            made = dict(zip(item, parts, strict=True)) if type(item) is dict else parts
-            self.containers.append((item, made))
+            copied = dict(zip(item, parts, strict=True)) if type(item) is dict else parts
+            self.containers.append((item, copied))
         elif isinstance(item, tuple) and type(item) is not torch.Size:
             parts = [self._copy(part) for part in item]
             if any(new is not old for new, old in zip(parts, item, strict=True)):
-                made = item._make(parts) if hasattr(item, "_make") else tuple(parts)  # type: ignore[attr-defined]
-        if made is not item:
-            self.originals[id(made)] = item
-        return made
+                copied = item._make(parts) if hasattr(item, "_make") else tuple(parts)  # type: ignore[attr-defined]
+        if copied is not item:
+            self.originals[id(copied)] = item
+        return copied
 
     def written(self) -> bool:
         """Whether anything was done to the copies."""
@@ -161,24 +161,24 @@ class Copies:
 
     def give_back(self) -> None:
         """Do to the originals what was done to the copies."""
-        for original, made, version in self.tensors:
-            if _written(original, made, version):
-                original.copy_(made)
-        for original, made in self.containers:
-            if not self._filled(original, made):
+        for original, copied, version in self.tensors:
+            if _written(original, copied, version):
+                original.copy_(copied)
+        for original, copied in self.containers:
+            if not self._filled(original, copied):
                 continue
-            if isinstance(made, dict):
-                items = {key: self._back(value) for key, value in made.items()}
+            if isinstance(copied, dict):
+                items = {key: self._back(value) for key, value in copied.items()}
                 original.clear()
                 original.update(items)
             else:
-                original[:] = map(self._back, made)
+                original[:] = map(self._back, copied)
 
-    def _filled(self, original: Any, made: Any) -> bool:
-        if isinstance(made, dict) and list(made) != list(original):
+    def _filled(self, original: Any, copied: Any) -> bool:
+        if isinstance(copied, dict) and list(copied) != list(original):
             return True
-        ours = list(made.values()) if isinstance(made, dict) else made
-        theirs = list(original.values()) if isinstance(made, dict) else original
+        ours = list(copied.values()) if isinstance(copied, dict) else copied
+        theirs = list(original.values()) if isinstance(copied, dict) else original
         pairs = zip(ours, theirs, strict=False)
         return len(ours) != len(theirs) or any(self._back(a) is not b for a, b in pairs)
 
@@ -186,10 +186,10 @@ class Copies:
         return self.originals.get(id(item), item)
 
 
-def _written(original: Tensor, made: Tensor, version: int) -> bool:
-    if made.is_inference():
-        return not torch.equal(original, made)
-    return made._version != version
+def _written(original: Tensor, copied: Tensor, version: int) -> bool:
+    if copied.is_inference():
+        return not torch.equal(original, copied)
+    return copied._version != version
 
 
 class _Part:

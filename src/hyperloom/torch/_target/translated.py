@@ -69,13 +69,13 @@ class Translated(TensorTree):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the target with the tensors that are there now."""
-        own = dict(self.named_parameters(remove_duplicate=False))
-        made = self._translation.apply(own, TorchArrays())
+        parameters = dict(self.named_parameters(remove_duplicate=False))
+        translated = self._translation.apply(parameters, TorchArrays())
         target = self.__dict__["target"]
         buffers = {name: value.clone() for name, value in target.named_buffers()}
         for mine, theirs in self._statistics.items():
             buffers[mine] = self.get_buffer(theirs)
-        tensors = {n: made[t.name] for t in self._translation.target for n in t.names}
+        tensors = {n: translated[t.name] for t in self._translation.target for n in t.names}
         return functional_call(target, {**tensors, **buffers}, args, kwargs, tie_weights=False)
 
 

@@ -46,19 +46,19 @@ class Assembled(nn.Module):
 
     def generate(self, condition: Any) -> dict[str, Tensor]:
         values = conditions_of(condition, list(self.parts))
-        made: Parts = {}
+        parts: Parts = {}
         plans: dict[str, Plan] = {}
         for name, part in self.parts.items():
             assert isinstance(part, HyperNetwork)
-            made[name], plans[name] = part.generate(values[name]), part.plan
+            parts[name], plans[name] = part.generate(values[name]), part.plan
         function = self._one
-        for _ in common_batch(made, plans):
+        for _ in common_batch(parts, plans):
             function = torch.func.vmap(function)
-        return function(made)
+        return function(parts)
 
-    def _one(self, made: Parts) -> dict[str, Tensor]:
+    def _one(self, parts: Parts) -> dict[str, Tensor]:
         """Assemble for one condition, and check what came out."""
-        return check_assembled(self.assemble(made), self.plan)
+        return check_assembled(self.assemble(parts), self.plan)
 
     def forward(
         self,

@@ -83,8 +83,8 @@ def load(
     )
     # As it was saved: after .double(), .half() ... its dtypes are no more those of the target.
     dtypes = {value.dtype for value in tensors.values() if value.is_floating_point()}
-    own = {value.dtype for value in hnet.state_dict().values() if value.is_floating_point()}
-    if len(dtypes) == 1 and own != dtypes:
+    held = {value.dtype for value in hnet.state_dict().values() if value.is_floating_point()}
+    if len(dtypes) == 1 and held != dtypes:
         hnet.to(dtypes.pop())
     _fill(hnet, tensors, path)
     return hnet
@@ -137,13 +137,13 @@ def _base(hnet: HyperNetwork) -> dict[str, Tensor]:
 
 def _fill(hnet: HyperNetwork, tensors: dict[str, Tensor], path: Any) -> None:
     """Put tensors in, after all names, shapes and dtypes are checked."""
-    own, base = neutral_tensors(hnet), _base(hnet)
-    mine, said = own.get(FINGERPRINT), tensors.get(FINGERPRINT)
+    expected, base = neutral_tensors(hnet), _base(hnet)
+    mine, said = expected.get(FINGERPRINT), tensors.get(FINGERPRINT)
     same = mine is not None and said is not None and torch.equal(mine, said)
     if holds_base(path, base, tensors, same):
-        own = neutral_tensors(hnet, with_base=True)
-    tensors = _with_statistics(tensors, own)
-    check_fit(path, own, tensors, lambda t: f"Convert the hypernetwork first: .to({t}).")
+        expected = neutral_tensors(hnet, with_base=True)
+    tensors = _with_statistics(tensors, expected)
+    check_fit(path, expected, tensors, lambda t: f"Convert the hypernetwork first: .to({t}).")
     state = {}
     tables = {p: m for p, m in hnet.named_modules() if isinstance(m, Table)}
     for name, tensor in tensors.items():
@@ -162,7 +162,7 @@ def _fill(hnet: HyperNetwork, tensors: dict[str, Tensor], path: Any) -> None:
     hnet.load_state_dict(state)
 
 
-def _with_statistics(tensors: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+def _with_statistics(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, Tensor]:
     """Begin running statistics by id with those that are shared, in a file that has none by id.
 
     The JAX backend keeps none: there a call is given its state.
@@ -170,9 +170,13 @@ def _with_statistics(tensors: dict[str, Tensor], own: dict[str, Tensor]) -> dict
     by_id, shared = "target_statistics.", "target_buffers."
     if any(name.startswith(by_id) for name in tensors):
         return tensors
-    found = {name: shared + name.removeprefix(by_id) for name in own if name.startswith(by_id)}
-    made = {n: tensors[s].expand(own[n].shape).clone() for n, s in found.items() if s in tensors}
-    return {**tensors, **made}
+    sources = {
+        name: shared + name.removeprefix(by_id) for name in expected if name.startswith(by_id)
+    }
+    added = {
+        n: tensors[s].expand(expected[n].shape).clone() for n, s in sources.items() if s in tensors
+    }
+    return {**tensors, **added}
 
 
 def _read(path: Any) -> tuple[Description, dict[str, Tensor]]:

@@ -100,9 +100,9 @@ def examine(
 def _slow(told: Sequence[str]) -> tuple[str, ...]:
     """Say which operations vmap ran one condition after the other."""
     found = [match[1] for text in told if (match := _SLOW.search(text))]
-    each = dict.fromkeys(found)
+    operations = dict.fromkeys(found)
     return tuple(
-        f"{op} is run one condition after the other: vmap has no rule for it." for op in each
+        f"{op} is run one condition after the other: vmap has no rule for it." for op in operations
     )
 
 
@@ -192,11 +192,11 @@ def _parts(
     """Read every parameter; before the call, without gradients."""
     idle = _idle(hnet, ids)
     alike = _alike(hnet)
-    made: list[PartReading] = []
+    readings: list[PartReading] = []
     for name, p in hnet.named_parameters():
         random_start, starts_zero = starts(hnet.plan, name, p.ndim)
         grad = None if grads is None else grads.get(name)
-        made.append(
+        readings.append(
             PartReading(
                 name=name,
                 shape=tuple(p.shape),
@@ -211,7 +211,7 @@ def _parts(
                 gradient=None if grad is None else rms(grad),
             )
         )
-    return tuple(made)
+    return tuple(readings)
 
 
 def _tables(hnet: HyperNetwork) -> Iterator[tuple[str, Table]]:
@@ -267,10 +267,10 @@ def _differences(
         other, unchecked = _others(hnet, condition, encoded)
         # The generators of random numbers start alike, so that dropout draws the same.
         again()
-        made = tensors_of(hnet, encoded)
+        generated = tensors_of(hnet, encoded)
         again()
         changed = tensors_of(hnet, other) if other is not None else None
-        tensors = tuple(_tensor(hnet, entry, made, changed) for entry in hnet.plan.entries)
+        tensors = tuple(_tensor(hnet, entry, generated, changed) for entry in hnet.plan.entries)
         if other is None or changed is None:
             return (), tensors, unchecked
         again()
@@ -286,7 +286,10 @@ def _differences(
         hnet.plan,
         ([_numbers(encoded.vector)], [_numbers(other.vector)]),
         (_arrays(features[0].values()), _arrays(features[1].values())),
-        ({n: _numbers(v) for n, v in made.items()}, {n: _numbers(v) for n, v in changed.items()}),
+        (
+            {n: _numbers(v) for n, v in generated.items()},
+            {n: _numbers(v) for n, v in changed.items()},
+        ),
         (_arrays(floats(one)), _arrays(floats(two))),
     )
     return stages, tensors, unchecked
@@ -332,11 +335,11 @@ def _raw_differs(condition: Any, batch: torch.Size) -> bool:
 def _tensor(
     hnet: HyperNetwork,
     entry: Entry,
-    made: Mapping[str, Tensor],
+    generated: Mapping[str, Tensor],
     changed: Mapping[str, Tensor] | None,
 ) -> TensorReading:
     """Read a generated tensor; its gradient comes later."""
     name, bases = entry.tensor, dict(hnet.bases.tensors())
     base = _numbers(bases[name]) if name in bases else None
     other = None if changed is None else _numbers(changed[name])
-    return read_tensor(hnet.plan, entry, _numbers(made[name]), other, base)
+    return read_tensor(hnet.plan, entry, _numbers(generated[name]), other, base)

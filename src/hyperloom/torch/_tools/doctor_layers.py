@@ -67,19 +67,19 @@ def look_inside(
 ) -> Inside:
     """Run plain modules for a few conditions, and as many of the template's own start."""
     runs = _Runs(), _Runs()
-    made = tensors_of(hnet, encoded)
+    generated = tensors_of(hnet, encoded)
     learns = any(p.requires_grad for p in hnet.parameters())
-    attached = {name: value.requires_grad or not learns for name, value in made.items()}
+    attached = {name: value.requires_grad or not learns for name, value in generated.items()}
     dtypes: tuple[str, ...] = ()
     tensors = tuple(replace(t, attached=attached[t.name]) for t in tensors)
     try:
         for index in first_conditions(call.batch):
             args, kwargs = inputs_of(call, index)
-            own = {name: value[index].detach() for name, value in made.items()}
-            outputs = runs[0].add(plain_module(hnet, own), args, kwargs)
+            weights = {name: value[index].detach() for name, value in generated.items()}
+            outputs = runs[0].add(plain_module(hnet, weights), args, kwargs)
             dtypes = tuple(str(t.dtype).removeprefix("torch.") for t in floats(outputs))
             runs[1].add(plain_module(hnet, native_tensors(hnet)), args, kwargs)
-        used = _used(hnet, made, call, runs[0].missing([t.name for t in tensors]))
+        used = _used(hnet, generated, call, runs[0].missing([t.name for t in tensors]))
     except Exception as error:  # the user's own modules: whatever they raise is told
         lines = str(error).strip().splitlines() or [""]
         text = f"layers are not measured: {type(error).__name__}: {lines[0]}"
@@ -112,8 +112,8 @@ def pick_like(tree: Any, dims: Any, index: int) -> Any:
     if isinstance(tree, dict):
         return {key: pick_like(value, dims[key], index) for key, value in tree.items()}
     if isinstance(tree, (tuple, list)):
-        made = [pick_like(t, d, index) for t, d in zip(tree, dims, strict=True)]
-        return type(tree)(*made) if hasattr(tree, "_fields") else type(tree)(made)
+        picked = [pick_like(t, d, index) for t, d in zip(tree, dims, strict=True)]
+        return type(tree)(*picked) if hasattr(tree, "_fields") else type(tree)(picked)
     return tree
 
 
@@ -128,13 +128,13 @@ def plain_module(hnet: HyperNetwork, tensors: Mapping[str, Tensor]) -> nn.Module
 
 def native_tensors(hnet: HyperNetwork) -> dict[str, Tensor]:
     """Draw the generated tensors as the template's were; a base is what it is."""
-    bases, made = dict(hnet.bases.tensors()), {}
+    bases, drawn = dict(hnet.bases.tensors()), {}
     device = next(hnet.parameters()).device
     for entry in hnet.plan.entries:
         spec, name = hnet.plan.spec[entry.tensor], entry.tensor
         draw = spec.mean + spec.std * torch.randn(spec.shape, device=device)
-        made[name] = bases.get(name, draw).detach().to(hnet.dtypes[name])
-    return made
+        drawn[name] = bases.get(name, draw).detach().to(hnet.dtypes[name])
+    return drawn
 
 
 class _Runs:
@@ -189,36 +189,36 @@ class _Runs:
 
 
 def _used(
-    hnet: HyperNetwork, made: Mapping[str, Tensor], call: Call, names: Sequence[str]
+    hnet: HyperNetwork, generated: Mapping[str, Tensor], call: Call, names: Sequence[str]
 ) -> dict[str, bool]:
     """Tell of tensors without a gradient whether the outputs change with them."""
     if not names:
         return {}
     index = first_conditions(call.batch)[0]
     args, kwargs = inputs_of(call, index)
-    own = {name: value[index].detach() for name, value in made.items()}
+    weights = {name: value[index].detach() for name, value in generated.items()}
 
     def outputs(tensors: Mapping[str, Tensor]) -> list[Tensor]:
         torch.manual_seed(0)
         return floats(plain_module(hnet, tensors)(*args, **kwargs))
 
     with torch.no_grad():
-        before, found = outputs(own), {}
+        before, used = outputs(weights), {}
         for name in names[:_MOST_TRIED]:
-            noise = torch.randn_like(own[name]) * max(rms(own[name]), 1e-2)
-            after = outputs({**own, name: own[name] + noise})
+            noise = torch.randn_like(weights[name]) * max(rms(weights[name]), 1e-2)
+            after = outputs({**weights, name: weights[name] + noise})
             pairs = zip(before, after, strict=True)
-            found[name] = not all(torch.equal(a, b) for a, b in pairs)
-    return found
+            used[name] = not all(torch.equal(a, b) for a, b in pairs)
+    return used
 
 
 def _layers(ours: _Runs, native: _Runs) -> list[LayerReading]:
-    made: list[LayerReading] = []
+    readings: list[LayerReading] = []
     for name, one in ours.layers.items():
         two = native.layers.get(name)
         if two is None or not one.uses or not two.uses:
             continue
-        made.append(
+        readings.append(
             LayerReading(
                 name=name,
                 kind=one.kind,
@@ -228,4 +228,4 @@ def _layers(ours: _Runs, native: _Runs) -> list[LayerReading]:
                 native_gradient=math.sqrt(two.gradient / max(1, two.gradients)),
             )
         )
-    return made
+    return readings

@@ -86,8 +86,8 @@ def _spread_moved(before: Tensors, after: Tensors) -> dict[str, tuple[float, flo
 
 def _generated(hnet: HyperNetwork, condition: Any, params: Tensors) -> dict[str, Tensor]:
     with torch.no_grad():
-        made = generate_with(hnet, condition, params)
-    return made[0] if hnet.plan.condition.has_carry else made
+        generated = generate_with(hnet, condition, params)
+    return generated[0] if hnet.plan.condition.has_carry else generated
 
 
 def _plain(hnet: HyperNetwork, call: Call, optimizer: Optimizer) -> dict[str, tuple[float, float]]:
@@ -133,14 +133,14 @@ def _after(
         twin.grad = None if grad is None else grad.detach().clone()
     by_id = {id(params[name]): twin for name, twin in twins.items()}
     # Optimizer's own __getstate__ leaves out hooks, and a step() that a scheduler has wrapped.
-    own = copy.copy(optimizer)
+    copied = copy.copy(optimizer)
     for key, value in vars(optimizer).items():
         if key != "step":
-            own.__dict__.setdefault(key, value)
-    own.defaults = dict(optimizer.defaults)
-    own.state = defaultdict(dict)
-    own.param_groups = regroup(optimizer.param_groups, by_id)
-    own.step()
+            copied.__dict__.setdefault(key, value)
+    copied.defaults = dict(optimizer.defaults)
+    copied.state = defaultdict(dict)
+    copied.param_groups = regroup(optimizer.param_groups, by_id)
+    copied.step()
     return {name: twin.detach() for name, twin in twins.items()}
 
 

@@ -34,16 +34,16 @@ def unroll(
     need_carry(hnet.plan)
     moving = [v for v in tree_flatten(condition)[0] if isinstance(v, Tensor) and v.ndim]
     steps = num_steps(map(len, moving), TENSOR)
-    made = []
+    encoded = []
     for step in range(steps):
         now = tree_map(lambda v, step=step: v[step] if isinstance(v, Tensor) else v, condition)
-        made.append(hnet.encode(now, carry))
-        carry = made[-1].carry
-    batch = made[0].batch
-    vector = torch.stack([one.vector for one in made]).flatten(0, len(batch))
+        encoded.append(hnet.encode(now, carry))
+        carry = encoded[-1].carry
+    batch = encoded[0].batch
+    vector = torch.stack([one.vector for one in encoded]).flatten(0, len(batch))
     ids = None
-    if made[0].ids is not None:
-        ids = torch.stack([one.ids for one in made]).flatten()  # type: ignore[arg-type]
+    if encoded[0].ids is not None:
+        ids = torch.stack([one.ids for one in encoded]).flatten()  # type: ignore[arg-type]
 
     def join(value: Any) -> Any:
         if not isinstance(value, Tensor):

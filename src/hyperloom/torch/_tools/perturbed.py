@@ -45,18 +45,18 @@ class Perturbed(nn.Module):
         return self.hnet.plan
 
     def generate(self, condition: Any, *, noise: Tensor | None = None) -> Params:
-        made = self.hnet.generate(condition if self.before is None else self.before(condition))
+        weights = self.hnet.generate(condition if self.before is None else self.before(condition))
         if self.after is not None:
             if noise is not None:
                 raise ValueError(message("noise", "a tensor", "none, as `after` is in its place"))
-            return dict(self.after(made, condition))
+            return dict(self.after(weights, condition))
         if noise is None:
-            return {name: t + self.sigma * torch.randn_like(t) for name, t in made.items()}
+            return {name: t + self.sigma * torch.randn_like(t) for name, t in weights.items()}
         TENSOR.check("noise", noise, "a tensor (*batch, P), or None")
         check_width("noise", noise, self.hnet.plan)
         cuts = unflatten(noise, self.hnet.plan)
-        check_noise(noise, cuts, made)
-        return {name: value + self.sigma * cuts[name] for name, value in made.items()}
+        check_noise(noise, cuts, weights)
+        return {name: value + self.sigma * cuts[name] for name, value in weights.items()}
 
     def forward(
         self,
@@ -66,5 +66,5 @@ class Perturbed(nn.Module):
         in_dims: Dims = 0,
         **kwargs: Any,
     ) -> Any:
-        made = self.generate(condition, noise=noise)
-        return self.hnet.run(made, *inputs, in_dims=in_dims, **kwargs)
+        weights = self.generate(condition, noise=noise)
+        return self.hnet.run(weights, *inputs, in_dims=in_dims, **kwargs)

@@ -113,8 +113,8 @@ class WeightMaker(weights.WeightMaker):
         return self._head(index).numbers(seen)
 
     def sum(self, tensor: TensorSpec, features: Tensor, templates: Tensor, base: Any) -> Weight:
-        made = SumWeight(*self._named(tensor), features, templates, base, record=self.record)
-        return made if len(tensor.shape) >= 2 else self.formed(tensor, made.dense())
+        weight = SumWeight(*self._named(tensor), features, templates, base, record=self.record)
+        return weight if len(tensor.shape) >= 2 else self.formed(tensor, weight.dense())
 
     def structured(
         self,

@@ -47,9 +47,9 @@ class Rows:
         return cls(num, counts, None if in_order else index)
 
     @classmethod
-    def blocks(cls, num: int, each: int) -> Rows:
-        """Return `each` rows for every condition, in order."""
-        return cls(num, (each,) * num)
+    def blocks(cls, num: int, count: int) -> Rows:
+        """Return `count` rows for every condition, in order."""
+        return cls(num, (count,) * num)
 
     def fit(self, size: int) -> Rows:
         """Return the rows of a first axis of another size: every row `k` times in place.
@@ -111,10 +111,10 @@ class Rows:
         """Return for each row what its condition has: `(B, *n)` -> `(L, *n)`. Not for matrices."""
         if not self.equal:
             return value.index_select(0, self.each(value.device))
-        each, rest = self.counts[0] if self.counts else 0, value.shape[1:]
-        if each == 1:
+        count, rest = self.counts[0] if self.counts else 0, value.shape[1:]
+        if count == 1:
             return value
-        return value.unsqueeze(1).expand(-1, each, *rest).reshape(self.size, *rest)
+        return value.unsqueeze(1).expand(-1, count, *rest).reshape(self.size, *rest)
 
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
         """Apply to each row the matrix of its condition: `(L, *n, I) (B, O, I)` -> `(L, *n, O)`."""
@@ -129,11 +129,11 @@ class Rows:
         if _groups(flat, weight):
             ends = self._ends.to(flat.device) * times
             product = F.grouped_mm(flat, weight.mT, offs=ends.to(torch.int32))
-            made: Any = _Whole.apply(product)
+            result: Any = _Whole.apply(product)
         else:
             parts = zip(flat.split([times * n for n in self.counts]), weight.unbind(), strict=True)
-            made = torch.cat([F.linear(part, own) for part, own in parts])
-        return self.apart(made.reshape(*near.shape[:-1], outputs))
+            result = torch.cat([F.linear(part, matrix) for part, matrix in parts])
+        return self.apart(result.reshape(*near.shape[:-1], outputs))
 
     def look_up(self, ids: Tensor, table: Tensor) -> Tensor:
         """Look up each row's ids in the table of its condition: `(L, *n) (B, V, D)`."""
@@ -154,28 +154,28 @@ class Rows:
             kernel: `(B, *kernel)`.
         """
         if not self.equal:
-            return self.segments(lambda x, own: conv(x, own, 1), (x,), (kernel,))
+            return self.segments(lambda x, weight: conv(x, weight, 1), (x,), (kernel,))
         beside = x.unflatten(0, (self.num, -1)).transpose(0, 1).flatten(1, 2)
-        made = conv(beside, kernel.flatten(0, 1), self.num)
-        return made.unflatten(1, (self.num, -1)).transpose(0, 1).flatten(0, 1)
+        outputs = conv(beside, kernel.flatten(0, 1), self.num)
+        return outputs.unflatten(1, (self.num, -1)).transpose(0, 1).flatten(0, 1)
 
     def segments(
-        self, function: Callable[..., Any], rows: tuple[Tensor, ...], each: tuple[Tensor, ...]
+        self, function: Callable[..., Any], rows: tuple[Tensor, ...], values: tuple[Tensor, ...]
     ) -> Any:
-        """Call a function for each condition on its rows: `function(*rows, *each)`.
+        """Call a function for each condition on its rows: `function(*rows, *values)`.
 
         Args:
             function: Returns a tensor with the rows in front, or several.
             rows: Tensors `(L, ...)`.
-            each: Tensors `(B, ...)`.
+            values: Tensors `(B, ...)`.
         """
         parts = [self.together(x).split(self.counts) for x in rows]
-        made = [
-            function(*(part[i] for part in parts), *(value[i] for value in each))
+        results = [
+            function(*(part[i] for part in parts), *(value[i] for value in values))
             for i in self.present()
         ]
-        flat, trees = zip(*(tree_flatten(own) for own in made), strict=True)
-        whole = [self.apart(torch.cat(own)) for own in zip(*flat, strict=True)]
+        flat, trees = zip(*(tree_flatten(result) for result in results), strict=True)
+        whole = [self.apart(torch.cat(tensors)) for tensors in zip(*flat, strict=True)]
         return tree_unflatten(whole, trees[0])
 
 

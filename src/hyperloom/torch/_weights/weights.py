@@ -74,16 +74,16 @@ class Weight(ABC):
             ValueError: It has no such way.
         """
         if way == "dense":
-            made = Dense(self.name, self.shape, self.num, self.dense())
-            return replace(made, lead=self.lead, by=self.by, record=self.record)
+            formed = Dense(self.name, self.shape, self.num, self.dense())
+            return replace(formed, lead=self.lead, by=self.by, record=self.record)
         got, wanted = f"{way!r} for {self.name!r}", "'dense': it is no sum of templates"
         raise ValueError(message("Execution(ways=)", got, wanted))
 
     def turned(self) -> Weight:
         """Return the transpose of a matrix."""
         shape = torch.Size(reversed(self.shape))
-        made = Dense(self.name, shape, self.num, self.whole().mT)
-        return replace(made, lead=self.lead, by=self.by, record=self.record)
+        matrix = Dense(self.name, shape, self.num, self.whole().mT)
+        return replace(matrix, lead=self.lead, by=self.by, record=self.record)
 
     def to(self, dtype: torch.dtype) -> Self:
         """Return the same weight with all its numbers in a dtype."""
@@ -154,13 +154,13 @@ class Weight(ABC):
         spatial = len(self.shape) - 2
         return self.rows_in(x, spatial + 1) * math.prod(x.shape[x.ndim - spatial :])
 
-    def lift(self, tensor: Tensor, x: Tensor, own: int) -> Tensor:
-        """Insert axes after the conditions so that `tensor`'s last `own` axes meet `x`'s last."""
+    def lift(self, tensor: Tensor, x: Tensor, axes: int) -> Tensor:
+        """Insert axes after the conditions so that `tensor`'s last `axes` axes meet `x`'s last."""
         if not self.lead:
             return tensor
         if self.by is not None:
             tensor = self.by.fit(len(x)).gather(tensor)
-        missing = x.ndim - self.lead - own
+        missing = x.ndim - self.lead - axes
         return tensor.reshape(tensor.shape[0], *(1,) * missing, *tensor.shape[1:])
 
     def note(self, op: str, choice: str, layer: Layer | int | None = None) -> None:
@@ -191,10 +191,10 @@ def linear_each(x: Tensor, weight: Tensor, lead: int, bias: Tensor | None = None
         return F.linear(x, weight, bias)
     rows = (x if x.ndim == 3 else x.reshape(x.shape[0], -1, x.shape[-1])).mT
     if bias is None:
-        made = torch.bmm(weight, rows).mT
+        outputs = torch.bmm(weight, rows).mT
     else:
-        made = torch.baddbmm(bias.unsqueeze(-1), weight, rows).mT
-    return made if x.ndim == 3 else made.reshape(*x.shape[:-1], weight.shape[-2])
+        outputs = torch.baddbmm(bias.unsqueeze(-1), weight, rows).mT
+    return outputs if x.ndim == 3 else outputs.reshape(*x.shape[:-1], weight.shape[-2])
 
 
 def into_inputs(x: Tensor, coefficients: Tensor, lead: int) -> Tensor:
@@ -277,8 +277,8 @@ class SumWeight(Weight):
 
     def dense(self) -> Tensor:
         flat = None if self.base is None else self.base.reshape(-1)
-        made = F.linear(self.coefficients, self.templates, flat)
-        return made.reshape(*made.shape[:-1], *self.shape)
+        numbers = F.linear(self.coefficients, self.templates, flat)
+        return numbers.reshape(*numbers.shape[:-1], *self.shape)
 
     def forced(self, way: str) -> Weight:
         if way == "inputs" and len(self.shape) > 2:
@@ -312,12 +312,12 @@ class SumWeight(Weight):
             if self.by is not None:
                 coefficients = self.by.fit(len(x)).gather(coefficients)
             x_NIR = into_inputs(x, coefficients, self.lead)
-            made = F.linear(x_NIR, self.templates.reshape(outputs, -1))
+            result = F.linear(x_NIR, self.templates.reshape(outputs, -1))
         else:
             # In the product's dtype: under autocast that is what a plain layer would return.
             coefficients = self.lift(self.coefficients, x, 1)
-            made = out_of_outputs(x, coefficients, self.templates, self.shape)
-        return made if base is None else made + base
+            result = out_of_outputs(x, coefficients, self.templates, self.shape)
+        return result if base is None else result + base
 
     def convolve(self, conv: Conv, x: Tensor, transposed: bool, groups: int) -> Tensor:
         if transposed or x.ndim != len(self.shape):
@@ -334,8 +334,8 @@ class SumWeight(Weight):
         y = y.unflatten(1, (outputs, terms))
         weights = self.coefficients.to(y.dtype)
         weights = weights.reshape(*weights.shape, *(1,) * (x.ndim - 2))
-        made = (y * self.lift(weights, y, x.ndim - 1)).sum(2)
-        return made if self.base is None else made + conv(x, self.base, 1)
+        result = (y * self.lift(weights, y, x.ndim - 1)).sum(2)
+        return result if self.base is None else result + conv(x, self.base, 1)
 
     def embed(self, ids: Tensor, **options: Any) -> Tensor:
         num, dim = self.shape
@@ -345,15 +345,15 @@ class SumWeight(Weight):
             self.note("embedding", "dense", layer)
             return self.look_up(ids, self.whole(), **options)
         self.note("embedding", "outputs", layer)
-        found = F.embedding(ids, self.templates.reshape(num, dim * terms), **options)
-        found = found.unflatten(-1, (dim, terms))
-        coefficients = self.coefficients.to(found.dtype)
+        products = F.embedding(ids, self.templates.reshape(num, dim * terms), **options)
+        products = products.unflatten(-1, (dim, terms))
+        coefficients = self.coefficients.to(products.dtype)
         if self.by is None:
-            made = found @ coefficients
+            vectors = products @ coefficients
         else:
-            made = self.product(found, coefficients.unsqueeze(-2)).squeeze(-1)
+            vectors = self.product(products, coefficients.unsqueeze(-2)).squeeze(-1)
         base = self.base
-        return made if base is None else made + F.embedding(ids, base, **options)
+        return vectors if base is None else vectors + F.embedding(ids, base, **options)
 
 
 @dataclass
@@ -374,8 +374,8 @@ class LowRankWeight(Weight):
 
     def dense(self) -> Tensor:
         product = self.factor * (self.u @ self.v)
-        made = product.reshape(*product.shape[:-2], *self.shape)
-        return made if self.base is None else self.base + made
+        numbers = product.reshape(*product.shape[:-2], *self.shape)
+        return numbers if self.base is None else self.base + numbers
 
     def turned(self) -> Weight:
         shape, base = torch.Size(reversed(self.shape)), self.base
@@ -391,8 +391,8 @@ class LowRankWeight(Weight):
             return super().linear(x)
         self.note("linear", "factors")
         low = self.product(x, self.v)
-        made = self.product(low * self.factor if self.factor != 1.0 else low, self.u)
-        return made if self.base is None else F.linear(x, self.base) + made
+        result = self.product(low * self.factor if self.factor != 1.0 else low, self.u)
+        return result if self.base is None else F.linear(x, self.base) + result
 
     def convolve(self, conv: Conv, x: Tensor, transposed: bool, groups: int) -> Tensor:
         rank, plain = self.u.shape[-1], x.ndim == len(self.shape)
@@ -402,17 +402,17 @@ class LowRankWeight(Weight):
         self.note("conv", "factors")
         low = self.conv_each(conv, x, self.v.unflatten(-1, self.shape[1:]))
         if self.by is None:
-            made = (self.u * self.factor) @ low.flatten(2)
+            outputs = (self.u * self.factor) @ low.flatten(2)
         else:
-            made = self.product(low.flatten(2).mT * self.factor, self.u).mT
-        made = made.reshape(made.shape[0], -1, *low.shape[2:])
-        return made if self.base is None else conv(x, self.base, 1) + made
+            outputs = self.product(low.flatten(2).mT * self.factor, self.u).mT
+        outputs = outputs.reshape(outputs.shape[0], -1, *low.shape[2:])
+        return outputs if self.base is None else conv(x, self.base, 1) + outputs
 
     def embed(self, ids: Tensor, **options: Any) -> Tensor:
         self.note("embedding", "factors")
         low = self.look_up(ids, self.u, **options)
-        made = self.factor * (low @ self.v if self.by is None else self.product(low, self.v.mT))
-        return made if self.base is None else F.embedding(ids, self.base, **options) + made
+        vectors = self.factor * (low @ self.v if self.by is None else self.product(low, self.v.mT))
+        return vectors if self.base is None else F.embedding(ids, self.base, **options) + vectors
 
 
 @dataclass
@@ -440,13 +440,13 @@ class ScaledWeight(Weight):
         return replace(self, rows=rows, columns=columns, lead=0)
 
     def dense(self) -> Tensor:
-        made = self.base
+        numbers = self.base
         for axis, factor in ((0, self.rows), (1, self.columns)):
             if factor is not None:
                 ones = (1,) * (len(self.shape) - 1 - axis)
                 front = (*factor.shape[: self.lead], *(1,) * axis)
-                made = made * factor.reshape(*front, -1, *ones)
-        return made
+                numbers = numbers * factor.reshape(*front, -1, *ones)
+        return numbers
 
     def turned(self) -> Weight:
         shape = torch.Size(reversed(self.shape))
@@ -462,8 +462,8 @@ class ScaledWeight(Weight):
             return super().convolve(conv, x, transposed, groups)
         self.note("conv", "factors")
         inputs, outputs = (self.rows, self.columns) if transposed else (self.columns, self.rows)
-        own = len(self.shape) - 1
-        return self._around(x, lambda x: conv(x, self.base, 1), inputs, outputs, own)
+        axes = len(self.shape) - 1
+        return self._around(x, lambda x: conv(x, self.base, 1), inputs, outputs, axes)
 
     def _around(
         self,
@@ -471,27 +471,27 @@ class ScaledWeight(Weight):
         layer: Callable[[Tensor], Tensor],
         inputs: Tensor | None,
         outputs: Tensor | None,
-        own: int,
+        axes: int,
     ) -> Tensor:
-        """Scale what goes into a shared layer and what comes out, channels `own` from the end."""
+        """Scale what goes into a shared layer and what comes out; channels are axis `-axes`."""
         if inputs is not None:
-            x = x * self._factor(inputs, x, own)
+            x = x * self._factor(inputs, x, axes)
         y = layer(x)
-        return y if outputs is None else y * self._factor(outputs, y, own)
+        return y if outputs is None else y * self._factor(outputs, y, axes)
 
-    def _factor(self, numbers: Tensor, x: Tensor, own: int) -> Tensor:
-        ones = numbers.reshape(*numbers.shape, *(1,) * (own - 1))
+    def _factor(self, numbers: Tensor, x: Tensor, axes: int) -> Tensor:
+        ones = numbers.reshape(*numbers.shape, *(1,) * (axes - 1))
         # In the layer's dtype: under autocast that is what a plain layer would return.
-        return self.lift(ones, x, own).to(x.dtype)
+        return self.lift(ones, x, axes).to(x.dtype)
 
     def embed(self, ids: Tensor, **options: Any) -> Tensor:
         self.note("embedding", "factors")
-        made = F.embedding(ids, self.base, **options)
+        vectors = F.embedding(ids, self.base, **options)
         if self.rows is not None and self.by is None:
-            made = made * self.rows[ids].unsqueeze(-1)
+            vectors = vectors * self.rows[ids].unsqueeze(-1)
         elif self.rows is not None:
-            made = made * self.look_up(ids, self.rows.unsqueeze(-1))
-        return made if self.columns is None else made * self.lift(self.columns, made, 1)
+            vectors = vectors * self.look_up(ids, self.rows.unsqueeze(-1))
+        return vectors if self.columns is None else vectors * self.lift(self.columns, vectors, 1)
 
 
 @dataclass
