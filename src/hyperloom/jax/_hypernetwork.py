@@ -108,19 +108,19 @@ class HyperNetwork(nnx.Module):
         return cls(given, condition=None, rngs=rngs)
 
     def _take(self, given: Planned, rngs: nnx.Rngs) -> None:
-        made = build(given, rngs)
-        self._plan = Box(made.plan)
+        built = build(given, rngs)
+        self._plan = Box(built.plan)
         self._memory = Box(Memory())
-        self.condition = made.condition
-        self.trunks = made.trunks
-        self.heads = made.heads
-        self.scales = nnx.data(made.scales)
-        self.bases = made.bases
-        self.banks = made.banks
+        self.condition = built.condition
+        self.trunks = built.trunks
+        self.heads = built.heads
+        self.scales = nnx.data(built.scales)
+        self.bases = built.bases
+        self.banks = built.banks
         self.kept = kept_tensors(given)
-        self.native = made.native
+        self.native = built.native
         self.target: Adaptor = given.read.adaptor
-        self.dropout = nnx.data(made.dropout)
+        self.dropout = nnx.data(built.dropout)
 
     @property
     def plan(self) -> Plan:
@@ -205,10 +205,10 @@ class HyperNetwork(nnx.Module):
         asked = Asked(inputs, in_axes, kwargs, as_rngs(rngs), state, mutable, method)
         halves = self.generator, self.runner
         if rows is None:
-            made = forward(*halves, condition, carry, asked)
+            results = forward(*halves, condition, carry, asked)
         else:
-            made = forward_rows(*halves, condition, carry, asked, rows)
-        return made if carries else made[0]
+            results = forward_rows(*halves, condition, carry, asked, rows)
+        return results if carries else results[0]
 
     def explain(
         self,
@@ -304,12 +304,12 @@ class HyperNetwork(nnx.Module):
             of that and the next state. Raises as a call does.
         """
         if parameters is not None:
-            own = with_parameters(self, parameters)
-            return own.generate(condition, rngs=rngs, carry=carry)
+            with_arrays = with_parameters(self, parameters)
+            return with_arrays.generate(condition, rngs=rngs, carry=carry)
         streams, generator = as_rngs(rngs), self.generator
         encoded = generator.encode(condition, streams, carry)
-        made = generator.tensors(encoded, generator.trunk_key(streams))
-        return (made, encoded.carry) if self.plan.condition.has_carry else made
+        tensors = generator.tensors(encoded, generator.trunk_key(streams))
+        return (tensors, encoded.carry) if self.plan.condition.has_carry else tensors
 
     def run(
         self,
@@ -401,10 +401,10 @@ class HyperNetwork(nnx.Module):
         if encoded.batch:
             got, way_out = f"a batch of conditions {encoded.batch}", "Instantiate them one by one."
             raise ValueError(message("condition", got, "one condition", way_out))
-        made = generator.tensors(encoded, generator.trunk_key(None))
-        own = self.target.state()
-        own.update(check_state(own, state, ()))
-        return self.target.build({**runner.kept_tensors(), **made}, own)
+        tensors = generator.tensors(encoded, generator.trunk_key(None))
+        buffers = self.target.state()
+        buffers.update(check_state(buffers, state, ()))
+        return self.target.build({**runner.kept_tensors(), **tensors}, buffers)
 
     def initial_carry(self, batch: int | tuple[int, ...] = ()) -> Any:
         """Return the state that a condition starts from, for `jax.lax.scan` and the like.

@@ -61,10 +61,10 @@ def build(given: Planned, rngs: nnx.Rngs) -> Generator:
     bases = _bases(plan, native)
     later = nnx.Dict({name: Fixed(jnp.asarray(native[name])) for name in starts_of_later_ids(plan)})
     parts = (given.condition, given.trunks, heads, scales, bases, banks, later)
-    made = Generator(plan.fill_caches(), *parts, dropout=None)
-    _fill(made, start)
+    generator = Generator(plan.fill_caches(), *parts, dropout=None)
+    _fill(generator, start)
     drops = isinstance(plan.trunk, MLP) and plan.trunk.dropout > 0
-    return replace(made, dropout=rngs.dropout.fork()) if drops else made
+    return replace(generator, dropout=rngs.dropout.fork()) if drops else generator
 
 
 def kept_tensors(given: Planned) -> nnx.Dict[Any]:
@@ -93,15 +93,15 @@ def _bases(plan: Plan, native: Mapping[str, Any]) -> nnx.Dict[Any]:
     )
 
 
-def _fill(made: Generator, start: Start) -> None:
+def _fill(generator: Generator, start: Start) -> None:
     """Give every linear head its start; measure the trunk's features first."""
-    moments = _moments(made)
-    for i, head in enumerate(made.plan.heads):
-        divisor = made.heads[head.name].start(moments.get(i, 1.0), start)
-        if made.scales is not None and (is_traced(divisor) or divisor != 1.0):
-            rows, _ = made.plan.sections[i]
-            own = made.scales.get_value()
-            made.scales.set_value(own.at[np.asarray(rows), 0].divide(divisor))
+    moments = _moments(generator)
+    for i, head in enumerate(generator.plan.heads):
+        divisor = generator.heads[head.name].start(moments.get(i, 1.0), start)
+        if generator.scales is not None and (is_traced(divisor) or divisor != 1.0):
+            rows, _ = generator.plan.sections[i]
+            scales = generator.scales.get_value()
+            generator.scales.set_value(scales.at[np.asarray(rows), 0].divide(divisor))
 
 
 def _moments(built: Generator) -> dict[int, Any]:
@@ -129,9 +129,9 @@ def _sample(choice: Condition, module: Any, num: int, draws: np.random.RandomSta
     if isinstance(choice, Concat):
         assert isinstance(module, ConcatCondition)
         pairs = zip(choice.parts, module.parts, strict=True)
-        made = [_sample(part, built, num, draws) for part, built in pairs]
-        ids = [m.ids for m in made if m.ids is not None]
-        wide = jnp.concatenate([m.vector for m in made], axis=-1)
+        encoded_parts = [_sample(part, built, num, draws) for part, built in pairs]
+        ids = [m.ids for m in encoded_parts if m.ids is not None]
+        wide = jnp.concatenate([m.vector for m in encoded_parts], axis=-1)
         return Encoded(wide, ids[0] if ids else None)
     held = [v.dtype for _, v in walk(module) if jnp.issubdtype(v.dtype, jnp.floating)]
     dtype = getattr(module, "dtype", held[0] if held else jnp.float32)
@@ -185,10 +185,10 @@ def planned(
 def planned_again(target: Any, plan: Plan, condition: Any, trunk: Any, rngs: nnx.Rngs) -> Planned:
     """Take a plan for a target; `condition` and `trunk` are the modules of the user's own."""
     read = read_target(target)
-    found = a_plan("plan", plan).spec.differences(read.spec)
-    if found:
+    differences = a_plan("plan", plan).spec.differences(read.spec)
+    if differences:
         wanted = f"the tensors of {plan.spec.name}"
-        raise ValueError(message("target", "; ".join(found[:3]), wanted))
+        raise ValueError(message("target", "; ".join(differences[:3]), wanted))
     start = Start(rngs, generator_dtype(read.spec), read.values)
     neutral, module = build_condition(plan.condition if condition is None else condition, start)
     trunk = as_part(trunk)

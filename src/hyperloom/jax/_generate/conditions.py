@@ -134,15 +134,16 @@ class ConcatCondition(nnx.Module):
         if not isinstance(carries, (tuple, list)) or len(carries) != num:
             wanted = f"a tuple of {num} states, None for the parts of Concat that have none"
             raise TypeError(message("carry", shown(carry), wanted))
-        made = [
+        encoded_parts = [
             None
             if self._drawn(part, v)
             else (part(v, keys, c) if _has_carry(part) else part(v, keys))
             for part, v, c in zip(parts, value, carries, strict=True)
         ]
-        batch = _common_batch([m for m in made if m is not None])
+        batch = _common_batch([m for m in encoded_parts if m is not None])
         done = [
-            part(None, keys, batch) if m is None else m for part, m in zip(parts, made, strict=True)
+            part(None, keys, batch) if m is None else m
+            for part, m in zip(parts, encoded_parts, strict=True)
         ]
         vectors = [jnp.broadcast_to(m.vector, (*batch, m.vector.shape[-1])) for m in done]
         ids = [m.ids for m in done if m.ids is not None] if self.has_ids else []
@@ -166,9 +167,9 @@ def _has_carry(part: Any) -> bool:
     return bool(getattr(part, "has_carry", False))
 
 
-def _common_batch(made: list[Encoded]) -> tuple[int, ...]:
+def _common_batch(encoded_parts: list[Encoded]) -> tuple[int, ...]:
     """Return the batch of all parts; one condition `()` goes with any batch."""
-    batches = {m.batch for m in made if m.batch}
+    batches = {m.batch for m in encoded_parts if m.batch}
     if len(batches) > 1:
         got = " and ".join(str(b) for b in sorted(batches))
         raise ValueError(
@@ -208,8 +209,8 @@ def build_condition(choice: Any, start: Start) -> tuple[Condition, nnx.Module]:
 
 def num_learned(module: nnx.Module) -> int:
     """Return how many numbers a module learns, shared ones once."""
-    found = {id(v): v for _, v in walk(module) if isinstance(v, nnx.Param)}
-    return sum(v.size for v in found.values())
+    params = {id(v): v for _, v in walk(module) if isinstance(v, nnx.Param)}
+    return sum(v.size for v in params.values())
 
 
 def output_width(argument: str, module: nnx.Module) -> int:

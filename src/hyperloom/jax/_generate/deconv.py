@@ -96,7 +96,7 @@ class TransposedConvolution(nnx.Module):
             apart = (step.size[axis] - 1) * step.stride[axis] + 1
             before = step.kernel[axis] - 1 - step.padding[axis]
             padding.append((before, step.out[axis] + step.kernel[axis] - 1 - apart - before))
-        made = lax.conv_general_dilated(
+        image = lax.conv_general_dilated(
             image_RCHW,
             jnp.flip(weight, (2, 3)),
             (1, 1),
@@ -104,7 +104,7 @@ class TransposedConvolution(nnx.Module):
             lhs_dilation=step.stride,
             dimension_numbers=_LAYOUT,
         )
-        return made + self.bias[...][:, None, None]
+        return image + self.bias[...][:, None, None]
 
 
 class SelfAttention(nnx.Module):

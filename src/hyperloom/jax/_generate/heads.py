@@ -185,8 +185,8 @@ def _flat(numbers: Array) -> Array:
 
 def _new_rows(head: Head, num: int, start: Start) -> Array:
     """Return rows `(num, S)` of learned numbers, each with draws of its own."""
-    made = []
+    runs = []
     for part in head.segments:
         shape = (num, part.stop - part.start)
-        made.append(start.uniform(shape, 0.0 if part.native else part.std) + start.mean(part))
-    return start.join(made, axis=-1)
+        runs.append(start.uniform(shape, 0.0 if part.native else part.std) + start.mean(part))
+    return start.join(runs, axis=-1)

@@ -98,7 +98,7 @@ class IdNorm(nnx.Module):
         if slots == 1:
             _refuse_single_rows(ids)
         flat = known.reshape(-1)
-        own, index, counts = jnp.unique(
+        distinct, index, counts = jnp.unique(
             flat, return_inverse=True, return_counts=True, size=flat.size, fill_value=num_ids
         )
         rows = x.reshape(flat.size, slots, width)
@@ -112,26 +112,26 @@ class IdNorm(nnx.Module):
         mean = mean_of(rows)
         centred = rows - mean[index][:, None]
         var = mean_of(jnp.square(centred))
-        self._keep(own, mean, var, num)
+        self._keep(distinct, mean, var, num)
         scale = jnp.where(num > 1, jax.lax.rsqrt(var + 1e-5), jnp.nan)
         return (centred * scale[index][:, None]).reshape(x.shape)
 
-    def _keep(self, own: Array, mean: Array, var: Array, num: Array) -> None:
+    def _keep(self, distinct: Array, mean: Array, var: Array, num: Array) -> None:
         """Bring the running statistics of the ids at hand nearer to what they were now."""
         var = var * (num / jnp.maximum(num - 1, 1))
         for held, new in ((self.norm_mean, mean), (self.norm_var, var)):
             rows = held[...]
-            step = _MOMENTUM * (jax.lax.stop_gradient(new) - rows.at[own].get(mode="clip"))
-            held[...] = rows.at[own].add(jnp.where(num > 1, step, 0), mode="drop")
+            step = _MOMENTUM * (jax.lax.stop_gradient(new) - rows.at[distinct].get(mode="clip"))
+            held[...] = rows.at[distinct].add(jnp.where(num > 1, step, 0), mode="drop")
 
 
 def _refuse_single_rows(ids: Array) -> None:
     """Raise for an id that occurs once, unless it cannot be seen."""
     if is_traced(ids):
         return
-    own, counts = np.unique(np.asarray(ids), return_counts=True)
+    distinct, counts = np.unique(np.asarray(ids), return_counts=True)
     if (counts == 1).any():
-        got = f"one row for the id {int(own[counts == 1][0])}, which has no variance"
+        got = f"one row for the id {int(distinct[counts == 1][0])}, which has no variance"
         way_out = "Use a layout with slots (Chunked, Grouped), or call eval()."
         wanted = "several rows for each id while training"
         raise ValueError(message("MLP(per_condition=)", got, wanted, way_out))

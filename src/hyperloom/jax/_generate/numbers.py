@@ -31,24 +31,24 @@ def raw_numbers(
         encoded: The conditions.
         features: What the heads are run on, as `slot_features` returns it.
     """
-    made = []
+    outputs = []
     for i, head in enumerate(plan.heads):
         seen = Seen(features.get(i), encoded.ids, encoded.batch)
-        made.append(heads[head.name].numbers(seen))
-    return made
+        outputs.append(heads[head.name].numbers(seen))
+    return outputs
 
 
 def slot_features(
     plan: Plan, trunks: Any, heads: Any, encoded: Encoded, key: Array | None = None
 ) -> dict[int, Array]:
     """Run every trunk once, on the slots of all its heads: head index -> `(*batch, C, F)`."""
-    found: dict[int, Array] = {}
+    features_of_head: dict[int, Array] = {}
     for index, width in enumerate(plan.widths):
         members = plan.trunk_heads[index]
         trunk = trunks[index]
         if not width:
             features = trunk(encoded.vector, None, key, encoded.ids)
-            found.update((i, features) for i in members)
+            features_of_head.update((i, features) for i in members)
             continue
         slots = [heads[plan.heads[i].name].slot_embeddings(encoded.ids) for i in members]
         if any(s.ndim > 2 for s in slots):
@@ -56,8 +56,8 @@ def slot_features(
         wide = slots[0] if len(slots) == 1 else jnp.concatenate(slots, axis=-2)
         features = trunk(encoded.vector, wide, key, encoded.ids)
         ends = np.cumsum([plan.heads[i].num_slots for i in members])
-        found.update(zip(members, jnp.split(features, ends[:-1], axis=-2), strict=True))
-    return found
+        features_of_head.update(zip(members, jnp.split(features, ends[:-1], axis=-2), strict=True))
+    return features_of_head
 
 
 def assemble(
@@ -78,21 +78,21 @@ def assemble(
         banks: The plan's banks.
         dtypes: Wanted dtype of each tensor.
     """
-    made = join(plan, cut(plan, raw, scales), bases, banks)
-    return {name: value.astype(dtypes[name]) for name, value in made.items()}
+    tensors = join(plan, cut(plan, raw, scales), bases, banks)
+    return {name: value.astype(dtypes[name]) for name, value in tensors.items()}
 
 
 def cut(plan: Plan, raw: list[Array], scales: Array | None) -> list[Array]:
     """Cut the heads' numbers into parts `(*batch, *shape)`, in the order of `plan.pieces`."""
-    made: list[Any] = [None] * len(plan.pieces)
+    parts: list[Any] = [None] * len(plan.pieces)
     for head, flat, (rows, sizes) in zip(plan.heads, raw, plan.sections, strict=True):
         if head.scaled:
             assert scales is not None
             flat = scale_and_shift(flat, scales, rows, sizes)
         cuts = jnp.split(flat, np.cumsum(sizes)[:-1], axis=-1)
         for row, part in zip(rows, cuts, strict=False):
-            made[row] = plan.pieces[row].arrange(part, jnp.transpose)
-    return made
+            parts[row] = plan.pieces[row].arrange(part, jnp.transpose)
+    return parts
 
 
 def scale_and_shift(
@@ -100,9 +100,9 @@ def scale_and_shift(
 ) -> Array:
     """Give each range of a head's output `(*batch, C * S)` its scale and shift."""
     # What is cut off, at the end, gets those of the last range.
-    own = np.minimum(np.repeat(np.arange(len(sizes)), sizes), len(rows) - 1)
-    each = scales[np.asarray(rows)[own]]
-    return flat * each[:, 0] + each[:, 1]
+    range_of_number = np.minimum(np.repeat(np.arange(len(sizes)), sizes), len(rows) - 1)
+    pairs = scales[np.asarray(rows)[range_of_number]]
+    return flat * pairs[:, 0] + pairs[:, 1]
 
 
 def feature_moments(plan: Plan, trunks: Any, heads: Any, encoded: Encoded) -> dict[int, Any]:
@@ -119,8 +119,8 @@ def feature_moments(plan: Plan, trunks: Any, heads: Any, encoded: Encoded) -> di
         trunks.eval()
         return slot_features(plan, trunks, heads, Encoded(vector, ids))
 
-    made = features(state, encoded.vector, encoded.ids)
-    return {i: _moment(features) for i, features in made.items()}
+    features_of_head = features(state, encoded.vector, encoded.ids)
+    return {i: _moment(features) for i, features in features_of_head.items()}
 
 
 def _moment(features: Array) -> Any:

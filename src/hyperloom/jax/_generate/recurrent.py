@@ -95,5 +95,5 @@ class RecurrentCondition(nnx.Module):
         for part in parts:
             if part.shape != shape:
                 raise ValueError(message("carry", shown(part), wanted, way_out))
-        made = tuple(jnp.asarray(part, x.dtype) for part in parts)
-        return made if paired else made[0]
+        carry_parts = tuple(jnp.asarray(part, x.dtype) for part in parts)
+        return carry_parts if paired else carry_parts[0]

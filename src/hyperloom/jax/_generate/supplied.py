@@ -32,25 +32,25 @@ def with_parameters(hnet: Owner, parameters: Mapping[str, Any]) -> Owner:
     _check({name: leaves[path] for name, path in named.items()}, parameters)
     for name, value in parameters.items():
         leaves[named[name]] = type(leaves[named[name]])(value)
-    made: Owner = nnx.merge(graphdef, nnx.from_flat_state(list(leaves.items())))
-    refuse_other_numbers(Generator.of(made), "parameters")
-    return made
+    owner: Owner = nnx.merge(graphdef, nnx.from_flat_state(list(leaves.items())))
+    refuse_other_numbers(Generator.of(owner), "parameters")
+    return owner
 
 
 def _is_own(leaf: Any) -> bool:
     return isinstance(leaf, nnx.Variable) and not isinstance(leaf, Hole) and not is_random(leaf)
 
 
-def _check(own: Mapping[str, Variable], given: Mapping[str, Any]) -> None:
+def _check(variables: Mapping[str, Variable], given: Mapping[str, Any]) -> None:
     """Raise for names that are not the hypernetwork's own, or arrays of other shapes."""
     wanted = "a dict from names of the hypernetwork's parameters to arrays"
     if not isinstance(given, Mapping):
         raise TypeError(message("parameters", f"a {type(given).__name__}", wanted))
     for name, value in given.items():
-        if name not in own:
-            way_out = did_you_mean(name, own)
+        if name not in variables:
+            way_out = did_you_mean(name, variables)
             raise ValueError(message("parameters", f"the name {name!r}", wanted, way_out))
-        check_shape(f"parameters[{name!r}]", name, tuple(own[name].shape), value)
+        check_shape(f"parameters[{name!r}]", name, tuple(variables[name].shape), value)
 
 
 def check_shape(argument: str, name: str, shape: tuple[int, ...], value: Any) -> None:
@@ -69,13 +69,13 @@ def refuse_other_numbers(generator: Generator, argument: str) -> None:
     """Raise if tables that are looked up by one id have rows for different numbers of ids."""
     if generator.plan.num_ids is None:
         return
-    found: dict[int, str] = {}
+    part_of_rows: dict[int, str] = {}
     for part in ("condition", "trunks", "heads"):
         for path, module in nnx.iter_modules(getattr(generator, part)):
             if isinstance(module, (Table, IdNorm)):
                 num = module.num if isinstance(module, Table) else module.norm_mean.shape[0]
-                found.setdefault(num, ".".join(map(str, (part, *path))))
-    if len(found) > 1:
-        got = " and ".join(f"{num} rows in {name!r}" for num, name in found.items())
+                part_of_rows.setdefault(num, ".".join(map(str, (part, *path))))
+    if len(part_of_rows) > 1:
+        got = " and ".join(f"{num} rows in {name!r}" for num, name in part_of_rows.items())
         way_out = "Give the others too."
         raise ValueError(message(argument, got, "as many ids in all tables", way_out))

@@ -16,9 +16,9 @@ def look_up(rows: Array, ids: Array) -> Array:
     """Return the rows `(*batch, *shape)` of ids `(*batch,)`; NaN for an id that has none."""
     inside = (ids >= 0) & (ids < rows.shape[0])
     known = jnp.where(inside, ids, 0)
-    found = rows.at[known].get(out_sharding=_sharding_of(ids, rows.ndim - 1))
+    rows_of_ids = rows.at[known].get(out_sharding=_sharding_of(ids, rows.ndim - 1))
     ones = (1,) * (rows.ndim - 1)
-    return jnp.where(inside.reshape(*ids.shape, *ones), found, jnp.nan)
+    return jnp.where(inside.reshape(*ids.shape, *ones), rows_of_ids, jnp.nan)
 
 
 def _sharding_of(ids: Array, rest: int) -> NamedSharding | None:

@@ -105,8 +105,8 @@ class MLPTrunk(nnx.Module):
             x = first(vector[..., None, :], keys[0], ids)
         else:
             x = first.pair(vector, slots, keys[0], ids)
-        for layer, own in zip(rest, keys[1:], strict=True):
-            x = layer(x, own, ids)
+        for layer, layer_key in zip(rest, keys[1:], strict=True):
+            x = layer(x, layer_key, ids)
         if self.choice.norm == "rms":
             x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), -1, keepdims=True) + 1e-6)
         return x
@@ -125,9 +125,9 @@ class CustomTrunkModule(nnx.Module):
         x = beside(vector, slots)
         call: Any = self.module
         rows = math.prod(x.shape[:-1])
-        made = call(x.reshape(rows, x.shape[-1]))
-        check_trunk_output(self.module, made, (rows, self.width), ARRAY)
-        return made.reshape(*x.shape[:-1], self.width)
+        output = call(x.reshape(rows, x.shape[-1]))
+        check_trunk_output(self.module, output, (rows, self.width), ARRAY)
+        return output.reshape(*x.shape[:-1], self.width)
 
 
 def neutral_trunk(choice: Any) -> Trunk:

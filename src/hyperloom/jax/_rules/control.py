@@ -109,9 +109,9 @@ class _Loop:
         ]
         constants, carried = self.num
         args = [*(values[i] for i in range(constants + carried)), *slices]
-        made = evaluate_lazily(context, self.body, args)
-        after = [to_dense(context, made[i - constants]) for i in self.carried]
-        return after, [to_dense(context, value) for value in made[carried:]]
+        results = evaluate_lazily(context, self.body, args)
+        after = [to_dense(context, results[i - constants]) for i in self.carried]
+        return after, [to_dense(context, value) for value in results[carried:]]
 
     def _inside(self, context: Context) -> Context:
         used = [v.name for v in self.fixed.values() if isinstance(v, StructuredWeight)]
@@ -122,16 +122,16 @@ class _Loop:
 
     def formed_inside(self, context: Context) -> set[str]:
         """Return the names of the weights that some equation of a step would form."""
-        found: list[tuple[str, str, str, Layer | None]] = []
-        inside = replace(self._inside(context), record=lambda *note: found.append(note))
+        notes: list[tuple[str, str, str, Layer | None]] = []
+        inside = replace(self._inside(context), record=lambda *note: notes.append(note))
         first = jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape[1:], v.dtype), self.over)
         jax.eval_shape(
             lambda carry, over: self._step(inside, self.fixed, carry, over), self.start, first
         )
         names = {v.name for v in self.fixed.values() if isinstance(v, StructuredWeight)}
-        formed = {name for name, _, way, _ in found if way == "dense"} & names
+        formed = {name for name, _, way, _ in notes if way == "dense"} & names
         if context.record is not None:
-            for note in dict.fromkeys(note for note in found if note[0] in formed):
+            for note in dict.fromkeys(note for note in notes if note[0] in formed):
                 context.record(*note)
         return formed
 
@@ -142,7 +142,7 @@ class _Loop:
             for i, v in self.fixed.items()
         }
         inside = self._inside(context)
-        after, made = lax.scan(
+        after, stacked = lax.scan(
             lambda carry, over: self._step(inside, fixed, carry, over),
             self.start,
             self.over,
@@ -151,7 +151,7 @@ class _Loop:
         left = iter(after)
         constants, carried = self.num
         ends = [fixed[constants + i] if i in self.same else next(left) for i in range(carried)]
-        return [*ends, *made]
+        return [*ends, *stacked]
 
 
 def _constants_and_carried(params: dict[str, Any]) -> tuple[int, int]:

@@ -54,8 +54,8 @@ def convolve(
         return conv_own(context, x, weight, **params)
     kernel = kernel.cast(kernel.dtype)
     labels = _out_labels(kernel, roles, params)
-    made = [_term(context, x, term, roles, out, params, labels) for term in kernel.terms]
-    return add_up(made, labels, out.shape).astype(out.dtype)
+    summands = [_term(context, x, term, roles, out, params, labels) for term in kernel.terms]
+    return add_up(summands, labels, out.shape).astype(out.dtype)
 
 
 def _inverse(permutation: Any) -> tuple[int, ...]:
@@ -81,9 +81,9 @@ def _way(
     for term in kernel.terms:
         if _middle(term, roles, groups) is None:
             return "dense", None
-        found = combination(kernel, term)
-        if found is not None:
-            terms = math.prod(found[0].size(label) for label in found[0].labels)
+        split = combination(kernel, term)
+        if split is not None:
+            terms = math.prod(split[0].size(label) for label in split[0].labels)
             # Coefficients cannot go into the inputs: kernels overlap.
             layer = Layer(context.num_conditions, rows, terms, fan_in, outputs, math.inf)
             return context.choose(layer, kernel.dtype), layer
@@ -126,9 +126,9 @@ def _term(
     params: dict[str, Any],
     labels: tuple[int, ...],
 ) -> Factor:
-    found = _middle(term, roles, params["feature_group_count"])
-    assert found is not None
-    before, middle, after = found
+    split = _middle(term, roles, params["feature_group_count"])
+    assert split is not None
+    before, middle, after = split
     numbers = params["dimension_numbers"]
     for factor in before:
         shape = [1] * x.ndim
@@ -148,8 +148,8 @@ def _term(
         y = lax.conv_general_dilated(x, weight, **_plain(params))
     at = numbers.out_spec[1]
     y = y.reshape(*y.shape[:at], *sizes, *y.shape[at + 1 :])
-    made = Factor(y, (*labels[:at], *channels, *labels[at + 1 :]), True)
-    return chain(made, [f.cast(y.dtype) for f in after], frozenset(labels))
+    convolved = Factor(y, (*labels[:at], *channels, *labels[at + 1 :]), True)
+    return chain(convolved, [f.cast(y.dtype) for f in after], frozenset(labels))
 
 
 def _plain(params: dict[str, Any]) -> dict[str, Any]:
@@ -201,7 +201,7 @@ def shifted(x: Array, kernel: Array, **params: Any) -> Array:
         max(0, (n - span) // s + 1)
         for n, span, s in zip(x.shape[1:-1], spans, strides, strict=True)
     ]
-    made = None
+    total = None
     for place in itertools.product(*map(range, sizes)):
         start = [0, *(p * d for p, d in zip(place, dilation, strict=True)), 0]
         stop = [
@@ -214,13 +214,13 @@ def shifted(x: Array, kernel: Array, **params: Any) -> Array:
         ]
         part = lax.slice(x, start, stop, [1, *strides, 1])
         y = _matrix(part, kernel[place], groups, params["precision"], dtype)
-        made = y if made is None else made + y
-    assert made is not None
+        total = y if total is None else total + y
+    assert total is not None
     out = numbers.out_spec
-    order = [0] * made.ndim
-    for axis, source in zip((out[0], *out[2:], out[1]), range(made.ndim), strict=True):
+    order = [0] * total.ndim
+    for axis, source in zip((out[0], *out[2:], out[1]), range(total.ndim), strict=True):
         order[axis] = source
-    return lax.transpose(made, order)
+    return lax.transpose(total, order)
 
 
 def _matrix(x: Array, matrix: Array, groups: int, precision: Any, dtype: Any) -> Array:
@@ -230,7 +230,7 @@ def _matrix(x: Array, matrix: Array, groups: int, precision: Any, dtype: Any) ->
     if groups == 1:
         return lax.dot_general(x, matrix, (((last,), (0,)), ((), ())), **options)
     split = x.reshape(*x.shape[:-1], groups, -1)
-    each = matrix.reshape(matrix.shape[0], groups, -1)
-    y = lax.dot_general(split, each, (((last + 1,), (0,)), ((last,), (1,))), **options)
+    matrices = matrix.reshape(matrix.shape[0], groups, -1)
+    y = lax.dot_general(split, matrices, (((last + 1,), (0,)), ((last,), (1,))), **options)
     y = lax.transpose(y, (*range(1, y.ndim - 1), 0, y.ndim - 1))
     return y.reshape(*x.shape[:-1], -1)

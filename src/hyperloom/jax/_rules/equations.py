@@ -56,8 +56,8 @@ def _reshape(_: Context, equation: Any, operands: list[Any]) -> Made:
     shape = equation.outvars[0].aval.shape
     if len(operands) > 1 or 0 in shape or equation.params.get("dimensions") is not None:
         return None
-    made = operands[0].reshape(shape)
-    return None if made is None else [made]
+    reshaped = operands[0].reshape(shape)
+    return None if reshaped is None else [reshaped]
 
 
 @rule("broadcast_in_dim")
@@ -66,8 +66,8 @@ def _broadcast(_: Context, equation: Any, operands: list[Any]) -> Made:
     kept = [n for n in shape if n != 1] == [n for n in weight.shape if n != 1]
     if len(operands) > 1 or not kept or 0 in shape:
         return None
-    made = weight.reshape(shape)
-    return None if made is None else [made]
+    reshaped = weight.reshape(shape)
+    return None if reshaped is None else [reshaped]
 
 
 @rule("convert_element_type")
@@ -109,8 +109,8 @@ def _negate(_: Context, equation: Any, operands: list[Any]) -> Made:
 def _slice(_: Context, equation: Any, operands: list[Any]) -> Made:
     weight, params = operands[0], equation.params
     steps = params["strides"] or (1,) * weight.ndim
-    each = zip(params["start_indices"], params["limit_indices"], steps, strict=True)
-    for axis, (start, stop, step) in enumerate(each):
+    ranges = zip(params["start_indices"], params["limit_indices"], steps, strict=True)
+    for axis, (start, stop, step) in enumerate(ranges):
         if (start, stop, step) != (0, weight.shape[axis], 1):
             weight = weight.slice(axis, start, stop, step)
     return [weight]
@@ -118,11 +118,11 @@ def _slice(_: Context, equation: Any, operands: list[Any]) -> Made:
 
 @rule("split")
 def _split(_: Context, equation: Any, operands: list[Any]) -> Made:
-    weight, start, made = operands[0], 0, []
+    weight, start, parts = operands[0], 0, []
     for size in equation.params["sizes"]:
-        made.append(weight.slice(equation.params["axis"], start, start + int(size)))
+        parts.append(weight.slice(equation.params["axis"], start, start + int(size)))
         start += int(size)
-    return made
+    return parts
 
 
 # ---- weights side by side ------------------------------------------------------------------------
@@ -145,10 +145,10 @@ def _transpose_joined(context: Context, equation: Any, operands: list[Any]) -> M
 @rule("convert_element_type", of=RULES_OF_JOINED)
 def _convert_joined(context: Context, equation: Any, operands: list[Any]) -> Made:
     (joined,) = operands
-    made = [_convert(context, equation, [part]) for part in joined.parts]
-    if any(part is None for part in made):
+    results = [_convert(context, equation, [part]) for part in joined.parts]
+    if any(part is None for part in results):
         return None
-    return [Joined(tuple(part[0] for part in made if part is not None), joined.axis)]
+    return [Joined(tuple(part[0] for part in results if part is not None), joined.axis)]
 
 
 @rule("dot_general", of=RULES_OF_JOINED)
@@ -160,21 +160,21 @@ def _dot_joined(context: Context, equation: Any, operands: list[Any]) -> Made:
     contract, batch = equation.params["dimension_numbers"]
     of_w, of_x = contract if first else reversed(contract)
     met, out = {*of_w, *batch[0 if first else 1]}, equation.outvars[0].aval
-    made, start = [], 0
+    products, start = [], 0
     if joined.axis in met:
         if joined.axis not in of_w:
             return None
         along = of_x[list(of_w).index(joined.axis)]
         for part in joined.parts:
             size = part.shape[joined.axis]
-            own = lax.slice_in_dim(x, start, start + size, axis=along)
-            made.append(dot(context, own, part, first, out, **equation.params))
+            x_of_part = lax.slice_in_dim(x, start, start + size, axis=along)
+            products.append(dot(context, x_of_part, part, first, out, **equation.params))
             start += size
-        return [sum(made[1:], made[0])]
+        return [sum(products[1:], products[0])]
     before = sum(axis not in met for axis in range(joined.axis)) + len(batch[0])
     at = before if first else before + jnp.ndim(x) - len(of_x) - len(batch[0])
     for part in joined.parts:
         shape = (*out.shape[:at], part.shape[joined.axis], *out.shape[at + 1 :])
-        own = jax.ShapeDtypeStruct(shape, out.dtype)
-        made.append(dot(context, x, part, first, own, **equation.params))
-    return [lax.concatenate(made, at)]
+        out_of_part = jax.ShapeDtypeStruct(shape, out.dtype)
+        products.append(dot(context, x, part, first, out_of_part, **equation.params))
+    return [lax.concatenate(products, at)]

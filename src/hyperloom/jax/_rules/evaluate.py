@@ -53,18 +53,18 @@ def evaluate_lazily(context: Context, closed: Any, args: Sequence[Any]) -> list[
 
     for equation in jaxpr.eqns:
         operands = [read(atom) for atom in equation.invars]
-        made = _equation(context, equation, operands)
-        values.update(zip(equation.outvars, made, strict=True))
+        results = _equation(context, equation, operands)
+        values.update(zip(equation.outvars, results, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
 
 
 def _equation(context: Context, equation: Any, operands: list[Any]) -> Sequence[Any]:
     if any(isinstance(value, (StructuredWeight, Joined)) for value in operands):
         joined = any(isinstance(value, Joined) for value in operands)
-        found = (RULES_OF_JOINED if joined else RULES).get(equation.primitive.name)
-        made = found(context, equation, operands) if found is not None else None
-        if made is not None:
-            return made
+        handler = (RULES_OF_JOINED if joined else RULES).get(equation.primitive.name)
+        results = handler(context, equation, operands) if handler is not None else None
+        if results is not None:
+            return results
         operands = [to_dense(context, value) for value in operands]
     return _bind(equation, operands)
 
@@ -80,8 +80,8 @@ def to_dense(context: Context, value: Any) -> Any:
 
 def _bind(equation: Any, operands: Sequence[Any]) -> Sequence[Any]:
     primitive = equation.primitive
-    found = primitive.get_bind_params(equation.params)
-    functions, params = found if isinstance(found, tuple) else ((), found)
+    bind_params = primitive.get_bind_params(equation.params)
+    functions, params = bind_params if isinstance(bind_params, tuple) else ((), bind_params)
     with equation.ctx.manager:
-        made = primitive.bind(*functions, *operands, **params)
-    return made if primitive.multiple_results else [made]
+        results = primitive.bind(*functions, *operands, **params)
+    return results if primitive.multiple_results else [results]

@@ -91,8 +91,8 @@ def call(
     closed, shape = jax.make_jaxpr(pure, return_shape=True)(plain, *args)
     given = [weights[name] for name in sorted(weights)]
     flat = [*given, *jax.tree.leaves(args)]
-    made = evaluate(Context(num_conditions, record=record), closed, flat)
-    return jax.tree.unflatten(jax.tree.structure(shape), made)
+    results = evaluate(Context(num_conditions, record=record), closed, flat)
+    return jax.tree.unflatten(jax.tree.structure(shape), results)
 
 
 def _plain(weight: Any) -> Any:

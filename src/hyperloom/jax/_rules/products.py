@@ -74,14 +74,14 @@ def dot(
         return lax.dot_general(*operands, **_plain(params))
     options = {"precision": params["precision"], "preferred_element_type": out.dtype}
     weight = weight.cast(weight.dtype)
-    made = []
+    summands = []
     for term in weight.terms:
-        found = combination(weight, term)
-        if found is None or way == "factors":
-            made.append(chain(plan.x, term, plan.keep, **options))
+        split = combination(weight, term)
+        if split is None or way == "factors":
+            summands.append(chain(plan.x, term, plan.keep, **options))
         else:
-            made.append(_combine(plan, *found, way, options))
-    return add_up(made, plan.out, out.shape).astype(out.dtype)
+            summands.append(_combine(plan, *split, way, options))
+    return add_up(summands, plan.out, out.shape).astype(out.dtype)
 
 
 def _plain(params: dict[str, Any]) -> dict[str, Any]:
@@ -133,9 +133,9 @@ def _dot_way(context: Context, plan: _Dot, weight: StructuredWeight) -> tuple[st
     batch = math.prod(weight.size(label) for label in plan.batch)
     fan_out = math.prod(weight.shape) // max(1, fan_in)
     for term in weight.terms:
-        found = combination(weight, term)
-        if found is not None:
-            terms = math.prod(found[0].size(label) for label in found[0].labels)
+        split = combination(weight, term)
+        if split is not None:
+            terms = math.prod(split[0].size(label) for label in split[0].labels)
             layer = Layer(context.num_conditions, rows, terms, fan_in, fan_out, fan_in * batch)
             # Beside other factors there is one way only: the estimates say whether it is worth it.
             return context.choose(layer, weight.dtype), layer
@@ -180,22 +180,22 @@ def look_up(
         return _gather(weight.dense(), indices, numbers, params["slice_sizes"], params)
     label, num = weight.axes[axis], weight.shape[axis]
     count = math.prod(map(estimated, indices.shape[:-1])) * context.times(weight)
-    found = combination(weight, weight.terms[0])
+    split = combination(weight, weight.terms[0])
     if weight.formed or count >= num:
         context.note(weight, "embedding", "dense")
         return _gather(weight.dense(), indices, numbers, params["slice_sizes"], params)
-    context.note(weight, "embedding", "factors" if found is None else "outputs")
+    context.note(weight, "embedding", "factors" if split is None else "outputs")
     fresh = 1 + max((*weight.axes, -1))
     rows = tuple(range(fresh, fresh + indices.ndim - 1))
     others = iter(a for a in weight.axes if a != label)
     ids = iter(rows)
     places = [i in numbers.offset_dims for i in range(len(out.shape))]
     labels = tuple(next(others) if place else next(ids) for place in places)
-    weight, made = weight.cast(weight.dtype), []
+    weight, summands = weight.cast(weight.dtype), []
     for term in weight.terms:
         taken = [_take(factor, label, rows, indices, params) for factor in term]
-        made.append(chain(taken[-1], taken[:-1], frozenset(labels)))
-    return add_up(made, labels, out.shape).astype(out.dtype)
+        summands.append(chain(taken[-1], taken[:-1], frozenset(labels)))
+    return add_up(summands, labels, out.shape).astype(out.dtype)
 
 
 def _taken_axis(weight: StructuredWeight, numbers: Any, sizes: Sequence[int]) -> int | None:

@@ -105,9 +105,9 @@ def bind(generator: Generator, runner: Runner, encoded: Encoded, key: Array | No
     """Return the target with the weights of conditions; see `HyperNetwork.bind`."""
     flat = flat_encoded(encoded)
     weights, shared = make_weights(generator, flat, key, as_objects=bool(encoded.batch))
-    graphdef, own = nnx.split(runner.modules())
+    graphdef, target_state = nnx.split(runner.modules())
     structure = _Structure(generator.plan, graphdef, runner, encoded.batch)
-    return Bound(structure, (weights, shared, own))
+    return Bound(structure, (weights, shared, target_state))
 
 
 def _runner(net: Bound) -> Runner:

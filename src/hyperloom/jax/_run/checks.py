@@ -30,7 +30,7 @@ def as_rngs(rngs: Any) -> nnx.Rngs | None:
 
 
 def check_state(
-    own: Mapping[str, Any],
+    buffers: Mapping[str, Any],
     state: Mapping[str, Any] | None,
     batch: tuple[int, ...],
     anew: Collection[str] = (),
@@ -38,7 +38,7 @@ def check_state(
     """Check given state and return it.
 
     Args:
-        own: The target's state.
+        buffers: The target's state.
         state: What is given: what a call has returned, or a part of it.
         batch: The batch of conditions.
         anew: What calls have returned beside the state.
@@ -48,11 +48,11 @@ def check_state(
     for name, value in state.items():
         if name in anew:
             continue
-        if name not in own:
-            way_out = did_you_mean(name, own) if own else "The target has no state."
+        if name not in buffers:
+            way_out = did_you_mean(name, buffers) if buffers else "The target has no state."
             got = f"the name {name!r}"
             raise ValueError(message("state", got, "names of the target's state", way_out))
-        wanted = (*batch, *np.shape(own[name]))
+        wanted = (*batch, *np.shape(buffers[name]))
         if not is_array(value) or tuple(value.shape) != wanted:
             got = f"shape {tuple(value.shape)}" if is_array(value) else repr(value)
             raise ValueError(message(f"state[{name!r}]", got, f"an array of shape {wanted}"))

@@ -36,10 +36,10 @@ def explain(generator: Generator, runner: Runner, encoded: Encoded, asked: Asked
     def run(state: Any, encoded: Encoded, slices: Any) -> Any:
         # A copy that is traced too: a batch norm in the trunk keeps statistics of what it sees.
         mine, its = nnx.merge(graphdef, state, copy=True)
-        copy, own = replace(generator, **mine), replace(runner, **its)
+        copy, its_runner = replace(generator, **mine), replace(runner, **its)
         here = call.with_slices(slices, call.batch)
-        make = maker(copy, own, way, here, key)
-        return travel(own, way, make, encoded, here, record)[0]
+        make = maker(copy, its_runner, way, here, key)
+        return travel(its_runner, way, make, encoded, here, record)[0]
 
     with naming_inputs(plan.spec.name, asked.inputs, asked.kwargs):
         jax.eval_shape(run, state, flat_encoded(encoded), call.slices())

@@ -139,10 +139,10 @@ def _leaves(
 
 def _children(tree: Any) -> dict[Any, tuple[Any, Any]] | None:
     """Return the parts of a tree by key, in order, with their steps; `None` for a leaf."""
-    found, _ = tree_flatten_with_path(tree, is_leaf=lambda value: value is not tree)
-    if len(found) == 1 and not found[0][0]:
+    children, _ = tree_flatten_with_path(tree, is_leaf=lambda value: value is not tree)
+    if len(children) == 1 and not children[0][0]:
         return None
-    return {key_of(path[0]): (path[0], value) for path, value in found}
+    return {key_of(path[0]): (path[0], value) for path, value in children}
 
 
 def as_array(value: Any) -> Any:

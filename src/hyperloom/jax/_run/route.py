@@ -60,13 +60,13 @@ def route(plan: Plan, runner: Runner, call: Call, itemsize: int | None) -> Route
 
 def _strategy(runner: Runner, call: Call) -> tuple[str, str]:
     """Return the name of the strategy, and why."""
-    execution, found = runner.execution, runner.memory.loops.get(call.kind())
+    execution, why_loop = runner.execution, runner.memory.loops.get(call.kind())
     if execution.ways is not None:
         raise ValueError(message("Execution(ways=)", repr(execution.ways), "none: XLA chooses"))
     if not call.batch:
         return "single", "one condition: the target is run as it is"
     if execution.strategy == "loop":
         return "loop", "execution asks for one condition after the other"
-    if execution.strategy == "auto" and found is not None:
-        return "loop", found
+    if execution.strategy == "auto" and why_loop is not None:
+        return "loop", why_loop
     return "vmap", "the target is traced, and its equations run for all conditions at once"

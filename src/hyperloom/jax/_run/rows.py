@@ -60,9 +60,9 @@ def run_rows(
     outputs, places, notes = [], [], None
     for conditions, where in groups_of_equal_counts(index):
         paired = [jnp.asarray(a)[where] for a in inputs.paired]
-        own = {name: key[conditions] for name, key in keys.items()}
+        keys_of_rows = {name: key[conditions] for name, key in keys.items()}
         call = Call(conditions.shape, inputs, method=asked.method)
-        call = call.with_slices((paired, own, {}), conditions.shape)
+        call = call.with_slices((paired, keys_of_rows, {}), conditions.shape)
         ids = None if encoded.ids is None else encoded.ids[conditions]
         part = Encoded(encoded.vector[conditions], ids)
         way = route(generator.plan, runner, call, part.vector.dtype.itemsize)

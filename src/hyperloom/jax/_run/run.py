@@ -122,8 +122,8 @@ def maker(generator: Generator, runner: Runner, way: Route, call: Call, key: Arr
         raise ValueError(message("execution", got, "all conditions of a batch at once", way_out))
 
     def make(encoded: Encoded, part: Array) -> tuple[Mapping[str, Any], Mapping[str, Array]]:
-        own = None if key is None else jax.random.fold_in(key, part)
-        return make_weights(generator, encoded, own, way.as_objects)
+        key_of_part = None if key is None else jax.random.fold_in(key, part)
+        return make_weights(generator, encoded, key_of_part, way.as_objects)
 
     return make
 
@@ -175,13 +175,13 @@ def _in_parts(run: Callable[[int], Callable[..., Result]], slices: Any, num: int
     """Run `size` conditions at a time, one part after the other, and join what they return."""
     full = num // size
     front = jax.tree.map(lambda a: a[: full * size].reshape(full, size, *a.shape[1:]), slices)
-    made = jax.lax.map(lambda x: run(size)(*x[0], x[1]), (front, jnp.arange(full)))
-    made = jax.tree.map(lambda a: a.reshape(full * size, *a.shape[2:]), made)
+    outputs = jax.lax.map(lambda x: run(size)(*x[0], x[1]), (front, jnp.arange(full)))
+    outputs = jax.tree.map(lambda a: a.reshape(full * size, *a.shape[2:]), outputs)
     if full * size == num:
-        return made
+        return outputs
     rest = jax.tree.map(lambda a: a[full * size :], slices)
     last = run(num - full * size)(*rest, jnp.asarray(full))
-    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), made, last)
+    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), outputs, last)
 
 
 def store(runner: Runner, asked: Asked, result: Result, notes: Notes) -> Any:

@@ -153,16 +153,16 @@ def method_of(module: Any, method: Method) -> Callable[..., Any]:
         return partial(method, module)
     names = [name for name in dir(type(module)) if not name.startswith("_")]
     try:
-        found = module if method is None else reach(module, method)
+        function = module if method is None else reach(module, method)
     except (AttributeError, LookupError) as error:
         raise ValueError(
             message("method", repr(method), wanted, did_you_mean(method, names))
         ) from error
-    if not callable(found) or isinstance(found, nnx.Variable):
+    if not callable(function) or isinstance(function, nnx.Variable):
         got = f"{method!r}, which cannot be called" if method else "none"
         why = "" if method else f"{kind} itself cannot be called. "
         raise TypeError(message("method", got, wanted, why + did_you_mean("", names)))
-    return found
+    return function
 
 
 def reach(module: Any, path: str) -> Any:

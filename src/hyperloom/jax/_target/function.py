@@ -168,5 +168,5 @@ class FunctionTarget(Adaptor):
         return self._filled({name: Hole(None) for name in names if name not in known}, {})
 
     def build(self, tensors: Mapping[str, Any], state: Mapping[str, Any]) -> Any:
-        apply, made = self.function.held, self._filled(tensors, state)
-        return made if apply is call else Partial(apply, made)
+        apply, arguments = self.function.held, self._filled(tensors, state)
+        return arguments if apply is call else Partial(apply, arguments)

@@ -59,8 +59,8 @@ class Linen:
         name = type(module).__name__
         with nn.intercept_methods(note), naming_inputs(name, inputs, kwargs):
             if variables is None:
-                made: Any = nn.unbox(module.init(keys, *inputs, **kwargs))
-                self.variables = _without_sown(module, made, keys, inputs, kwargs)
+                initial: Any = nn.unbox(module.init(keys, *inputs, **kwargs))
+                self.variables = _without_sown(module, initial, keys, inputs, kwargs)
                 return
             # Only shapes and layers are wanted: nothing is computed, no parameter is drawn.
             shapes: Any = jax.eval_shape(lambda: nn.unbox(module.init(keys, *inputs, **kwargs)))
@@ -96,9 +96,9 @@ def _check_variables(variables: Any) -> None:
 
 def _check_params(variables: Any, shapes: Any) -> None:
     """Raise unless given variables hold the parameters that the module makes."""
-    own, given = _flat(shapes.get("params", {})), _flat(variables.get("params", {}))
-    for path in sorted({*own, *given}):
-        shape, wanted = (tuple(t[path].shape) if path in t else None for t in (given, own))
+    expected, given = _flat(shapes.get("params", {})), _flat(variables.get("params", {}))
+    for path in sorted({*expected, *given}):
+        shape, wanted = (tuple(t[path].shape) if path in t else None for t in (given, expected))
         if shape != wanted:
             right = "no such parameter" if wanted is None else f"shape {wanted}"
             got = f"none for {dotted(path)!r}" if shape is None else f"{dotted(path)!r}, {shape}"
@@ -146,20 +146,20 @@ def _flat(tree: Any, above: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
     """Return the leaves of nested mappings by path."""
     if not isinstance(tree, Mapping):
         return {above: tree}
-    made: dict[tuple[str, ...], Any] = {}
+    leaves: dict[tuple[str, ...], Any] = {}
     for key in sorted(tree, key=natural):
-        made.update(_flat(tree[key], (*above, key)))
-    return made
+        leaves.update(_flat(tree[key], (*above, key)))
+    return leaves
 
 
 def _nested(flat: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
-    made: dict[str, Any] = {}
+    tree: dict[str, Any] = {}
     for path, value in flat.items():
-        node = made
+        node = tree
         for step in path[:-1]:
             node = node.setdefault(step, {})
         node[path[-1]] = value
-    return made
+    return tree
 
 
 class LinenTarget(Adaptor):
@@ -183,8 +183,8 @@ class LinenTarget(Adaptor):
         self.buffers = nnx.Dict({dotted(path): Fixed(value) for path, value in others.items()})
 
     def state(self) -> dict[str, Any]:
-        own = self._own()
-        return {n: leaf for name, value in own.items() for n, leaf in leaves_of(name, value)}
+        buffers = self._own()
+        return {n: leaf for name, value in buffers.items() for n, leaf in leaves_of(name, value)}
 
     def state_variables(self) -> Iterator[tuple[str, Any]]:
         for name in self.state_paths.held:
@@ -201,7 +201,7 @@ class LinenTarget(Adaptor):
         return {name: stream() for name, stream in names.items()}
 
     def pure(self, notes: Notes, method: Method = None) -> Pure:
-        module, own, paths = self.module.held, self._own(), self.state_paths.held
+        module, buffers, paths = self.module.held, self._own(), self.state_paths.held
 
         def watched(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
             out = call(*args, **kwargs)
@@ -213,8 +213,8 @@ class LinenTarget(Adaptor):
             return method_of(module, method)(*args, **kwargs)
 
         def pure(tensors: Any, state: Any, keys: Any, args: Any, kwargs: Any) -> Any:
-            held = {path: with_leaves(name, own[name], state) for name, path in paths.items()}
-            known = {n for name, value in own.items() for n, _ in leaves_of(name, value)}
+            held = {path: with_leaves(name, buffers[name], state) for name, path in paths.items()}
+            known = {n for name, value in buffers.items() for n, _ in leaves_of(name, value)}
             # Collections that an earlier call has made; what it has sown, the call sows anew.
             more = {n: v for n, v in state.items() if n not in known and not isinstance(v, tuple)}
             held.update((tuple(name.split(".")), value) for name, value in more.items())
@@ -234,8 +234,8 @@ class LinenTarget(Adaptor):
         return self.module.held
 
     def build(self, tensors: Mapping[str, Any], state: Mapping[str, Any]) -> Any:
-        paths, own = self.state_paths.held, self._own()
-        held = {path: with_leaves(name, own[name], state) for name, path in paths.items()}
+        paths, buffers = self.state_paths.held, self._own()
+        held = {path: with_leaves(name, buffers[name], state) for name, path in paths.items()}
         return self.module.held.bind({"params": self._params(tensors), **_nested(held)})
 
 

@@ -51,23 +51,25 @@ def read_nnx(target: nnx.Module) -> Read:
     tensors, values = [], {}
     for names, variable in groups:
         every = [leaves_of(name, variable.get_raw_value()) for name in names]
-        for own in zip(*every, strict=True):
-            value = own[0][1]
+        for leaves in zip(*every, strict=True):
+            value = leaves[0][1]
             value = value if hasattr(value, "dtype") else jnp.asarray(value)  # one number
-            path = own[0][0].rpartition(".")[0]
-            tensors.append(tensor_spec([n for n, _ in own], layers.get(path), beside[path], value))
-            values[own[0][0]] = value
+            path = leaves[0][0].rpartition(".")[0]
+            tensors.append(
+                tensor_spec([n for n, _ in leaves], layers.get(path), beside[path], value)
+            )
+            values[leaves[0][0]] = value
     spec = TargetSpec(type(target).__name__, tuple(tensors))
     return Read(spec, values, NNXTarget(target, spec))
 
 
 def parameters_of(module: nnx.Module) -> list[tuple[list[str], Variable]]:
     """Return the parameters of a module with all names of each, in the order of its paths."""
-    found: dict[int, tuple[list[str], Variable]] = {}
+    groups: dict[int, tuple[list[str], Variable]] = {}
     for name, variable in walk(module):
         if isinstance(variable, nnx.Param):
-            found.setdefault(id(variable), ([], variable))[0].append(name)
-    return list(found.values())
+            groups.setdefault(id(variable), ([], variable))[0].append(name)
+    return list(groups.values())
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,8 @@ class NNXTarget(Adaptor):
         places: dict[str, _Place] = {}
         for names, variable in parameters_of(template):
             value: Any = variable.get_raw_value()
-            own = tuple(name for name, _ in leaves_of(names[0], value))
-            place = _Place(type(variable), jax.tree.structure(value), own)
+            leaf_names = tuple(name for name, _ in leaves_of(names[0], value))
+            place = _Place(type(variable), jax.tree.structure(value), leaf_names)
             places.update(dict.fromkeys(names, place))
             become(variable, Hole, None)
         self.template = template
@@ -132,15 +134,15 @@ class NNXTarget(Adaptor):
                 node.set_raw_value(captured[dotted(path)])
 
     def keys(self, rngs: nnx.Rngs | None, method: Method = None) -> dict[str, Array]:
-        found: dict[str, Array] = {}
+        drawn: dict[str, Array] = {}
         for name, stream in self._streams():
             if rngs is not None and has_stream(rngs, stream.tag):
-                found[name] = rngs[stream.tag]()
+                drawn[name] = rngs[stream.tag]()
             else:
-                found[name] = jax.random.fold_in(stream.key[...], stream.count[...])
+                drawn[name] = jax.random.fold_in(stream.key[...], stream.count[...])
         if rngs is not None and _takes_rngs(method_of(self.template, method)):
-            found.update((f"{_GIVEN}{tag}", stream()) for tag, stream in rngs.items())
-        return found
+            drawn.update((f"{_GIVEN}{tag}", stream()) for tag, stream in rngs.items())
+        return drawn
 
     def _streams(self) -> Iterator[tuple[str, nnx.RngStream]]:
         for path, node in nnx.iter_graph(self.template):
@@ -163,8 +165,8 @@ class NNXTarget(Adaptor):
         def pure(tensors: Any, state: Any, keys: Any, args: Any, kwargs: Any) -> Any:
             given = []
             for path, name, leaf in paths:
-                own = places.get(name) if isinstance(leaf, Hole) else None
-                value = _given(name, leaf, state, keys) if own is None else own.value(tensors)
+                place = places.get(name) if isinstance(leaf, Hole) else None
+                value = _given(name, leaf, state, keys) if place is None else place.value(tensors)
                 given.append((path, value))
             # In variables, as a dict by itself would be taken for a part of the tree.
             held = [(p, _held(leaf, v)) for (p, v), (_, _, leaf) in zip(given, paths, strict=True)]
@@ -172,8 +174,8 @@ class NNXTarget(Adaptor):
             swap(module, raw, lambda variable: variable.get_raw_value())
             if notes.tap is not None:
                 _tap_layers(module, notes.tap)
-            if takes_rngs and (own := _own_rngs(keys)):
-                kwargs = {"rngs": nnx.Rngs(**own), **kwargs}
+            if takes_rngs and (given_rngs := _own_rngs(keys)):
+                kwargs = {"rngs": nnx.Rngs(**given_rngs), **kwargs}
             out = method_of(module, method)(*args, **kwargs)
             return out, _left(module, dict(given), known, notes)
 
@@ -276,10 +278,10 @@ def _left(
             after[name] = value
             continue
         old = dict(leaves_of(name, before.get(path)))
-        for own, new in leaves_of(name, value):
-            changed = new is not old.get(own)
+        for leaf_name, new in leaves_of(name, value):
+            changed = new is not old.get(leaf_name)
             if changed:
-                notes.written.add(own)
-            if own in known and (changed or is_variable):  # a table is not copied B times
-                after[own] = new
+                notes.written.add(leaf_name)
+            if leaf_name in known and (changed or is_variable):  # a table is not copied B times
+                after[leaf_name] = new
     return after

@@ -57,12 +57,12 @@ def _floating(dtype: Any) -> Any:
     """Return a dtype of floating numbers."""
     wanted = "a dtype such as jnp.float32"
     try:
-        found = None if dtype is None or is_array(dtype) else jnp.dtype(dtype)
+        floating = None if dtype is None or is_array(dtype) else jnp.dtype(dtype)
     except (TypeError, ValueError, AttributeError):
-        found = None
-    if found is None or not jnp.issubdtype(found, jnp.floating):
+        floating = None
+    if floating is None or not jnp.issubdtype(floating, jnp.floating):
         raise TypeError(message("dtype", shown(dtype), wanted))
-    return found
+    return floating
 
 
 class ShapesTarget(Adaptor):

@@ -124,9 +124,9 @@ def _kernel_of(
     named = beside.get(leaf.replace("bias", "kernel"), ())
     if "bias" in leaf and len(named) >= 2:
         return named
-    own = math.prod(shape)
+    size = math.prod(shape)
     weights = [s for n, s in beside.items() if len(s) >= 2 and n != leaf]
-    fitting = [s for s in weights if own in s]
+    fitting = [s for s in weights if size in s]
     return (fitting or weights or [()])[0]
 
 

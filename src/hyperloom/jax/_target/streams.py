@@ -18,7 +18,7 @@ def has_stream(rngs: nnx.Rngs | None, name: str) -> bool:
     return rngs is not None and (name in rngs or "default" in rngs)
 
 
-def draw(own: Any, name: str, rngs: nnx.Rngs | None) -> Array:
+def draw(stream: Any, name: str, rngs: nnx.Rngs | None) -> Array:
     """Return a key from the streams of a call; where they have none of that name, from its own.
 
     Raises:
@@ -27,7 +27,7 @@ def draw(own: Any, name: str, rngs: nnx.Rngs | None) -> Array:
     if rngs is not None and has_stream(rngs, name):
         return rngs[name]()
     with own_streams():
-        return own()
+        return stream()
 
 
 @contextmanager

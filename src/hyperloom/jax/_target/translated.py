@@ -52,10 +52,10 @@ def read_translated(
     read = read_target(target)
     translation = translate(source, read.spec, names)
     values = {t.name: np.zeros(t.shape, jnp.dtype(t.dtype)) for t in source}
-    own = dict(read.adaptor.state_variables())
+    variables = dict(read.adaptor.state_variables())
     for mine, theirs in translation.state_names(list(buffers)).items():
-        if mine in own:
-            own[mine].set_value(jnp.asarray(buffers[theirs]))
+        if mine in variables:
+            variables[mine].set_value(jnp.asarray(buffers[theirs]))
     return Read(source, values, TranslatedTarget(read.adaptor, translation, buffers))
 
 

@@ -20,8 +20,8 @@ class Attribute(Variable):
 
 def leaves_of(name: str, value: Any) -> list[tuple[str, Any]]:
     """Return the leaves of a value with their names; an array has that of the value itself."""
-    found = tree_flatten_with_path(value)[0]
-    return [(".".join([name, *(str(key_of(s)) for s in path)]), leaf) for path, leaf in found]
+    leaves = tree_flatten_with_path(value)[0]
+    return [(".".join([name, *(str(key_of(s)) for s in path)]), leaf) for path, leaf in leaves]
 
 
 def with_leaves(name: str, value: Any, given: Mapping[str, Any]) -> Any:
@@ -65,9 +65,9 @@ def cells_of(name: str, variable: Variable) -> Iterator[tuple[str, Any]]:
     if is_array(value):
         yield name, variable
         return
-    for place, (own, leaf) in enumerate(leaves_of(name, value)):
+    for place, (leaf_name, leaf) in enumerate(leaves_of(name, value)):
         if is_array(leaf):
-            yield own, Cell(variable, place)
+            yield leaf_name, Cell(variable, place)
 
 
 def raw_paths(module: nnx.Module) -> frozenset[tuple[Any, ...]]:

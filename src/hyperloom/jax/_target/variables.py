@@ -24,8 +24,8 @@ class Hole(Variable):
 
 def arrays_of(held: nnx.Dict[Any]) -> dict[str, Any]:
     """Return the values of a dict of variables; marks that `nnx.tabulate` leaves are none."""
-    found = {name: held[name] for name in held}  # it runs `items()` by jit
-    return {name: v[...] for name, v in found.items() if isinstance(v, nnx.Variable)}
+    variables = {name: held[name] for name in held}  # it runs `items()` by jit
+    return {name: v[...] for name, v in variables.items() if isinstance(v, nnx.Variable)}
 
 
 def walk(node: Any) -> Iterator[tuple[str, Variable]]:
@@ -57,8 +57,8 @@ def parts_of(node: Any) -> Iterator[tuple[Any, Any]]:
         items = (i for i in vars(node).items() if not i[0].startswith("_pytree__"))
         yield from sorted(items, key=lambda item: natural(item[0]))
     else:
-        found, _ = tree_flatten_with_path(node, is_leaf=lambda value: value is not node)
-        yield from ((key_of(path[0]), value) for path, value in found if path)
+        children, _ = tree_flatten_with_path(node, is_leaf=lambda value: value is not node)
+        yield from ((key_of(path[0]), value) for path, value in children if path)
 
 
 def key_of(step: Any) -> Any:

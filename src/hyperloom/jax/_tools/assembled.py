@@ -57,17 +57,19 @@ class Assembled(nnx.Module):
         """
         streams = as_rngs(rngs)
         values = conditions_of(condition, list(self.parts))
-        made: Parts = {n: self.parts[n].generate(values[n], rngs=streams) for n in self.parts}
+        tensors_of_parts: Parts = {
+            n: self.parts[n].generate(values[n], rngs=streams) for n in self.parts
+        }
         plans: dict[str, Plan] = {name: self.parts[name].plan for name in self.parts}
         assemble, plan = self.assemble, self.plan
 
-        def one(made: Parts) -> Params:
-            return check_assembled(assemble(made), plan)
+        def one(tensors_of_parts: Parts) -> Params:
+            return check_assembled(assemble(tensors_of_parts), plan)
 
         function = one
-        for _ in common_batch(made, plans):
+        for _ in common_batch(tensors_of_parts, plans):
             function = jax.vmap(function)
-        return function(made)
+        return function(tensors_of_parts)
 
     def __call__(
         self,
@@ -78,5 +80,5 @@ class Assembled(nnx.Module):
         **kwargs: Any,
     ) -> Any:
         streams = as_rngs(rngs)
-        made = self.generate(condition, rngs=streams)
-        return self.runner.run(made, *inputs, in_axes=in_axes, rngs=streams, **kwargs)
+        tensors_of_parts = self.generate(condition, rngs=streams)
+        return self.runner.run(tensors_of_parts, *inputs, in_axes=in_axes, rngs=streams, **kwargs)

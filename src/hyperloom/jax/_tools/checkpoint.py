@@ -79,9 +79,9 @@ def load(
     plan = described.plan
     spec = target_spec(target)
     if names is None:
-        found = spec.differences(plan.spec)
-        if found:
-            raise other_target(path, found)
+        differences = spec.differences(plan.spec)
+        if differences:
+            raise other_target(path, differences)
     else:
         target = read_translated(target, plan.spec, names, buffers(tensors))
     hnet = HyperNetwork.from_plan(
@@ -112,7 +112,7 @@ TOOLS["load"] = load_into
 
 def neutral_variables(hnet: HyperNetwork) -> dict[str, list[Variable]]:
     """Return all variables under the names of the file; what was grown in blocks is one table."""
-    found: dict[str, list[Variable]] = {}
+    variables_of_name: dict[str, list[Variable]] = {}
     seen: set[int] = set()
     for part in ("condition", "trunks", "heads", "scales", "bases", "banks", "kept", "native"):
         for name, variable in walk(getattr(hnet, part)):
@@ -122,10 +122,10 @@ def neutral_variables(hnet: HyperNetwork) -> dict[str, list[Variable]]:
             full = f"{part}.{name}" if name else part
             full = re.sub(r"\.blocks\.\d+$", "", full)
             full = re.sub(r"^(trunks\.\d+)\.layers\.", r"\1.", full)
-            found.setdefault(full, []).append(variable)
+            variables_of_name.setdefault(full, []).append(variable)
     for name, variable in hnet.target.state_variables():
-        found[f"target_buffers.{name}"] = [variable]
-    return found
+        variables_of_name[f"target_buffers.{name}"] = [variable]
+    return variables_of_name
 
 
 def neutral_tensors(hnet: HyperNetwork, with_base: bool = False) -> dict[str, np.ndarray]:
@@ -134,10 +134,10 @@ def neutral_tensors(hnet: HyperNetwork, with_base: bool = False) -> dict[str, np
     Of the frozen ones the fingerprint, or `with_base` themselves.
     """
     if with_base:
-        return {name: _whole(found) for name, found in neutral_variables(hnet).items()}
+        return {name: _whole(variables) for name, variables in neutral_variables(hnet).items()}
     base = base_tensors(hnet)
-    found = {n: v for n, v in neutral_variables(hnet).items() if n not in base}
-    tensors = {name: _whole(variables) for name, variables in found.items()}
+    variables_of_name = {n: v for n, v in neutral_variables(hnet).items() if n not in base}
+    tensors = {name: _whole(variables) for name, variables in variables_of_name.items()}
     if base:
         some = {n: _bytes(v.reshape(-1)[:: sample_step(v.size)]) for n, v in base.items()}
         parts = ((n.partition(".")[2], str(v.dtype), v.shape, some[n]) for n, v in base.items())
@@ -176,13 +176,13 @@ def fill(hnet: HyperNetwork, tensors: dict[str, Any]) -> None:
 
 def _fill(hnet: HyperNetwork, tensors: dict[str, Any], path: Any) -> None:
     """Copy tensors in, after all names, shapes and dtypes are checked."""
-    own, base = neutral_tensors(hnet), base_tensors(hnet)
-    mine, said = own.get(FINGERPRINT), tensors.get(FINGERPRINT)
+    expected, base = neutral_tensors(hnet), base_tensors(hnet)
+    mine, said = expected.get(FINGERPRINT), tensors.get(FINGERPRINT)
     same = mine is not None and said is not None and np.array_equal(mine, said)
     if holds_base(path, base, tensors, same):
-        own = neutral_tensors(hnet, with_base=True)
+        expected = neutral_tensors(hnet, with_base=True)
     way_out = "float64 in JAX needs jax.config.update('jax_enable_x64', True)."
-    check_fit(path, own, tensors, lambda _: way_out)
+    check_fit(path, expected, tensors, lambda _: way_out)
     fill(hnet, tensors)
 
 

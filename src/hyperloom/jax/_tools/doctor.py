@@ -138,12 +138,12 @@ def _gradients(call: Examined) -> tuple[list[Array], dict[str, Array | None]]:
     net, params = functional(call.hnet)
 
     def run(params: Any, net: Any) -> Any:
-        own = net.merge(params)
-        encoded = own.generator.encode(call.condition, call.streams(), call.carry)
-        return run_encoded(own.generator, own.runner, encoded, call.asked())
+        merged = net.merge(params)
+        encoded = merged.generator.encode(call.condition, call.streams(), call.carry)
+        return run_encoded(merged.generator, merged.runner, encoded, call.asked())
 
-    outputs, found = Gradients(run)(params, net)
-    return outputs, {name: found[name] for name in params}
+    outputs, gradients = Gradients(run)(params, net)
+    return outputs, {name: gradients[name] for name in params}
 
 
 def _parts(
@@ -153,11 +153,11 @@ def _parts(
 ) -> tuple[PartReading, ...]:
     """Read every parameter; before the call, without gradients."""
     idle, alike = _idle(hnet, ids), _alike(hnet)
-    made: list[PartReading] = []
+    readings: list[PartReading] = []
     for name, value in functional(hnet)[1].items():
         at_random, starts_zero = starts(hnet.plan, _neutral(name), value.ndim)
         grad, array = None if grads is None else grads[name], np.asarray(value)
-        made.append(
+        readings.append(
             PartReading(
                 name=name,
                 shape=tuple(value.shape),
@@ -172,7 +172,7 @@ def _parts(
                 gradient=None if grad is None else rms(np.asarray(grad)),
             )
         )
-    return tuple(made)
+    return tuple(readings)
 
 
 def _neutral(name: str) -> str:
@@ -182,12 +182,12 @@ def _neutral(name: str) -> str:
 
 def _idle(hnet: HyperNetwork, ids: Array | None) -> dict[str, str]:
     """Return the parameters that this call has no use for, with the reason."""
-    found: dict[str, str] = {}
+    why_idle: dict[str, str] = {}
     if not hnet.plan.widths:  # tables by id only: no features, so no vector is looked at
         names = functional(hnet)[1]
-        found = {name: "only ids used" for name in names if name.startswith("condition.")}
+        why_idle = {name: "only ids used" for name in names if name.startswith("condition.")}
     if ids is None:
-        return found
+        return why_idle
     for path, table in nnx.iter_modules(hnet):
         if not isinstance(table, Table):
             continue
@@ -195,24 +195,24 @@ def _idle(hnet: HyperNetwork, ids: Array | None) -> dict[str, str]:
         for i, block in enumerate(table.blocks):
             last = first + block.shape[0]
             if not ((known >= first) & (known < last)).any():
-                found[f"{dotted(path)}.blocks.{i}"] = "other ids"
+                why_idle[f"{dotted(path)}.blocks.{i}"] = "other ids"
             first = last
-    return found
+    return why_idle
 
 
 def _alike(hnet: HyperNetwork) -> set[str]:
     """Return the embeddings whose rows are all the same, though they should differ."""
-    found: set[str] = set()
+    names: set[str] = set()
     for path, module in nnx.iter_modules(hnet):
         name = dotted(path)
         if isinstance(module, EmbeddingCondition) and collapsed(np.asarray(module.table.rows()), 0):
-            found |= {f"{name}.table.blocks.{i}" for i in range(len(module.table.blocks))}
+            names |= {f"{name}.table.blocks.{i}" for i in range(len(module.table.blocks))}
         elif isinstance(module, HeadModule) and isinstance(module.slots, Table):
             blocks = enumerate(numbers(block[...] for block in module.slots.blocks))
-            found |= {f"{name}.slots.blocks.{i}" for i, b in blocks if collapsed(b, 1)}
+            names |= {f"{name}.slots.blocks.{i}" for i, b in blocks if collapsed(b, 1)}
         elif isinstance(module, HeadModule) and module.slots is not None:
-            found |= {f"{name}.slots"} if collapsed(np.asarray(module.slots[...]), 0) else set()
-    return found
+            names |= {f"{name}.slots"} if collapsed(np.asarray(module.slots[...]), 0) else set()
+    return names
 
 
 # ---- what depends on the condition --------------------------------------------------------------
@@ -225,11 +225,11 @@ def _differences(call: Examined, encoded: Encoded) -> tuple[Stages, tuple[Tensor
 
     @jax.jit
     def measured(state: Any, vector: Array, ids: Array | None) -> Any:
-        own = nnx.merge(graphdef, state, copy=True)
-        generator, here = own.generator, Encoded(vector, ids)
+        copy_of_net = nnx.merge(graphdef, state, copy=True)
+        generator, here = copy_of_net.generator, Encoded(vector, ids)
         key = generator.trunk_key(call.streams())
         features = generator.features(here, key) if plan.widths else {}
-        out = run_encoded(generator, own.runner, here, call.asked())
+        out = run_encoded(generator, copy_of_net.runner, here, call.asked())
         return list(features.values()), generator.tensors(here, key), floats(out)
 
     def seen(encoded: Encoded) -> Any:
@@ -280,10 +280,10 @@ def _others(call: Examined, encoded: Encoded) -> tuple[Encoded | None, str]:
 
 def _raw_differs(condition: Any, batch: tuple[int, ...]) -> bool:
     """Whether the raw values differ from one condition to the next; unknown counts as yes."""
-    found = numbers(
+    arrays = numbers(
         leaf
         for leaf in jax.tree.leaves(condition)
         if is_array(leaf) and tuple(leaf.shape[: len(batch)]) == batch
     )
-    rows = [value.reshape(-1, *value.shape[len(batch) :]) for value in found]
+    rows = [value.reshape(-1, *value.shape[len(batch) :]) for value in arrays]
     return not rows or any(bool((r[1:] != r[:1]).any()) for r in rows)

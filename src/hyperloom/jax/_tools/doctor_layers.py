@@ -62,10 +62,10 @@ class Gradients:
             names = sorted(tensors)  # the order of the leaves
             results = _depend(jax.make_jaxpr(self.gradient)(tensors, *args).jaxpr)
             self.ways = dict(zip(names, results[: len(names)], strict=True))
-        found, outputs = self.step(tensors, *args)
+        gradients, outputs = self.step(tensors, *args)
         # What depends on nothing is a zero put in where there is no way, or a constant gradient.
-        there = {n: self.ways[n] or bool(jnp.any(found[n])) for n in tensors}
-        return outputs, {n: found[n] if there[n] else None for n in tensors}
+        there = {n: self.ways[n] or bool(jnp.any(gradients[n])) for n in tensors}
+        return outputs, {n: gradients[n] if there[n] else None for n in tensors}
 
 
 def project(outputs: Sequence[Array]) -> Array:
@@ -109,8 +109,8 @@ class _Layers:
     def take(self) -> dict[str, _Layer]:
         """Return what was found, in the order of the target's tensors, and start anew."""
         jax.effects_barrier()
-        found, self.found = self.found, {}
-        return {name: found[name] for name in self.names if name in found}
+        layers, self.found = self.found, {}
+        return {name: layers[name] for name in self.names if name in layers}
 
     def tap(self, path: str, kind: str, out: Any) -> Any:
         """Watch the first floating array that a layer with parameters returns."""
@@ -152,47 +152,47 @@ def look_inside(
     hnet: HyperNetwork, encoded: Encoded, call: Call, tensors: tuple[TensorReading, ...]
 ) -> Inside:
     """Run single networks for a few conditions, and as many of the template's own start."""
-    made = hnet.generator.tensors(flat_encoded(encoded), hnet.generator.trunk_key(None))
+    generated = hnet.generator.tensors(flat_encoded(encoded), hnet.generator.trunk_key(None))
     names = dict.fromkeys(n.rpartition(".")[0] for t in hnet.plan.spec for n in t.names)
     layers, errors = _Layers(list(names)), ()
     try:
         run = _Runs(hnet, call, layers.tap)
-        ours, outputs = run(_each(call, made))
+        ours, outputs = run(_each(call, generated))
         rows = layers.take()
         run([_native(hnet, i) for i in range(len(ours))])
         readings = tuple(_readings(rows, layers.take()))
     except Exception as error:  # the user's own modules: whatever they raise is told
         readings, errors = (), (told("layers are not measured", error),)
         try:
-            ours, outputs = _Runs(hnet, call)(_each(call, made))
+            ours, outputs = _Runs(hnet, call)(_each(call, generated))
         except Exception as again:
             return Inside(tensors, (), (), (*errors, told("tensors are not measured", again)))
     missing = [t.name for t in tensors if all(grads[t.name] is None for grads in ours)]
-    used = _used(hnet, call, _each(call, made)[0], missing[:_MOST_TRIED])
+    used = _used(hnet, call, _each(call, generated)[0], missing[:_MOST_TRIED])
     read = tuple(
         replace(t, gradient=_gradient(ours, t.name), used=used.get(t.name)) for t in tensors
     )
     return Inside(read, readings, tuple(str(out.dtype) for out in outputs), errors)
 
 
-def _each(call: Call, made: Mapping[str, Array]) -> list[dict[str, Array]]:
+def _each(call: Call, generated: Mapping[str, Array]) -> list[dict[str, Array]]:
     """Return the tensors of the first few conditions."""
     if not call.batch:
-        return [dict(made)]
+        return [dict(generated)]
     num = min(_MOST_CONDITIONS, call.num)
-    return [{name: value[i] for name, value in made.items()} for i in range(num)]
+    return [{name: value[i] for name, value in generated.items()} for i in range(num)]
 
 
 def _native(hnet: HyperNetwork, seed: int) -> dict[str, Array]:
     """Draw the generated tensors as the template's were; a base is what it is."""
-    bases, made = hnet.generator.numbers()[1], {}
+    bases, tensors = hnet.generator.numbers()[1], {}
     draws = np.random.default_rng(seed)
     for entry in hnet.plan.entries:
         spec, base = hnet.plan.spec[entry.tensor], base_of(entry, bases)
         if base is None:
             base = spec.mean + spec.std * draws.standard_normal(spec.shape)
-        made[entry.tensor] = jnp.asarray(base, spec.dtype)
-    return made
+        tensors[entry.tensor] = jnp.asarray(base, spec.dtype)
+    return tensors
 
 
 def _network(hnet: HyperNetwork, call: Call, tap: Tap | None) -> Callable[..., Any]:
@@ -201,8 +201,8 @@ def _network(hnet: HyperNetwork, call: Call, tap: Tap | None) -> Callable[..., A
     graphdef, _ = nnx.split(runner.modules())
 
     def run(tensors: Any, state: Any, slices: Any) -> Any:
-        own = replace(runner, **nnx.merge(graphdef, state, copy=True))
-        target = Target(own, own.kept_tensors(), Notes(tap))
+        merged = replace(runner, **nnx.merge(graphdef, state, copy=True))
+        target = Target(merged, merged.kept_tensors(), Notes(tap))
         one = call.with_slices(slices, ())
         return target.function(one)(tensors, one.slices(), *target.common(one))[0]
 
@@ -224,17 +224,17 @@ class _Runs:
         self, networks: list[dict[str, Array]]
     ) -> tuple[list[dict[str, Array | None]], list[Array]]:
         """Return the gradients of each network's tensors, and outputs."""
-        found, outputs = [], []
+        gradients, outputs = [], []
         for i, tensors in enumerate(networks):
             outputs, grads = self.gradients(tensors, self.state, _slices(self.call, i))
-            found.append(grads)
-        return found, outputs
+            gradients.append(grads)
+        return gradients, outputs
 
 
 def _gradient(runs: list[dict[str, Array | None]], name: str) -> float | None:
     """Return the root mean square of a tensor's gradients; `None` where none came."""
-    found = [np.asarray(grad) for grads in runs if (grad := grads[name]) is not None]
-    return math.sqrt(sum(rms(g) ** 2 for g in found) / len(found)) if found else None
+    gradients = [np.asarray(grad) for grads in runs if (grad := grads[name]) is not None]
+    return math.sqrt(sum(rms(g) ** 2 for g in gradients) / len(gradients)) if gradients else None
 
 
 def _used(
@@ -246,14 +246,14 @@ def _used(
     state, slices = nnx.split(hnet.runner.modules())[1], _slices(call, 0)
     network = jax.jit(_network(hnet, call, None))
     outputs = lambda tensors: floats(network(tensors, state, slices))  # noqa: E731
-    before, found = outputs(tensors), {}
+    before, is_used = outputs(tensors), {}
     for name in names:
         value = tensors[name]
         noise = jax.random.normal(jax.random.key(0), value.shape, value.dtype)
         size = max(rms(np.asarray(value)), 1e-2)
         after = outputs({**tensors, name: value + size * noise})
-        found[name] = not all(bool((a == b).all()) for a, b in zip(before, after, strict=True))
-    return found
+        is_used[name] = not all(bool((a == b).all()) for a, b in zip(before, after, strict=True))
+    return is_used
 
 
 def _readings(ours: dict[str, _Layer], native: dict[str, _Layer]) -> list[LayerReading]:

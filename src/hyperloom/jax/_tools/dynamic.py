@@ -46,15 +46,15 @@ def unroll(
         return generator.encode(jax.tree.unflatten(tree, values), None, carry)
 
     def step(carry: Any, now: list[Any]) -> tuple[Any, tuple[Array, Array | None]]:
-        made = encode(now, carry)
-        return made.carry, (made.vector, made.ids)
+        encoded = encode(now, carry)
+        return encoded.carry, (encoded.vector, encoded.ids)
 
     xs = [jnp.asarray(v) for v, m in zip(leaves, moving, strict=True) if m]
     # The first step by itself: it tells what the state looks like.
     first = encode([x[0] for x in xs], carry)
     last, rest = jax.lax.scan(step, first.carry, [x[1:] for x in xs])
-    made = (first.vector, first.ids)
-    vector, ids = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), made, rest)
+    first_step = (first.vector, first.ids)
+    vector, ids = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first_step, rest)
     front = (steps, *first.batch)
 
     def join(value: Any) -> Any:

@@ -97,14 +97,16 @@ class Functional(Generic[Network]):
             ValueError: Missing or unknown names, or a wrong shape.
         """
         self._check(params)
-        own = self._structure
-        state = nnx.from_flat_state([(path, params[name]) for name, path in own.paths.items()])
-        made: Network = nnx.merge(own.graphdef, state, self._frozen, copy=True)
-        if any(params[name].shape != shape for name, shape in own.shapes.items()):
-            for _, module in nnx.iter_modules(made):
+        structure = self._structure
+        state = nnx.from_flat_state(
+            [(path, params[name]) for name, path in structure.paths.items()]
+        )
+        network: Network = nnx.merge(structure.graphdef, state, self._frozen, copy=True)
+        if any(params[name].shape != shape for name, shape in structure.shapes.items()):
+            for _, module in nnx.iter_modules(network):
                 if isinstance(module, HyperNetwork):  # a wrapper has some inside
                     refuse_other_numbers(module.generator, "params")
-        return made
+        return network
 
     def update(self, hnet: Network, params: Mapping[str, Array]) -> None:
         """Put `params` into `hnet`, in place.

@@ -59,30 +59,30 @@ class Perturbed(nnx.Module):
                 noise with `after`.
         """
         streams = as_rngs(rngs)
-        own = condition if self.before is None else self.before(condition)
-        made: Params = self.hnet.generate(own, rngs=streams)
+        changed_condition = condition if self.before is None else self.before(condition)
+        tensors: Params = self.hnet.generate(changed_condition, rngs=streams)
         if self.after is not None:
             if noise is not None:
                 raise ValueError(message("noise", "an array", "none, as `after` is in its place"))
-            return dict(self.after(made, condition))
+            return dict(self.after(tensors, condition))
         if noise is not None:
             ARRAY.check("noise", noise, "an array (*batch, P), or None")
             check_width("noise", noise, self.plan)
             cuts = unflatten(noise, self.plan)
-            check_noise(noise, cuts, made)
+            check_noise(noise, cuts, tensors)
         elif not self.sigma:
-            return made
+            return tensors
         else:
-            cuts = self._draws(made, streams)
-        return {name: value + self.sigma * cuts[name] for name, value in made.items()}
+            cuts = self._draws(tensors, streams)
+        return {name: value + self.sigma * cuts[name] for name, value in tensors.items()}
 
-    def _draws(self, made: Params, streams: nnx.Rngs | None) -> Params:
+    def _draws(self, tensors: Params, streams: nnx.Rngs | None) -> Params:
         """Return noise for each tensor."""
         if streams is None:
             way_out = "Pass a new key at each call: rngs=key. Or the noise itself."
             raise ValueError(message("rngs", "none", "what to draw the noise from", way_out))
-        keys = jax.random.split(streams.noise(), len(made))
-        pairs = zip(made.items(), keys, strict=True)
+        keys = jax.random.split(streams.noise(), len(tensors))
+        pairs = zip(tensors.items(), keys, strict=True)
         return {n: jax.random.normal(key, v.shape, v.dtype) for (n, v), key in pairs}
 
     def __call__(
@@ -95,5 +95,5 @@ class Perturbed(nnx.Module):
         **kwargs: Any,
     ) -> Any:
         streams = as_rngs(rngs)
-        made = self.generate(condition, rngs=streams, noise=noise)
-        return self.hnet.run(made, *inputs, in_axes=in_axes, rngs=streams, **kwargs)
+        tensors = self.generate(condition, rngs=streams, noise=noise)
+        return self.hnet.run(tensors, *inputs, in_axes=in_axes, rngs=streams, **kwargs)

@@ -52,9 +52,9 @@ def param_groups(module: nnx.Module, lr: Rate) -> tuple[dict[Hashable, Rate], Ca
     for path, hnet in nnx.iter_modules(module):
         if isinstance(hnet, HyperNetwork):
             prefix = f"{dotted(path)}." if path else ""
-            own = [name.removeprefix(prefix) for name in by if name.startswith(prefix)]
-            found = divisors(hnet.plan, own)
-            by.update({f"{prefix}{name}": d for name, d in found.items() if d > 1})
+            names_inside = [name.removeprefix(prefix) for name in by if name.startswith(prefix)]
+            divisor_of_name = divisors(hnet.plan, names_inside)
+            by.update({f"{prefix}{name}": d for name, d in divisor_of_name.items() if d > 1})
 
     def labels(params: Any) -> Any:
         flat, tree = jax.tree_util.tree_flatten_with_path(params)

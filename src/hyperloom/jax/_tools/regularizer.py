@@ -76,9 +76,9 @@ class OutputRegularizer(nnx.Module):
         asked = num if self.subset is None else min(self.subset, num)
         heads = remembered_heads(hnet, features, asked, weights)
         rest = made_elsewhere(hnet, heads)
-        made = generator.tensors(encoded, features=features) if rest else {}
+        tensors = generator.tensors(encoded, features=features) if rest else {}
         self.conditions, self.heads = nnx.data(Fixed(raw)), nnx.Dict(heads)
-        self.targets = nnx.Dict({n: Fixed(jax.lax.stop_gradient(made[n])) for n in rest})
+        self.targets = nnx.Dict({n: Fixed(jax.lax.stop_gradient(tensors[n])) for n in rest})
         self.num_conditions = num
 
     @ranks_promoted
@@ -103,10 +103,10 @@ class OutputRegularizer(nnx.Module):
             if head.name in self.heads:
                 memory: HeadMemory = self.heads[head.name]
                 total += memory.distance(hnet.heads[head.name], features[i], index)
-        made = generator.tensors(encoded, features=features) if self.targets else {}
+        tensors = generator.tensors(encoded, features=features) if self.targets else {}
         for name in self.targets:
             old = self.targets[name][...]
-            change = made[name] - (old if index is None else old[index])
+            change = tensors[name] - (old if index is None else old[index])
             total += jnp.sum(jnp.square(change) * weight_of(self.weights.held, name))
         return self.strength / encoded.batch[0] * total
 
@@ -196,10 +196,10 @@ def remembered_heads(
         num: For how many of the conditions the change will be asked at a time.
         weights: Importance of each tensor, by its name.
     """
-    plan, found = hnet.plan, dict[str, HeadMemory]()
+    plan, memories = hnet.plan, dict[str, HeadMemory]()
     scales = None if hnet.scales is None else hnet.scales[...]
     if is_traced(scales):
-        return found
+        return memories
     scales = None if scales is None else np.asarray(scales)
     numbers = {n: float(w) if isinstance(w, (int, float)) else None for n, w in weights.items()}
     for i, head in enumerate(plan.heads):
@@ -208,8 +208,8 @@ def remembered_heads(
             continue
         rows = rows_that_count(head, pieces)
         if gram_is_cheaper(head, plan.features(head), num, len(rows), _SLOWER):
-            found[head.name] = HeadMemory(hnet.heads[head.name], features[i], rows)
-    return found
+            memories[head.name] = HeadMemory(hnet.heads[head.name], features[i], rows)
+    return memories
 
 
 def made_elsewhere(hnet: HyperNetwork, heads: Mapping[str, Any]) -> list[str]:

@@ -61,9 +61,9 @@ def conditional_parameters(hnet: HyperNetwork, cond_id: int | None = None) -> Pa
         (`"condition.table.blocks.0"`; ids added later have a block of their own); or for an id
         its rows (`"condition.table"`).
     """
-    _, own, tables = _parts(a_hypernetwork("hnet", hnet))
+    _, table_params, tables = _parts(a_hypernetwork("hnet", hnet))
     if cond_id is None:
-        return own
+        return table_params
     views.check_id(cond_id, hnet.plan)
     return {name: table.rows()[cond_id] for name, table in tables.items()}
 
@@ -72,12 +72,12 @@ def _parts(hnet: HyperNetwork) -> tuple[Params, Params, dict[str, Table]]:
     """Return shared parameters, those of the tables, and the tables."""
     modules = {dotted(path): module for path, module in nnx.iter_modules(hnet)}
     shared: Params = {}
-    own: Params = {}
+    table_params: Params = {}
     tables: dict[str, Table] = {}
     for path, variable in nnx.to_flat_state(nnx.state(hnet, nnx.Param)):
         owner = modules.get(dotted(path[:-2]))
         if isinstance(owner, Table):
             tables[dotted(path[:-2])] = owner
-        found = own if isinstance(owner, Table) else shared
-        found[dotted(path)] = variable.get_value()
-    return shared, own, tables
+        params = table_params if isinstance(owner, Table) else shared
+        params[dotted(path)] = variable.get_value()
+    return shared, table_params, tables

@@ -77,9 +77,9 @@ def multiply(a: Factor, b: Factor, keep: frozenset[int], **options: Any) -> Fact
         [[factor.labels.index(label) for label in which] for factor in (a, b)]
         for which in (summed, batch)
     ]
-    made = lax.dot_general(a.value, b.value, dims, **options)
+    product = lax.dot_general(a.value, b.value, dims, **options)
     rest = [label for label in a.labels if label not in b.labels]
-    return Factor(made, (*batch, *rest, *free), a.own or b.own)
+    return Factor(product, (*batch, *rest, *free), a.own or b.own)
 
 
 def _sum_alone(a: Factor, other: Factor, keep: frozenset[int]) -> Factor:
@@ -118,19 +118,19 @@ def order(
     x: Factor, factors: Iterable[Factor], keep: frozenset[int]
 ) -> list[tuple[Factor, frozenset[int]]]:
     """Return the factors in the order of `chain`, with the labels that each product keeps."""
-    left, made = list(factors), []
+    left, ordered = list(factors), []
     sizes = {**x.sizes(), **{k: n for factor in left for k, n in factor.sizes().items()}}
     labels = x.labels
     while left:
-        found = []
+        candidates = []
         for i in range(len(left)):
             others = (label for f in (*left[:i], *left[i + 1 :]) for label in f.labels)
             still = keep.union(others)
             both = [n for n in dict.fromkeys((*labels, *left[i].labels)) if n in still]
-            found.append((math.prod(sizes[n] for n in both), i, still, tuple(both)))
-        _, i, still, labels = min(found, key=lambda entry: entry[0])
-        made.append((left.pop(i), still))
-    return made
+            candidates.append((math.prod(sizes[n] for n in both), i, still, tuple(both)))
+        _, i, still, labels = min(candidates, key=lambda entry: entry[0])
+        ordered.append((left.pop(i), still))
+    return ordered
 
 
 def chain_operations(x: Factor, factors: Iterable[Factor], keep: frozenset[int]) -> int:
@@ -147,7 +147,7 @@ def chain_operations(x: Factor, factors: Iterable[Factor], keep: frozenset[int])
 
 def add_up(parts: Sequence[Factor], labels: Sequence[int], shape: Sequence[int]) -> Array:
     """Add factors as an array of axes `labels` and sizes `shape`, repeated where they lack one."""
-    made = parts[0].to(labels)
+    total = parts[0].to(labels)
     for part in parts[1:]:
-        made = made + part.to(labels)
-    return jnp.broadcast_to(made, tuple(shape))
+        total = total + part.to(labels)
+    return jnp.broadcast_to(total, tuple(shape))

@@ -48,8 +48,10 @@ def make_weights(
     few = every_id(generator, encoded, draws=key is not None)
     if few is not None:
         assert encoded.ids is not None
-        made, shared = _of_each(generator, few, key, as_objects)
-        return {name: _look_up(weight, encoded.ids) for name, weight in made.items()}, shared
+        weights_of_few, shared = _of_each(generator, few, key, as_objects)
+        return {
+            name: _look_up(weight, encoded.ids) for name, weight in weights_of_few.items()
+        }, shared
     return _of_each(generator, encoded, key, as_objects)
 
 

@@ -80,13 +80,13 @@ class StructuredWeight:
     def dense(self) -> Array:
         """Form the weight of one condition."""
         keep = frozenset(self.axes)
-        made = []
+        products = []
         for first, *others in self.terms:
             for i, other in enumerate(others):
                 later = (label for factor in others[i + 1 :] for label in factor.labels)
                 first = multiply(first, other, keep.union(later))
-            made.append(first)
-        return add_up(made, self.axes, self.shape).astype(self.dtype)
+            products.append(first)
+        return add_up(products, self.axes, self.shape).astype(self.dtype)
 
     # ---- the same weight seen in another way -------------------------------------------------
 
@@ -175,7 +175,7 @@ def _groups(old: tuple[int, ...], new: tuple[int, ...]) -> Groups:
     Returns:
         For each run the old axes and the new sizes.
     """
-    made: Groups = []
+    runs: Groups = []
     i = j = 0
     while i < len(old) or j < len(new):
         i0, j0 = i, j
@@ -191,8 +191,8 @@ def _groups(old: tuple[int, ...], new: tuple[int, ...]) -> Groups:
             i += 1
         else:
             j += 1
-        made.append((tuple(range(i0, i)), new[j0:j]))
-    return made
+        runs.append((tuple(range(i0, i)), new[j0:j]))
+    return runs
 
 
 def _regroup(
@@ -200,10 +200,10 @@ def _regroup(
 ) -> Factor | None:
     """Reshape a factor as its weight is; `None` where it has only some axes of a merged run."""
     for old, labels, sizes in groups:
-        mine = [label for label in old if label in factor.labels]
-        if old == labels or (old and not mine):
+        labels_held = [label for label in old if label in factor.labels]
+        if old == labels or (old and not labels_held):
             continue
-        if len(mine) < len(old):
+        if len(labels_held) < len(old):
             return None
         if not old:
             continue  # a new axis of length 1, which a factor need not have
