@@ -43,7 +43,9 @@ def close(
             assert getattr(ours, "dtype", None) == getattr(theirs, "dtype", None), path
         assert a.shape == b.shape, f"{path}: shape {a.shape}, expected {b.shape}"
         rtol = tolerance if relative and not scaled else 0.0
-        atol = tolerance * (max(1.0, np.abs(b).max(initial=0.0)) if scaled else 1.0)
+        largest = np.abs(b).max(initial=1.0) if scaled else 1.0
+        assert not np.isposinf(largest), f"{path}: infinity as the scale allows any difference"
+        atol = tolerance * (1.0 if np.isnan(largest) else largest)
         np.testing.assert_allclose(a, b, rtol=rtol, atol=atol, equal_nan=equal_nan, err_msg=path)
 
 

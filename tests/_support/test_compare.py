@@ -56,3 +56,5 @@ def test_scaled_and_nan() -> None:
     with pytest.raises(AssertionError):
         close(large + np.array([0.0, 1e-2]), large, scaled=True)
     close(np.array([np.nan]), np.array([np.nan]), equal_nan=True)
+    with pytest.raises(AssertionError):
+        close(np.array([np.inf, 0.0]), np.array([np.inf, 1.0]), scaled=True)

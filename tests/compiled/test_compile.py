@@ -18,6 +18,7 @@ from torch._dynamo.exc import Unsupported
 from torch._dynamo.utils import counters
 
 import hyperloom.torch as hl
+from tests._support.compare import close
 from tests.on_torch.cases import Case, mlp, pick, shaken
 
 # What torch.compile imports and does inside.
@@ -46,10 +47,6 @@ def _fresh() -> Iterator[None]:
 
 def compiled(hnet: nn.Module, backend: str, **options: Any) -> Callable[..., Any]:
     return torch.compile(hnet, backend=backend, fullgraph=True, **options)
-
-
-def close(actual: Any, expected: Any) -> None:
-    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,8 @@ def draw(*shape: int) -> Tensor:
     return torch.randn(shape, dtype=torch.float64)
 
 
-def close(found: Any, expected: Any) -> None:
+def close_or_none(found: Any, expected: Any) -> None:
+    """Gradients of what is not used are None, here and there."""
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
@@ -40,7 +41,7 @@ def compare(rule: Any, plain: Any, args: Any, dims: Any) -> None:
     """Compare a rule with the function: by itself, and inside `vmap` with a loop."""
     args = [a.requires_grad_() if a.is_floating_point() else a for a in args]
     first = [a if d is None else a.select(d, 0) for a, d in zip(args, dims, strict=True)]
-    close(rule(*first), plain(*first))
+    close_or_none(rule(*first), plain(*first))
     found = vmap(rule, in_dims=tuple(dims))(*args)
     rows = [
         plain(*(a if d is None else a.select(d, i) for a, d in zip(args, dims, strict=True)))
@@ -48,8 +49,8 @@ def compare(rule: Any, plain: Any, args: Any, dims: Any) -> None:
     ]
     several = isinstance(rows[0], tuple)
     expected = tuple(map(torch.stack, zip(*rows, strict=True))) if several else torch.stack(rows)
-    close(found, expected)
-    close(gradients(found, args), gradients(expected, args))
+    close_or_none(found, expected)
+    close_or_none(gradients(found, args), gradients(expected, args))
 
 
 # Axes, sizes of x and of the kernel, options: what is not told is PyTorch's default.
@@ -105,10 +106,10 @@ def test_convolutions_inside_two_vmaps() -> None:
     x, w = draw(2, 3, 2, 4, 5), draw(3, 6, 4, 3)
     found = vmap(vmap(rule), in_dims=(0, None))(x, w)
     expected = vmap(vmap(CONV1D), in_dims=(0, None))(x, w)
-    close(found, expected)
+    close_or_none(found, expected)
     found = vmap(vmap(rule, in_dims=(None, 0)), in_dims=(0, None))(x[:, 0], w)
     expected = vmap(vmap(CONV1D, in_dims=(None, 0)), in_dims=(0, None))(x[:, 0], w)
-    close(found, expected)
+    close_or_none(found, expected)
 
 
 @pytest.mark.parametrize("transposed", [False, True])
@@ -121,11 +122,11 @@ def test_what_compilers_leave_alone(transposed: bool) -> None:
     torch.library.opcheck(convolutions._grouped, (x, w, *options), test_utils=checks)
     found = convolutions._grouped(x, w, *options)
     expected = torch.convolution(x, w, None, *options)
-    close(found, expected)
+    close_or_none(found, expected)
     wanted = gradients(expected, (x, w))
-    close(gradients(found, (x, w)), wanted)
-    close(gradients(convolutions._grouped(x.detach(), w, *options), (w,)), wanted[1:])
-    close(gradients(convolutions._grouped(x, w.detach(), *options), (x,)), wanted[:1])
+    close_or_none(gradients(found, (x, w)), wanted)
+    close_or_none(gradients(convolutions._grouped(x.detach(), w, *options), (w,)), wanted[1:])
+    close_or_none(gradients(convolutions._grouped(x, w.detach(), *options), (x,)), wanted[:1])
 
 
 IMAGES: dict[str, tuple[Any, tuple[int, ...], tuple[Any, ...], dict[str, Any]]] = {
@@ -177,7 +178,7 @@ def test_every_name_of_a_pool_has_a_rule() -> None:
         (F.max_pool1d_with_indices, F.max_pool1d(x, 2, return_indices=True)),
         (F.adaptive_max_pool1d_with_indices, F.adaptive_max_pool1d(x, 2, return_indices=True)),
     ):
-        close(GRAPH[function](x, 2), expected)
+        close_or_none(GRAPH[function](x, 2), expected)
 
 
 PLACES = torch.tensor([[2, 0, 1], [1, 1, 0]])
@@ -242,9 +243,9 @@ def test_gather_and_scatter_are_torchs(name: str, dims: Any) -> None:
 
 def test_what_the_rules_leave_to_torch() -> None:
     rule, x = GRAPH[torch.scatter], draw(3, 3)
-    close(rule(x, 1, PLACES, x, reduce="add"), torch.scatter(x, 1, PLACES, x, reduce="add"))
+    close_or_none(rule(x, 1, PLACES, x, reduce="add"), torch.scatter(x, 1, PLACES, x, reduce="add"))
     rule, row = GRAPH[torch.gather], draw()
-    close(rule(row, 0, torch.tensor(0)), row)
+    close_or_none(rule(row, 0, torch.tensor(0)), row)
 
 
 class Images(nn.Module):

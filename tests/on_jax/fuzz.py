@@ -14,6 +14,7 @@ from jax import Array
 import hyperloom.jax as hl
 from hyperloom._core.reference import executor
 from hyperloom.jax._tools.checkpoint import neutral_tensors
+from tests._support.compare import close
 from tests.fuzz import CONDITIONS, DIM, FORMS, NUM_IDS, TRUNKS, Drawn, draw, layout_of, program
 
 TRANSFORMS = ("gradients", "plain", "jit", "vmap")
@@ -153,28 +154,20 @@ class Case:
             made = jax.vmap(batch, (None, 0))(params, jnp.stack([given, given]))[1]
         else:
             made = batch(params, given)
-        close(made, wanted, 1e-9)
+        close(made, wanted, 1e-9, scaled=True)
         if drawn.transform == "gradients":
             probe = jnp.asarray(draws.standard_normal(wanted.shape))
             mine = jax.grad(lambda p: (batch(p, given) * probe).sum())(params)
             right = jax.grad(lambda p: (loop(p) * probe).sum())(params)
             for name in params:
-                close(mine[name], right[name], 1e-8, name)
+                close({name: mine[name]}, {name: right[name]}, 1e-8, scaled=True)
         arrays, tensors = neutral_tensors(hnet, with_base=True), hnet.generate(conditions)
         index = (0,) * len(drawn.batch)
         one = _map(conditions, index)
         raw = tuple(map(_value, one)) if isinstance(one, tuple) else _value(one)
         for name, value in executor.generate(hnet.plan, arrays, raw).items():
-            close(tensors[name][index], value, 1e-11, name)
-
-
-def close(made: Any, wanted: Any, tolerance: float, name: str = "outputs") -> None:
-    """Assert that two arrays are the same, relative to the largest number."""
-    made, wanted = np.asarray(made), np.asarray(wanted)
-    assert made.shape == wanted.shape, f"{name}: {made.shape}, not {wanted.shape}"
-    assert made.dtype == wanted.dtype, f"{name}: {made.dtype}, not {wanted.dtype}"
-    error = float(np.abs(made - wanted).max(initial=0)) / max(1.0, float(np.abs(wanted).max()))
-    assert error <= tolerance, f"{name} differ by {error:.2e}, allowed {tolerance:.0e}"
+            found = np.asarray(tensors[name][index])  # so that the dtype is compared
+            close({name: found}, {name: np.asarray(value)}, 1e-11, scaled=True)
 
 
 def _map(value: Any, index: tuple[int, ...]) -> Any:

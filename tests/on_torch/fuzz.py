@@ -19,6 +19,7 @@ from torch.func import functional_call
 import hyperloom.torch as hl
 from hyperloom._core.reference import executor
 from hyperloom.torch._tools.checkpoint import neutral_tensors
+from tests._support.compare import close
 from tests.fuzz import CONDITIONS, DIM, FORMS, NUM_IDS, TRUNKS, Drawn, draw, layout_of, program
 
 TRANSFORMS = ("gradients", "gradients", "no_grad", "eval", "functional_call", "vmap", "float32")
@@ -225,7 +226,7 @@ class Case:
             options, dims = {}, 1
         call = partial(hnet, given, condition=conditions, in_dims=dims, **options)
         wanted, made = self._loop(hnet, conditions, x, options.get("shift")), self._call(hnet, call)
-        close(made, wanted, tolerance)
+        close(made, wanted, tolerance, scaled=True)
         if drawn.transform != "no_grad":
             probe = torch.randn_like(wanted)
             parameters = [p for p in hnet.parameters() if p.requires_grad]
@@ -236,7 +237,7 @@ class Case:
             for (name, p), mine, right in zip(hnet.named_parameters(), *grads, strict=True):
                 zero = torch.zeros_like(p)
                 pair = (zero if mine is None else mine, zero if right is None else right)
-                close(*pair, tolerance * 10, name)
+                close({name: pair[0]}, {name: pair[1]}, tolerance * 10, scaled=True)
         if drawn.transform != "float32":
             self._check_generated(hnet, conditions)
 
@@ -279,16 +280,8 @@ class Case:
         for index in list(np.ndindex(*self.drawn.batch))[:2]:
             one = _map(conditions, lambda v, index=index: _value(v[index]))
             for name, value in executor.generate(hnet.plan, arrays, one).items():
-                close(tensors[name][index], torch.from_numpy(np.asarray(value)), 1e-11, name)
-
-
-def close(made: Tensor, wanted: Tensor, tolerance: float, name: str = "outputs") -> None:
-    """Assert that two tensors are the same, relative to the largest number."""
-    assert made.shape == wanted.shape, f"{name}: {tuple(made.shape)}, not {tuple(wanted.shape)}"
-    assert made.dtype == wanted.dtype, f"{name}: {made.dtype}, not {wanted.dtype}"
-    scale = max(1.0, float(wanted.detach().abs().max())) if wanted.numel() else 1.0
-    error = float((made - wanted).detach().abs().max()) / scale if wanted.numel() else 0.0
-    assert error <= tolerance, f"{name} differ by {error:.2e}, allowed {tolerance:.0e}"
+                right = torch.from_numpy(np.asarray(value))
+                close({name: tensors[name][index]}, {name: right}, 1e-11, scaled=True)
 
 
 def _map(value: Any, function: Step) -> Any:

@@ -277,7 +277,7 @@ def build(make: Callable[[], nn.Module], layout: Any = None) -> tuple[nn.Module,
     return target, shaken(hl.HyperNetwork(target, condition=hl.Embedding(4, 3), layout=layout))
 
 
-def close(actual: Any, expected: Any) -> None:
+def close_leaves(actual: Any, expected: Any) -> None:
     compare.close(tree_leaves(actual), tree_leaves(expected), equal_nan=True)
 
 

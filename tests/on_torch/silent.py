@@ -74,13 +74,13 @@ def assert_exact(module: nn.Module, x: Tensor | None = None, **choices: Any) -> 
     for _ in range(2):  # the second call knows what the first has found
         ours = hnet(x.clone(), condition=IDS)
         torch.testing.assert_close(ours, wanted)
-        close(gradients(hnet, ours), gradients(hnet, loop(hnet, module, x)))
+        close_and_some(gradients(hnet, ours), gradients(hnet, loop(hnet, module, x)))
     singly = torch.stack([hnet(x[i].clone(), condition=i) for i in IDS])
     torch.testing.assert_close(singly, wanted)
     return hnet
 
 
-def close(ours: list[Tensor], theirs: list[Tensor]) -> None:
+def close_and_some(ours: list[Tensor], theirs: list[Tensor]) -> None:
     """Assert equal numbers, and that there are some."""
     assert any(bool(t.any()) for t in theirs)
     torch.testing.assert_close(ours, theirs)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import hyperloom.torch as hl
-from tests.on_torch.modules import build, close, floats, gradients
+from tests.on_torch.modules import build, close_leaves, floats, gradients
 from tests.zoo.architecture import without_dropout
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -104,10 +104,10 @@ def test_checkpointing_inside_the_target_is_right(condition: Any) -> None:
         assert "'first' (Linear): it checkpoints activations" in explained.reason
     for _ in range(2):
         found = gradients(hnet(x, condition=condition), hnet)
-        close(found, gradients(plain(x, condition=condition), plain))
+        close_leaves(found, gradients(plain(x, condition=condition), plain))
     hnet.execution = hl.Execution(recompute=True)
     found = gradients(hnet(x, condition=condition), hnet)
-    close(found, gradients(plain(x, condition=condition), plain))
+    close_leaves(found, gradients(plain(x, condition=condition), plain))
 
 
 @BOTH
@@ -123,7 +123,7 @@ def test_reentrant_checkpointing_inside_the_target_is_refused(
         with pytest.raises(ValueError, match=REFUSED):
             hnet(x, condition=condition)
     with torch.no_grad():  # there it does nothing
-        close(hnet(x, condition=condition), plain(x, condition=condition))
+        close_leaves(hnet(x, condition=condition), plain(x, condition=condition))
 
 
 @BOTH
@@ -136,7 +136,7 @@ def test_reentrant_checkpointing_of_some_inputs_is_refused_whenever_it_comes(
     hnet, plain = twins(Sometimes, True)
     x = fed(condition).abs().requires_grad_(needs_grad)
     for _ in range(2):
-        close(
+        close_leaves(
             gradients(hnet(-x, condition=condition), hnet),
             gradients(plain(-x, condition=condition), plain),
         )
@@ -144,7 +144,7 @@ def test_reentrant_checkpointing_of_some_inputs_is_refused_whenever_it_comes(
     with pytest.raises(ValueError, match=REFUSED + "Sometimes"):
         hnet(x, condition=condition)
     found = gradients(hnet(-x, condition=condition), hnet)  # and nothing is left behind
-    close(found, gradients(plain(-x, condition=condition), plain))
+    close_leaves(found, gradients(plain(-x, condition=condition), plain))
 
 
 @BOTH
@@ -153,7 +153,7 @@ def test_checkpointing_of_some_inputs_is_right_whenever_it_comes(condition: Any)
     x = fed(condition).abs()
     for sign in (-1, -1, 1, -1, 1):
         found = gradients(hnet(sign * x, condition=condition), hnet)
-        close(found, gradients(plain(sign * x, condition=condition), plain))
+        close_leaves(found, gradients(plain(sign * x, condition=condition), plain))
 
 
 class Drawing(Sometimes):
@@ -181,8 +181,8 @@ def test_a_call_that_is_run_again_has_run_once() -> None:
     for net in (hnet, plain):
         torch.manual_seed(3)
         made.append((net(x + 9, condition=0), torch.rand(1)))
-    close(made[0], made[1])
-    close(hnet.state_dict(), plain.state_dict())
+    close_leaves(made[0], made[1])
+    close_leaves(hnet.state_dict(), plain.state_dict())
     assert float(dict(hnet.target_buffers.tensors())["calls"]) == 2
 
 
@@ -190,7 +190,7 @@ def test_checkpointing_around_the_call_is_exact() -> None:
     _, hnet = build(lambda: nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2)))
     x, ids = floats(5, 4)(), torch.tensor([0, 1, 2])
     y = checkpoint(lambda x: hnet(x, condition=ids), x, use_reentrant=False)
-    close(gradients(y, hnet), gradients(hnet(x, condition=ids), hnet))
+    close_leaves(gradients(y, hnet), gradients(hnet(x, condition=ids), hnet))
 
 
 # ---- transformers' own switch --------------------------------------------------------------------
@@ -280,11 +280,11 @@ def test_the_switch_of_transformers_changes_no_gradient(
     expected = gradients(theirs, plain)
     for _ in range(2):
         ours = hnet(x, condition=condition)[0]
-        close(ours, theirs)
-        close(gradients(ours, hnet), expected)
+        close_leaves(ours, theirs)
+        close_leaves(gradients(ours, hnet), expected)
     assert True in hnet._runner.skeleton.checkpointing  # it did recompute
     hnet.execution = hl.Execution(recompute=True)
-    close(gradients(hnet(x, condition=condition)[0], hnet), expected)
+    close_leaves(gradients(hnet(x, condition=condition)[0], hnet), expected)
 
 
 @BOTH
@@ -298,8 +298,8 @@ def test_the_reentrant_switch_of_transformers_is_refused(name: str, condition: A
         with pytest.raises(ValueError, match=REFUSED):
             hnet(x, condition=condition)
     with torch.no_grad():  # there it does nothing
-        close(hnet(x, condition=condition)[0], plain(x, condition=condition)[0])
+        close_leaves(hnet(x, condition=condition)[0], plain(x, condition=condition)[0])
     hnet.eval()  # nor there
     plain.eval()
     ours, theirs = hnet(x, condition=condition)[0], plain(x, condition=condition)[0]
-    close(gradients(ours, hnet), gradients(theirs, plain))
+    close_leaves(gradients(ours, hnet), gradients(theirs, plain))

@@ -14,7 +14,16 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 import hyperloom.torch as hl
-from tests.on_torch.silent import IDS, assert_exact, close, gradients, inputs, loop, made, target
+from tests.on_torch.silent import (
+    IDS,
+    assert_exact,
+    close_and_some,
+    gradients,
+    inputs,
+    loop,
+    made,
+    target,
+)
 
 FORMS: dict[str, Any] = {
     "whole": hl.Whole(),
@@ -117,4 +126,4 @@ def test_a_graph_keeps_the_gradient_too() -> None:
     ids = torch.tensor(IDS)
     compiled = torch.compile(lambda x: hnet(x, condition=ids), backend="aot_eager", fullgraph=True)
     ours = gradients(hnet, compiled(x))
-    close(ours, gradients(hnet, loop(hnet, module, x)))
+    close_and_some(ours, gradients(hnet, loop(hnet, module, x)))

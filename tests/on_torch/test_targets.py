@@ -27,7 +27,7 @@ from tests.on_torch.modules import (
     Structured,
     Writer,
     build,
-    close,
+    close_leaves,
     floats,
     gradients,
     orthogonal,
@@ -59,11 +59,11 @@ def test_unmodified(row: Row, mode: str) -> None:
         assert type(plain) is type(target)
         assert plain.training is training
         with torch.no_grad():
-            close(each[i], plain(*(v[i] for v in x)))
+            close_leaves(each[i], plain(*(v[i] for v in x)))
     batched = hnet(*x, condition=ids)
     stacked = tree_map(lambda *leaves: torch.stack(leaves), each[0], *each[1:])
-    close(batched, stacked)
-    close(gradients(batched, hnet), gradients(stacked, hnet))
+    close_leaves(batched, stacked)
+    close_leaves(gradients(batched, hnet), gradients(stacked, hnet))
     unchanged(target, before)
     unchanged(hnet, own)
 
@@ -77,9 +77,9 @@ def test_inputs_and_outputs_of_any_structure() -> None:
     y = hnet({"x": x}, scale=scale, power=2, condition=ids)
     assert type(y) is Outputs
     each = [hnet({"x": x[i]}, scale=scale[i], power=2, condition=ids[i]) for i in range(NUM)]
-    close(y, tree_map(lambda *leaves: torch.stack(leaves), each[0], *each[1:]))
+    close_leaves(y, tree_map(lambda *leaves: torch.stack(leaves), each[0], *each[1:]))
     shared = hnet({"x": x[0]}, scale=scale[0], power=2, condition=ids, in_dims=None)
-    close(shared.y[2], hnet({"x": x[0]}, scale=scale[0], power=2, condition=ids[2]).y)
+    close_leaves(shared.y[2], hnet({"x": x[0]}, scale=scale[0], power=2, condition=ids[2]).y)
 
 
 def test_batch_norm_in_training_has_statistics_of_each_condition() -> None:
@@ -90,8 +90,8 @@ def test_batch_norm_in_training_has_statistics_of_each_condition() -> None:
     for i in range(NUM):
         plain = hnet.instantiate(ids[i])
         with torch.no_grad():
-            close(y[i], plain(x[i]))
-        close(y[i], hnet(x[i], condition=ids[i]))
+            close_leaves(y[i], plain(x[i]))
+        close_leaves(y[i], hnet(x[i], condition=ids[i]))
     unchanged(target, before)
 
 
@@ -103,7 +103,7 @@ def test_batch_norm_in_eval_uses_the_targets_own_statistics() -> None:
     x = floats(5, 4)()
     assert norm.running_var is not None
     assert float(norm.running_var[0]) != 1.0
-    close(hnet(x, condition=[0, 1, 2])[1], hnet.instantiate(1)(x[1]).detach())
+    close_leaves(hnet(x, condition=[0, 1, 2])[1], hnet.instantiate(1)(x[1]).detach())
     assert torch.equal(hnet.instantiate(1).get_buffer("1.running_var"), norm.running_var)
 
 
@@ -122,13 +122,15 @@ def test_recurrent_targets(make: Callable[[], nn.Module]) -> None:
     x = floats(2, 5, 3)()
     for i in (0, 2, 0):
         y, state = hnet(x[i], condition=i)
-        close((y, state), tree_map(Tensor.detach, hnet.instantiate(i)(x[i])))
+        close_leaves((y, state), tree_map(Tensor.detach, hnet.instantiate(i)(x[i])))
         assert all(g is not None for g in gradients(y, hnet))
     batched, state = hnet(x, condition=[0, 1, 2])
     each = [hnet(x[i], condition=i) for i in range(NUM)]
-    close((batched, state), tree_map(lambda *leaves: torch.stack(leaves), each[0], *each[1:]))
+    close_leaves(
+        (batched, state), tree_map(lambda *leaves: torch.stack(leaves), each[0], *each[1:])
+    )
     y, _ = hnet(x[1], condition=1)
-    close(y, hnet.instantiate(1)(x[1])[0].detach())
+    close_leaves(y, hnet.instantiate(1)(x[1])[0].detach())
     unchanged(target, before)
 
 
@@ -146,8 +148,8 @@ def test_recurrent_cells(make: Callable[[], nn.Module]) -> None:
     batched = hnet(x, condition=ids)
     each = [hnet(x[i], condition=ids[i]) for i in range(NUM)]
     stacked = tree_map(lambda *leaves: torch.stack(leaves), each[0], *each[1:])
-    close(batched, stacked)
-    close(gradients(batched, hnet), gradients(stacked, hnet))
+    close_leaves(batched, stacked)
+    close_leaves(gradients(batched, hnet), gradients(stacked, hnet))
 
 
 def test_dropout_has_a_mask_for_each_condition() -> None:
@@ -180,7 +182,9 @@ def test_a_parametrised_target_generates_the_originals() -> None:
     assert "0.weight" not in names
     plain: Any = hnet.instantiate(1)
     norms = plain[0].weight.norm(dim=1)
-    close(norms, hnet.generate(1)["0.parametrizations.weight.original0"].abs().flatten().detach())
+    close_leaves(
+        norms, hnet.generate(1)["0.parametrizations.weight.original0"].abs().flatten().detach()
+    )
     _, hnet = build(orthogonal("cayley"))
     plain = hnet.instantiate(2)
     weight = plain.weight
@@ -203,10 +207,10 @@ class Branching(nn.Module):
 def test_control_flow_on_numbers_is_run_in_a_loop() -> None:
     target, hnet = build(Branching)
     before, x = snapshot(target), floats(5, 4)()
-    close(hnet(x[0], condition=0), hnet.instantiate(0)(x[0]).detach())
+    close_leaves(hnet(x[0], condition=0), hnet.instantiate(0)(x[0]).detach())
     with pytest.warns(hl.SlowWarning, match="control flow"):
         y = hnet(x, condition=[0, 1, 2])
-    close(y, torch.stack([hnet(x[i], condition=i) for i in range(3)]))
+    close_leaves(y, torch.stack([hnet(x[i], condition=i) for i in range(3)]))
     unchanged(target, before)
 
 
@@ -216,7 +220,7 @@ def test_a_write_into_a_buffer_is_kept(mode: bool) -> None:
     before, copied, x = snapshot(target), copy.deepcopy(hnet.train(mode)), floats(5, 4)()
     with pytest.warns(hl.SlowWarning, match="one after the other"):
         y = hnet(x, condition=[0, 1, 2])
-    close(y, torch.stack([copied(x[i], condition=i) for i in range(3)]))
+    close_leaves(y, torch.stack([copied(x[i], condition=i) for i in range(3)]))
     assert int(hnet.target_buffers.get_buffer("count")) == 3
     unchanged(target, before)
-    close(dict(hnet.named_buffers()), dict(copied.named_buffers()))
+    close_leaves(dict(hnet.named_buffers()), dict(copied.named_buffers()))
