@@ -1,7 +1,7 @@
 """Attention with the conditions folded into the batch.
 
-Attention itself has no weights: of B conditions with N inputs each it is attention of B N inputs.
-Under `vmap` its backward pass would be run one condition after the other.
+Attention has no weights: B conditions with N inputs per condition are a batch of B N inputs.
+Under `vmap` PyTorch would run its backward pass one condition after the other.
 """
 
 from __future__ import annotations

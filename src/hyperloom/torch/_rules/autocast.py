@@ -1,8 +1,8 @@
 """Autocast inside `vmap`, which takes functions apart before autocast sees them.
 
-Autocast goes by the name of an operation. Where `vmap` has made others of it, the dtype of the
-result is another than outside (pytorch issue 192617, seen on torch 2.13). The rules here convert
-first, as autocast would have done.
+Autocast picks a dtype by the name of an operation. Where `vmap` replaces an operation by others,
+the result has another dtype than outside `vmap` (pytorch issue 192617, seen on torch 2.13). The
+rules here convert the arguments first, as autocast would have done.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _converted(function: Any, convert: Callable[[Tensor], Tensor], only: str = "
 
     def converted(*args: Any, **kwargs: Any) -> Any:
         kind = _active(args, kwargs)
-        # A stand-in that meets a layer's function takes its own way, and converts by itself.
+        # The rule for a layer's function on a stand-in converts by itself.
         converts_itself = function in WITH_WEIGHT and any(isinstance(a, Generated) for a in args)
         if not kind or converts_itself or (only and kind != only):
             return function(*args, **kwargs)

@@ -15,11 +15,11 @@ from hyperloom.torch._weights.weights import Weight
 
 
 class Kept:
-    """What is made when it is first needed, in the modes that are in force now, and kept.
+    """A value that is computed at its first use, in the modes of now, and kept.
 
     Args:
-        make: Makes it.
-        modes: In which modes.
+        make: Computes the value.
+        modes: The modes in which `make` runs.
     """
 
     def __init__(self, make: Callable[[], Any], modes: Modes) -> None:
@@ -33,7 +33,7 @@ class Kept:
 
 
 class Held(Guarded):
-    """A stand-in whose weight is made when it is first used, and kept."""
+    """A stand-in that generates its weight at its first use, and keeps it."""
 
     make: Callable[[], Weight]
 
@@ -58,7 +58,7 @@ class Held(Guarded):
 
 
 def _waiting(*trees: Any) -> list[Held]:
-    """Return the stand-ins among arguments whose weights are not made yet."""
+    """Return the stand-ins among arguments that have not generated their weights yet."""
     waiting: list[Held] = []
     for tree in trees:
         if isinstance(tree, Held) and "weight" not in vars(tree):

@@ -1,7 +1,7 @@
 """A tensor that stands for a generated weight inside an unmodified module.
 
-A module that calls `F.linear(x, self.weight, self.bias)` reaches the weight's own way of doing
-that; any other use gets the dense tensor. Inside `vmap` only: conditions are hidden.
+A module that calls `F.linear(x, self.weight, self.bias)` reaches the method of the weight for that
+function; any other use gets the dense tensor. It works inside `vmap` only, which hides conditions.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ _CHECKS = ("has_torch_function", "has_torch_function_unary", "has_torch_function
 def without_override_check(function: Any, **replaced: Any) -> Any:
     """Return a copy of a Python function of torch that does not look for overrides again.
 
-    The functions it calls then see the stand-ins and take them their own way; calling the
+    The functions that it calls then see the stand-ins, and their rules apply; a call of the
     function itself would come straight back here. `replaced` stands in for functions it calls.
     """
     scope = {**function.__globals__, **dict.fromkeys(_CHECKS, lambda *_: False), **replaced}

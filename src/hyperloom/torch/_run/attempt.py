@@ -53,10 +53,10 @@ def attempt(
     with SlowOperations(module) as slow:
         try:
             output = way.run(runner, weights, shared, call.over(copies), buffers)
-            found = trace.changed()
-            differs = alone.differs(output) if alone is not None and found is None else ""
-            if found is not None:
-                error = ChangedError(found)
+            change = trace.changed()
+            differs = alone.differs(output) if alone is not None and change is None else ""
+            if change is not None:
+                error = ChangedError(change)
             elif differs:
                 error = NotAtOnceError(f"{type(module).__name__}: {differs}")
         except ENDS_THE_CALL:
@@ -71,7 +71,7 @@ def attempt(
     copies.give_back()
     memory.at_once.add(kind)
     memory.checked.update([kind] if checks else [])
-    memory.slow[kind] = slow.found()
+    memory.slow[kind] = slow.noted()
     memory.routes.clear()
     memory.say(SLOW, *memory.slow[kind])
     return output
@@ -145,7 +145,7 @@ class SlowOperations:
     def __exit__(self, *error: object) -> None:
         self.guard.__exit__(None, None, None)
 
-    def found(self) -> tuple[Fallback, ...]:
+    def noted(self) -> tuple[Fallback, ...]:
         """Return what was noted."""
         return tuple(self.seen)
 
@@ -175,10 +175,10 @@ _PERFORMANCE = "There is a performance drop"
 def innermost(target: nn.Module, frames: Iterable[FrameType]) -> str:
     """Return path and class of the module of the target in whose code the last frame is."""
     paths = {id(module): path for path, module in target.named_modules()}
-    found = ""
+    described = ""
     for frame in frames:
         module = frame.f_locals.get("self")
         if id(module) in paths and isinstance(module, nn.Module):
             path = paths[id(module)]
-            found = f"{path!r} ({type(module).__name__})" if path else type(module).__name__
-    return found
+            described = f"{path!r} ({type(module).__name__})" if path else type(module).__name__
+    return described

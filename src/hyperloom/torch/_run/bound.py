@@ -25,7 +25,7 @@ from hyperloom.torch._run.kinds import kind_of
 from hyperloom.torch._run.memory import LOOP, Fallback
 from hyperloom.torch._run.route import loop_where_repeated, strategy_of
 from hyperloom.torch._run.row_calls import with_rows
-from hyperloom.torch._run.rows import Worn, found_of, laid_out, run_on
+from hyperloom.torch._run.rows import Worn, examined, laid_out, run_on
 from hyperloom.torch._run.run import run, store
 from hyperloom.torch._run.runner import Runner
 from hyperloom.torch._run.strategies import STRATEGIES
@@ -133,7 +133,7 @@ class Hand:
     # ---- what stands in it ----------------------------------------------------------------------
 
     def _worn(self) -> Worn:
-        """Return the weights of the conditions, each made when it is first used."""
+        """Return the weights of the conditions; a weight is generated at its first use."""
         plan, flat = self.plan, _flat(self.encoded)
         names = [entry.tensor for entry in plan.entries if not is_shared(plan, entry)]
         make: dict[str, Callable[[], Weight]] = {n: partial(self._weight, n) for n in names}
@@ -203,12 +203,14 @@ class Hand:
                 for laid in laid_out(call, self.worn.num):
                     place = partial(self.runner.skeleton.call, method=method)
                     kind = laid.how, kind_of(self.runner, call)
-                    found = found_of(self.runner, place, self.worn, laid.call, kind, keeps=True)
-                    why = found.why
+                    examination = examined(
+                        self.runner, place, self.worn, laid.call, kind, keeps=True
+                    )
+                    why = examination.why
                     if not why:
-                        self.meeting.uses.take(found.uses)
+                        self.meeting.uses.take(examination.uses)
                         output = run_on(self._place(method), self.seats, self.meeting, laid.call)
-                        return laid.finished(output, found.outputs)
+                        return laid.finished(output, examination.outputs)
             return self._otherwise(call, why)
 
     def _call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:

@@ -38,14 +38,14 @@ class Call:
         inputs: Positional inputs of the target, or one `Inputs` object.
         kwargs: Keyword inputs of the target.
         in_dims: As in `HyperNetwork.forward`.
-        by: Which row has which condition, where inputs have rows of their own in front.
+        by: Which row has which condition, where the first axis of inputs is rows.
         method: The method of the target that is run.
 
     Attributes:
         dims: For each tensor in the inputs the dimension that pairs with the conditions, or `None`.
         kwargs_dims: The same for the keyword inputs.
         paired: The tensors (`id`) that have rows, beside `by`.
-        index: The condition of each of the batch, where conditions that repeat are generated once.
+        index: For every place of the batch its condition, where repeated ones are generated once.
         mutable: Whether there are lists or dicts among the inputs, which the target could change.
         usual: The input `(B, ...)` or `(...)`, where it is the only one, as a tensor.
 

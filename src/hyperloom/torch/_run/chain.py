@@ -227,7 +227,7 @@ class Program:
         head: Name of the head.
         sizes: Numbers of each tensor, in the head's order.
         trunk: Whether there is one to run.
-        by_rows: Whether the head's rows are cut, or what they give.
+        by_rows: Whether the head's rows are cut by tensor; else its outputs are.
         operations: Layer by layer.
         ways: For each linear layer its weight's name, how it is evaluated, and its sizes.
     """

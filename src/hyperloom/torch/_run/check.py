@@ -1,8 +1,8 @@
 """The net under all ways of running: one condition of a batch is run alone, and compared.
 
-A batch is defined as its conditions run one after the other. The first call of each kind is held
-against that: one condition, on copies of its inputs, in a copy of the target, so that nothing of it
-is left behind. What differs beyond rounding is not run so again.
+The result of a batch is defined as that of its conditions, run one after the other. The first call
+of a kind is compared with that: one condition runs on copies of its inputs in a copy of the target,
+which leaves nothing behind. A way whose result differs beyond rounding is not taken again.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from hyperloom.torch._target.private import any_autocast
 # Of the largest number in the output. Low precision adds up over a deep target.
 _TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-3}
 _COARSE = 0.1
-# A difference this many times as large as what rounding of the inputs makes is none of rounding.
+# A difference of more than this many times the effect of rounding the inputs is not rounding.
 _TIMES_ROUNDING = 1000.0
 
 
 class Alone:
     """One condition of a batch, to be run by itself.
 
-    To be made before the batch is run, which may write its inputs.
+    Create it before the batch runs, which may write its inputs.
 
     Args:
         runner: What runs the target.
@@ -84,9 +84,9 @@ class Alone:
             (a.flatten(0, last)[self.number] if isinstance(a, Tensor) else a, b)
             for a, b in zip(ours, theirs, strict=True)
         ]
-        found = next((text for a, b in pairs if (text := _kinds_differ(a, b))), "")
-        if found or draws:
-            return found
+        difference = next((text for a, b in pairs if (text := _kinds_differ(a, b))), "")
+        if difference or draws:
+            return difference
         largest = self._largest([a for a, _ in pairs], theirs)
         if not largest:
             return ""
@@ -98,12 +98,12 @@ class Alone:
     def _largest(self, ours: list[Any], theirs: list[Any]) -> float:
         """Return the largest difference relative to the output, if rounding does not explain it."""
         coarsest = self._coarsest()
-        found = [
+        differences = [
             _difference(a, b)
             for a, b in zip(ours, theirs, strict=True)
             if isinstance(a, Tensor) and isinstance(b, Tensor)
         ]
-        largest = max(found, default=0.0)
+        largest = max(differences, default=0.0)
         return largest if largest > _TOLERANCES.get(coarsest, _COARSE) else 0.0
 
     def _coarsest(self) -> torch.dtype:

@@ -53,7 +53,7 @@ class Memory:
             on those, and not on what was tried meanwhile.
         checked: What of it was compared with one condition alone.
         slow: What of it is run by slow operations.
-        rows: What was found of kinds of calls that were examined for a run on rows.
+        rows: By kind of call, its examination for a run on rows.
         on_rows: What is run on rows because it cannot be run under `vmap`, and why.
         not_on_rows: What was not, though conditions repeat.
         compared: Modes in which buffers were compared after a run under `vmap`.
@@ -84,9 +84,9 @@ class Memory:
         self.routes[kind] = route
         return route
 
-    def say(self, text: str, *found: Fallback) -> None:
+    def say(self, text: str, *fallbacks: Fallback) -> None:
         """Warn once of each finding that something is run by a slower way."""
-        for fallback in found:
+        for fallback in fallbacks:
             if fallback not in self.said:
                 self.said.add(fallback)
                 warnings.warn(text.format(fallback), SlowWarning, stacklevel=outside())

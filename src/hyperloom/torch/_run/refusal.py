@@ -19,15 +19,15 @@ _TORCH = (os.path.dirname(torch.__file__),)
 def name_inputs(error: Exception, runner: Runner, call: Call) -> None:
     """Raise an error that names the inputs, if they are what `error` is about; else return.
 
-    A layer that gets an input of another width or dtype says so in words of its own, which name
-    neither the input nor the layer. What the target's own code raises stays as it is.
+    PyTorch's error for an input of another width or dtype names neither the input nor the layer.
+    What the code of the target raises stays as it is.
 
     Raises:
         TypeError: An input that is no tensor, or a tensor of another dtype than the target's.
         ValueError: Any other error about arguments that PyTorch has raised in the target.
     """
     given = {f"input {i}": value for i, value in enumerate(call.inputs)} | call.kwargs
-    # "vmap" asks for the framework's own error.
+    # The strategy "vmap" asks for the error of the framework.
     if not given or runner.execution.strategy == "vmap" or not is_about_arguments(error, _TORCH):
         return
     module = runner.skeleton.module

@@ -137,8 +137,9 @@ def _decided(
     program = _program(generator, runner, encoded, call)
     if program is not None:
         return replace(way, run=program.run, program=program)
-    # Layers of a chain have the rows of its input. What others have, they know: with one for each
-    # condition the parts are cheapest. A graph is made for the rows of the input.
+    # The layers of a chain have as many rows as its input, and a graph is traced for those of the
+    # input. Other layers choose by their rows when they run; here one row per condition is assumed,
+    # for which parts are cheapest.
     known = way.strategy == "chain" or torch.compiler.is_compiling()
     rows = call.rows() if known else 1
     sizes = (batch[0], rows, encoded.vector.element_size(), encoded.vector.device.type)
@@ -243,8 +244,8 @@ def _program(generator: Generator, runner: Runner, encoded: Encoded, call: Call)
 def loop_where_repeated(way: Route, runner: Runner, ids: Tensor | None) -> Route:
     """Return the loop where two conditions of one id write a buffer that is kept by id.
 
-    The second starts from what the first has written. For running statistics that can be made up
-    for afterwards. True of these conditions, and not of all calls of the kind.
+    The second condition starts from what the first has written; only running statistics can be
+    corrected afterwards. This holds for these conditions, and not for all calls of the kind.
 
     Raises:
         NotAtOnceError: They do, and `vmap` is asked for.
@@ -255,8 +256,8 @@ def loop_where_repeated(way: Route, runner: Runner, ids: Tensor | None) -> Route
         return way
     if len(ids.unique()) == ids.numel():
         return way
-    found = Fallback("", f"two conditions of one id write its buffer {runner.ordered!r}")
+    fallback = Fallback("", f"two conditions of one id write its buffer {runner.ordered!r}")
     if not way.guarded:
-        raise NotAtOnceError(found.why)
-    runner.memory.say(LOOP, found)
-    return replace(_one_by_one(found), from_parts=way.from_parts, shares=way.shares)
+        raise NotAtOnceError(fallback.why)
+    runner.memory.say(LOOP, fallback)
+    return replace(_one_by_one(fallback), from_parts=way.from_parts, shares=way.shares)

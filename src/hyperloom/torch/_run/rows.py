@@ -1,9 +1,9 @@
 """All rows at once: the target's own forward, or another method, runs once on real tensors.
 
-Each layer with a generated weight gives each row the weight of its condition. No `vmap`: control
-flow on values, caches and classes of the user's own do what they do in a plain call. Exact where
-rows do not meet, which is examined at the first call of each kind: all rows are run once with the
-rows followed, and two conditions alone on their rows.
+A layer with a generated weight applies to every row the weight of the row's condition. There is no
+`vmap`: control flow on values, caches and the user's classes do what they do in a plain call. The
+result is exact where no row depends on another. The first call of a kind examines that: it runs all
+rows once and follows them, then runs two conditions alone on their rows, and compares.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Worn:
         shared: Tensors by name.
         buffers: Buffers by name; those in `make` have a value for each condition.
         device: Where they all are.
-        modes: The modes in which weights are made and formed.
+        modes: The modes in which weights are generated and become dense.
     """
 
     num: int
@@ -128,8 +128,8 @@ def _shaken(weight: Weight) -> Weight:
 
 
 @dataclass
-class Found:
-    """What examining one kind of call has found.
+class Examination:
+    """What is known of one kind of call after its examination.
 
     Attributes:
         uses: Which functions meet rows.
@@ -187,7 +187,9 @@ def _without_stand_ins(output: Any, rows: Rows) -> Any:
 # ---- examining ----------------------------------------------------------------------------------
 
 
-def examine(place: Place, worn: Worn, call: RowCall, trace: Trace, keeps: bool = False) -> Found:
+def examine(
+    place: Place, worn: Worn, call: RowCall, trace: Trace, keeps: bool = False
+) -> Examination:
     """Find out which functions meet rows, and whether the rows of a target do not meet.
 
     With weights other than the call's: those of all conditions may still be equal. What is close
@@ -200,22 +202,22 @@ def examine(place: Place, worn: Worn, call: RowCall, trace: Trace, keeps: bool =
         trace: The target's attributes, which are put back.
         keeps: Whether the target may keep tensors in its attributes.
     """
-    found = Found()
+    examination = Examination()
     with torch.no_grad(), torch.random.fork_rng(devices=()):
         for seed in (0, 1):
             torch.manual_seed(seed)
-            found = Found()
+            examination = Examination()
             try:
-                found.why = _compared(place, worn.shaken(), call, found, trace, keeps)
+                examination.why = _compared(place, worn.shaken(), call, examination, trace, keeps)
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:
-                found.why = _short(error)
+                examination.why = _short(error)
             finally:
                 trace.restore()
-            if found.why != _MEET:
+            if examination.why != _MEET:
                 break
-    return found
+    return examination
 
 
 _MEET = "its rows meet: what it returns for some rows depends on the others"
@@ -228,28 +230,28 @@ def _short(error: Exception) -> str:
 
 
 def _compared(
-    place: Place, worn: Worn, call: RowCall, found: Found, trace: Trace, keeps: bool
+    place: Place, worn: Worn, call: RowCall, examination: Examination, trace: Trace, keeps: bool
 ) -> str:
     """Run all rows, and those of two conditions alone; say what differs."""
     touched: set[str] = set()
-    meeting = Meeting(call.rows, found.uses, worn.device)
+    meeting = Meeting(call.rows, examination.uses, worn.device)
     args, kwargs = call.copied()
     tensors, buffers = worn.copied().seats(meeting, touched)
     with SameDraws(), following(meeting):
         output = place(tensors, buffers, args, kwargs)
     whole = tensors_in(_without_stand_ins(output, call.rows))
     others = [v for v in tree_leaves(output) if not isinstance(v, (Tensor, *CONSTANT))]
-    found.object = type(others[0]).__name__ if others else ""
+    examination.object = type(others[0]).__name__ if others else ""
     leaves = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
-    found.plain = len(whole) == len(leaves)
-    found.outputs = tuple(isinstance(v, RowWise) or hasattr(v, MARK) for v in leaves)
+    examination.plain = len(whole) == len(leaves)
+    examination.outputs = tuple(isinstance(v, RowWise) or hasattr(v, MARK) for v in leaves)
     for name, value in worn.buffers.items():
         if name not in worn.make and not torch.equal(buffers[name], value):
             return f"it writes its buffer {name!r}, which all conditions share"
     kept = None if keeps else trace.changed(lambda tensor: True)
     if kept is not None:
         return kept
-    # Two conditions: what all rows have in common, such as the largest number, may be one's own.
+    # Two conditions: a number of all rows together, such as the largest, may come from one of them.
     present = call.rows.present()
     for number in dict.fromkeys((present[-1], present[0])):
         trace.restore()
@@ -356,34 +358,34 @@ def run_rows(
     why = "it has no inputs with rows"
     place = partial(runner.skeleton.call, method=call.method)
     for laid in laid_out(call, worn.num):
-        found = found_of(runner, place, worn, laid.call, (laid.how, kind_of(runner, call)))
-        why = found.why
-        if not why and laid.batch and found.object:
-            why = f"it returns a {found.object}"
+        examination = examined(runner, place, worn, laid.call, (laid.how, kind_of(runner, call)))
+        why = examination.why
+        if not why and laid.batch and examination.object:
+            why = f"it returns a {examination.object}"
         if not why:
-            together = brought_together(laid.call) if found.plain else laid.call
-            meeting = Meeting(together.rows, found.uses, worn.device)
+            together = brought_together(laid.call) if examination.plain else laid.call
+            meeting = Meeting(together.rows, examination.uses, worn.device)
             with watched(runner, call) if laid.batch else nullcontext():
                 output = run_on(place, worn.seats(meeting), meeting, together)
-            if found.plain:
-                output = put_back(output, laid.call.rows, found.outputs)
-            return laid.finished(output, found.outputs)
+            if examination.plain:
+                output = put_back(output, laid.call.rows, examination.outputs)
+            return laid.finished(output, examination.outputs)
     raise NotAtOnceError(why)
 
 
-def found_of(
+def examined(
     runner: Runner, place: Place, worn: Worn, call: RowCall, kind: Any, keeps: bool = False
-) -> Found:
+) -> Examination:
     """Return what is known of a kind of calls; find it out at the first."""
-    known: dict[Any, Found] = runner.memory.rows
+    known: dict[Any, Examination] = runner.memory.rows
     if kind in known:
         return known[kind]
-    found = examine(
+    examination = examine(
         place, worn, call, Trace(runner.skeleton.module.named_modules(), draws=not keeps), keeps
     )
     if len(call.rows.present()) > 1:  # the rows of one condition say nothing of others'
-        known[kind] = found
-    return found
+        known[kind] = examination
+    return examination
 
 
 def worn_of(

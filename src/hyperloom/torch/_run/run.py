@@ -57,13 +57,13 @@ def make_and_run(
     buffers: Buffers,
     uses: Uses | None = None,
 ) -> Any:
-    """Make the weights and run the target with them; each condition that repeats once."""
+    """Make the weights and run the target with them; a condition that repeats is generated once."""
     few, index = distinct(generator, encoded) if way.shares else (encoded, None)
     if (index is not None or way.rows_first) and on_rows(generator, runner, way, call):
         call.index = index
         try:
-            weights = make(generator, runner, replace(way, from_parts=True), few, None, uses)
-            output = run_rows(runner, *weights, call, buffers)
+            tensors = make(generator, runner, replace(way, from_parts=True), few, None, uses)
+            output = run_rows(runner, *tensors, call, buffers)
         except NotAtOnceError:
             runner.memory.not_on_rows.add(kind_of(runner, call))
         else:
@@ -72,8 +72,8 @@ def make_and_run(
             return output
         finally:
             call.index = None
-    weights = make(generator, runner, way, few, index, uses)
-    return run(runner, way, *weights, call, buffers)
+    tensors = make(generator, runner, way, few, index, uses)
+    return run(runner, way, *tensors, call, buffers)
 
 
 def make(
@@ -90,8 +90,8 @@ def make(
         generator: What generates.
         runner: What runs.
         way: The way of the call.
-        few: The conditions, those that repeat once.
-        index: Which of them each of the batch has, where they repeat.
+        few: The conditions without repetitions.
+        index: For every place of the batch its place in `few`, where conditions repeat.
         uses: What wants to know of uses.
     """
     if way.program is not None:

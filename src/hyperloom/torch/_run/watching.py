@@ -35,8 +35,8 @@ def watched(runner: Runner, call: Call) -> Generator[None]:
         raise OneByOneError(f"it uses {hidden}, for each condition by itself")
     trace = skeleton.watch((call.inputs, call.kwargs))
     yield
-    found = None if trace is None else trace.changed()
-    if trace is not None and found is not None:
+    change = None if trace is None else trace.changed()
+    if trace is not None and change is not None:
         with skeleton.lock:
             trace.restore()
-        raise ChangedError(found)
+        raise ChangedError(change)

@@ -1,9 +1,9 @@
 """Functions inside `vmap` inside `torch.compile`: written so that one graph does for all batches.
 
-vmap's own rules for these read the number of conditions as a plain number, and so fix it in the
-graph: `torch.compile` with dynamic shapes would compile once for each (torch 2.13). Written with
-products, reductions and elementwise functions they do not. Convolutions, pooling, `gather` and
-`scatter` have files of their own.
+PyTorch's rules of `vmap` for these functions read the number of conditions as a plain number, and
+so fix it in the graph: `torch.compile` with dynamic shapes would compile again for every number
+(torch 2.13). The rules here use products, reductions and elementwise functions, which fix nothing.
+Convolutions, pooling, `gather` and `scatter` are in other files.
 """
 
 from __future__ import annotations

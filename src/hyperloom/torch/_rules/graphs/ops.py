@@ -1,9 +1,9 @@
 """Operations of our own for graphs: each is a function of PyTorch with another rule for `vmap`.
 
 PyTorch's rules read the number of conditions as a plain number, and so fix it in a graph. An
-operation here is made of PyTorch's function everywhere but inside `vmap`; there a rule in Python
-folds the conditions into another axis, with sizes that may be symbols, and calls the operation
-again, so that nested `vmap`s come one after the other.
+operation here calls PyTorch's function everywhere but inside `vmap`; there a rule in Python folds
+the conditions into another axis, with sizes that may be symbols, and calls the operation again, so
+that nested `vmap`s come one after the other.
 """
 
 from __future__ import annotations

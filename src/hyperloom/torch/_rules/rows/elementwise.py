@@ -31,8 +31,8 @@ _JOINING = "cat concat concatenate stack hstack"
 
 def _functions(name: str) -> list[Any]:
     """Return the functions and methods of a name, in place too."""
-    found = (getattr(owner, n, None) for owner in (torch, Tensor) for n in (name, f"{name}_"))
-    return [function for function in found if function is not None]
+    candidates = (getattr(owner, n, None) for owner in (torch, Tensor) for n in (name, f"{name}_"))
+    return [function for function in candidates if function is not None]
 
 
 def _beside(func: Any) -> Rule:

@@ -112,7 +112,7 @@ def _likeliest(
 
 
 def _as_drawn(name: str, drawn: Tensor, first: Tensor) -> Tensor:
-    """Fill what was drawn with numbers of one row, of about the kind that was asked for."""
+    """Fill a drawn tensor with one row's numbers, of about the distribution asked for."""
     if drawn.is_floating_point():
         normal = "randn" in name or "normal" in name
         row = (first * 2 - 1) * 1.7 if normal else first
@@ -125,8 +125,8 @@ def _as_drawn(name: str, drawn: Tensor, first: Tensor) -> Tensor:
 
 def _found(owners: tuple[Any, ...], names: str) -> set[Any]:
     """Return the functions of these names that there are."""
-    found = {getattr(owner, name, None) for owner in owners for name in names.split()}
-    return {function for function in found if function is not None}
+    candidates = {getattr(owner, name, None) for owner in owners for name in names.split()}
+    return {function for function in candidates if function is not None}
 
 
 _READS: dict[Any, str] = {

@@ -163,11 +163,11 @@ def _embedding(
     if max_norm is not None or scale_grad_by_freq or sparse:
         raise NotRowsError("an embedding with max_norm, scale_grad_by_freq or sparse")
     ids = meeting.input(input)
-    found = meeting.weight_of(weight).embed(ids)
+    vectors = meeting.weight_of(weight).embed(ids)
     if padding_idx is None:
-        return found
+        return vectors
     padding = (ids == padding_idx % weight.shape[0]).unsqueeze(-1)  # it gets no gradient
-    return torch.where(padding, found.detach(), found)
+    return torch.where(padding, vectors.detach(), vectors)
 
 
 # ---- convolutions -------------------------------------------------------------------------------

@@ -33,26 +33,26 @@ class Uses:
     """Which arguments had rows, at every use of a stand-in: found by a run that followed them.
 
     A tensor does not say whether its first axis is the rows of the call or just as long. A run
-    that follows the rows from the inputs on tells; later runs do as that one did.
+    that follows the rows from the inputs on finds that out; later runs use its answers.
     """
 
     def __init__(self) -> None:
-        self.found: dict[tuple[Any, str], tuple[bool, ...] | None] = {}
+        self.had_rows: dict[tuple[Any, str], tuple[bool, ...] | None] = {}
 
     @property
     def always_followed(self) -> bool:
         """Whether some use has had rows at one time and none at another."""
-        return None in self.found.values()
+        return None in self.had_rows.values()
 
     def take(self, other: Uses) -> None:
         """Keep what other runs have found."""
-        for key, rows in other.found.items():
+        for key, rows in other.had_rows.items():
             self.note(key, rows)
 
     def note(self, key: tuple[Any, str], rows: tuple[bool, ...] | None) -> None:
         """Keep what a run that followed the rows has found."""
-        if self.found.setdefault(key, rows) != rows:
-            self.found[key] = None
+        if self.had_rows.setdefault(key, rows) != rows:
+            self.had_rows[key] = None
 
 
 class Meeting:
@@ -98,7 +98,7 @@ class Meeting:
             rows = tuple(hasattr(tensor, MARK) for tensor in tensors)
             self.uses.note(key, rows)
             return rows
-        known = self.uses.found.get(key)
+        known = self.uses.had_rows.get(key)
         if known is not None and len(known) == len(tensors):
             return known
         size = self.rows.size
@@ -109,7 +109,7 @@ class Meeting:
     # ---- what rules ask for ---------------------------------------------------------------------
 
     def weight_of(self, weight: RowWise) -> Weight:
-        """Return the weight behind a stand-in, to be applied to these rows."""
+        """Return the weight behind a stand-in, indexed by the rows of this meeting."""
         generated = weight.weight
         return generated if generated.by is self.rows else replace(generated, by=self.rows)
 
@@ -251,7 +251,7 @@ def name_of(func: Any) -> str:
 
 
 def for_each(func: Any, first: RowWise, leaves: list[Any], tree: Any) -> Any:
-    """Do for each condition what a function does with its tensors and shared ones."""
+    """Call a function for every condition, on its generated tensors and on shared ones."""
     places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, RowWise)]
     function = _with(func, leaves, tree, places)
 
@@ -269,7 +269,7 @@ def for_each(func: Any, first: RowWise, leaves: list[Any], tree: Any) -> Any:
 def in_segments(
     func: Any, first: RowWise, leaves: list[Any], tree: Any, marked: list[int]
 ) -> Tensor:
-    """Call a function for each condition on its rows, and put what it gives in their places.
+    """Call a function for every condition on its rows; put the results where the rows are.
 
     Raises:
         NotRowsError: The arguments' first axes differ.
@@ -298,7 +298,7 @@ def _with(func: Any, leaves: list[Any], tree: Any, places: list[int]) -> Callabl
     return function
 
 
-# Functions that bring tensors together: among generated tensors alone they are done for each.
+# Functions that combine tensors: of generated tensors alone they run once for every condition.
 MIXING: set[Any] = set()
 TOLD: dict[Any, Callable[..., Any]] = {}
 SHAPE_ONLY: set[Any] = set()
