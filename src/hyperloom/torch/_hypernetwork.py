@@ -105,10 +105,10 @@ class HyperNetwork(Generator):
         """
         target = uncompiled(target)
         a_kind("plan", plan, Plan, "a Plan, such as hnet.plan")
-        found = plan.spec.differences(target_spec(target, measured=()))
-        if found:
+        differences = plan.spec.differences(target_spec(target, measured=()))
+        if differences:
             wanted = f"the tensors of {plan.spec.name}"
-            raise ValueError(message("target", "; ".join(found[:3]), wanted))
+            raise ValueError(message("target", "; ".join(differences[:3]), wanted))
         hnet = cls.__new__(cls)
         hnet._build(target, plan, modules_of(plan, condition, trunk), statistics)
         return hnet
@@ -371,9 +371,9 @@ class HyperNetwork(Generator):
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        found = fingerprint(self.bases, self.kept)
-        if found is not None:
-            destination[prefix + FINGERPRINT] = found
+        mine = fingerprint(self.bases, self.kept)
+        if mine is not None:
+            destination[prefix + FINGERPRINT] = mine
 
     def _load_from_state_dict(
         self,
@@ -387,13 +387,13 @@ class HyperNetwork(Generator):
     ) -> None:
         lists = missing_keys, unexpected_keys, error_msgs
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *lists)
-        name, found = prefix + FINGERPRINT, fingerprint(self.bases, self.kept)
+        name, mine = prefix + FINGERPRINT, fingerprint(self.bases, self.kept)
         said = state_dict.get(name)
         if name in unexpected_keys:
             unexpected_keys.remove(name)
-        if said is None and found is not None:
+        if said is None and mine is not None:
             missing_keys.append(name)
-        elif said is not None and (found is None or not torch.equal(said.cpu(), found)):
+        elif said is not None and (mine is None or not torch.equal(said.cpu(), mine)):
             error_msgs.append(message("state_dict", "that of another base", *SAME_BASE))
 
     def train(self, mode: bool = True) -> HyperNetwork:

@@ -162,11 +162,11 @@ def distinct(generator: Generator, encoded: Encoded) -> tuple[Encoded, Tensor | 
     if ids.device.type != "cpu" or torch.compiler.is_compiling():
         return encoded, None
     try:
-        found, index = torch.unique(ids, return_inverse=True)
-        few = 2 * len(found) <= num
+        present, index = torch.unique(ids, return_inverse=True)
+        few = 2 * len(present) <= num
     except RuntimeError:  # a traced value cannot be read
         return encoded, None
-    return (Encoded(table.look_up(found), found), index) if few else (encoded, None)
+    return (Encoded(table.look_up(present), present), index) if few else (encoded, None)
 
 
 def _deterministic(generator: Generator) -> bool:

@@ -63,7 +63,7 @@ def slot_features(
         Head index -> features `(*batch, C, F)`, or `(*batch, F)` without slot embeddings: such a
         head has one slot.
     """
-    found: dict[int, Tensor] = {}
+    features_of_head: dict[int, Tensor] = {}
     # Not by index: a ModuleList takes longer to find one than a small layer to run.
     modules = trunks._modules.values()
     for trunk, width, members in zip(modules, plan.widths, plan.trunk_heads, strict=True):
@@ -74,7 +74,7 @@ def slot_features(
             # No trunk: the vector is the features, unless somebody wants to be told of the call.
             if type(trunk) is not LinearTrunk or trunk._forward_hooks or trunk._forward_pre_hooks:
                 features = trunk(features, None, *ids)
-            found.update((i, features) for i in members)
+            features_of_head.update((i, features) for i in members)
             continue
         with_slots: list[Any] = [heads[plan.heads[i].name] for i in members]
         slots = [module.slot_embeddings(encoded.ids) for module in with_slots]
@@ -83,8 +83,8 @@ def slot_features(
         every = slots[0] if len(slots) == 1 else torch.cat(slots, -2)
         features = trunk(encoded.vector, every, *ids)
         counts = [plan.heads[i].num_slots for i in members]
-        found.update(zip(members, features.split(counts, dim=-2), strict=True))
-    return found
+        features_of_head.update(zip(members, features.split(counts, dim=-2), strict=True))
+    return features_of_head
 
 
 def assemble(

@@ -89,7 +89,7 @@ def tensors_in(*trees: Any) -> list[Tensor]:
 
 def rows_of(rows: Rows, number: int, tensor: Tensor) -> Tensor:
     """Return the rows that belong to one condition."""
-    conditions = rows.fit(len(tensor)).each(tensor.device)
+    conditions = rows.fit(len(tensor)).condition_of_row(tensor.device)
     return tensor[conditions == number]
 
 

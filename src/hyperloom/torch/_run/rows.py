@@ -177,7 +177,7 @@ def _without_stand_ins(output: Any, rows: Rows) -> Any:
             return leaf
         numbers, shape = dense(leaf), leaf.shape
         if shape and shape[0] == rows.size:
-            conditions = rows.each(numbers.device)
+            conditions = rows.condition_of_row(numbers.device)
             return numbers[conditions, torch.arange(rows.size, device=numbers.device)]
         return rows.gather(numbers)
 

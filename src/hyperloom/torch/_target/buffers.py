@@ -94,12 +94,12 @@ class Buffers:
 
     def batched(self) -> dict[str, Tensor]:
         """Return the buffers `(*batch, *shape)` that have a value for each condition under vmap."""
-        found = {n: v.unflatten(0, self.batch) for n, v in self.rows.items()}
+        batched = {n: v.unflatten(0, self.batch) for n, v in self.rows.items()}
         for name in self.skeleton.statistics_now():
-            if name not in found:  # shared, and updated from all conditions together
+            if name not in batched:  # shared, and updated from all conditions together
                 value = self.shared[name]
-                found[name] = value.expand(*self.batch, *value.shape)
-        return found
+                batched[name] = value.expand(*self.batch, *value.shape)
+        return batched
 
     def returned(self) -> list[str]:
         """Return which of them are to be given back after the run under vmap."""
@@ -107,7 +107,7 @@ class Buffers:
         return [n for n in self.batched() if n in updated or n not in norms]
 
     def take(self, returned: Mapping[str, Tensor]) -> None:
-        """Note what a run under vmap has made of the buffers, `(*batch, *shape)`."""
+        """Keep what vmap has returned for the buffers, `(*batch, *shape)`."""
         last = len(self.batch) - 1
         self.returned_rows = {name: value.flatten(0, last) for name, value in returned.items()}
 

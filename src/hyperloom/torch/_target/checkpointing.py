@@ -30,19 +30,19 @@ class Watch(TorchFunctionMode):
 
     Args:
         target: The skeleton's module, for names.
-        own: The module that is run, if it is one that keeps its tensors: then checkpointing is
+        running: The module that is run, if it is one that keeps its tensors: then checkpointing is
             fine, but for the reentrant kind.
     """
 
-    def __init__(self, target: nn.Module, own: nn.Module | None = None) -> None:
+    def __init__(self, target: nn.Module, running: nn.Module | None = None) -> None:
         super().__init__()
-        self.target, self.own = target, own
+        self.target, self.running = target, running
         self.hooks = saving_hooks()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch._C._set_grad_enabled:
-            refuse_reentrant(self.own or self.target)
-        if self.own is None and checkpointed(self.hooks):
+            refuse_reentrant(self.running or self.target)
+        if self.running is None and checkpointed(self.hooks):
             raise CheckpointedError("it checkpoints activations")
         return func(*args, **(kwargs or {}))
 

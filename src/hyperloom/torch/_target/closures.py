@@ -43,10 +43,10 @@ def refuse_outside_references(target: nn.Module, skeleton: nn.Module) -> None:
                 paths[id(tensor)] = f"{path}.{key}" if path else key
     for path, module in skeleton.named_modules():
         for key, value in (*attributes(module), ("forward", code_of(type(module)))):
-            found = next((part for part in held(value) if id(part) in paths), None)
-            if found is not None:
+            tensor = next((part for part in held(value) if id(part) in paths), None)
+            if tensor is not None:
                 where = f"{path}.{key}" if path else key
-                got = f"a function in {where!r} that holds on to {paths[id(found)]!r}"
+                got = f"a function in {where!r} that holds on to {paths[id(tensor)]!r}"
                 wanted = "functions that reach the target's parts through their arguments"
                 way_out = (
                     "A copy of the target would call the original's weights. Write a "
@@ -150,15 +150,15 @@ def globals_of(code: CodeType) -> tuple[str, ...]:
 
 def code_of(kind: type) -> list[FunctionType]:
     """Return a class's `forward` and the methods that it names, as far as they are not torch's."""
-    waiting, found = ["forward"], {}
+    waiting, methods = ["forward"], {}
     while waiting:
         name = waiting.pop()
         function = getattr(kind, name, None)
-        if name in found or not isinstance(function, FunctionType) or is_foreign(function):
+        if name in methods or not isinstance(function, FunctionType) or is_foreign(function):
             continue
-        found[name] = function
+        methods[name] = function
         waiting += function.__code__.co_names
-    return list(found.values())
+    return list(methods.values())
 
 
 def _filled(cell: Any) -> bool:

@@ -89,22 +89,22 @@ def _functions(module: nn.Module) -> Iterator[FunctionType]:
 @lru_cache(maxsize=1024)
 def _of_class(kind: type) -> tuple[tuple[FunctionType, ...], frozenset[str]]:
     """Return the functions that a class's forward reaches, and the names that they use."""
-    found = dict.fromkeys(f for start in code_of(kind) for f in _reached(start))
-    names = (name for f in found for code in _codes(f.__code__) for name in code.co_names)
-    return tuple(found), frozenset(names)
+    functions = dict.fromkeys(f for start in code_of(kind) for f in _reached(start))
+    names = (name for f in functions for code in _codes(f.__code__) for name in code.co_names)
+    return tuple(functions), frozenset(names)
 
 
 @lru_cache(maxsize=4096)
 def _reached(function: FunctionType) -> tuple[FunctionType, ...]:
     """Return a function and those that it calls by global names, as far as they are the user's."""
-    waiting, found = [function], {}
+    waiting, reached = [function], {}
     while waiting:
         item = waiting.pop()
-        if isinstance(item, FunctionType) and item not in found and not is_foreign(item):
-            found[item] = None
+        if isinstance(item, FunctionType) and item not in reached and not is_foreign(item):
+            reached[item] = None
             if not is_installed(item):
                 waiting += [item.__globals__.get(name) for name in globals_of(item.__code__)]
-    return tuple(found)
+    return tuple(reached)
 
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)

@@ -313,7 +313,7 @@ class Skeleton:
             copied = SharedCopy(self.module, lambda t: by_id[id(t)])
         module = copied.module
         called = module if method == "forward" else getattr(module, method)
-        with Watch(self.module, own=module):
+        with Watch(self.module, running=module):
             outputs = called(*args, **kwargs)
         with self.lock:
             copied.give_back()
@@ -324,8 +324,8 @@ class Skeleton:
         """Return a module of its own in which `tensors` and `buffers` stand as they are."""
         given = {path: tensors[name] for name, paths in self._paths.items() for path in paths}
         with self.lock:
-            found = self._lookup({**given, **buffers})
-            return copy_over(self.module, lambda t: found[id(t)])
+            by_id = self._lookup({**given, **buffers})
+            return copy_over(self.module, lambda t: by_id[id(t)])
 
     def _lookup(self, values: Mapping[str, Tensor]) -> dict[int, Tensor]:
         """Return by the skeleton's tensors (`id`) what `values` has for them by path."""
@@ -406,11 +406,11 @@ def _parameter_paths(module: nn.Module) -> Iterator[tuple[nn.Module, list[tuple[
 
 def _momenta(norms: Mapping[str, nn.Module]) -> dict[str, float]:
     """Return for each running statistic its momentum; 0 for what is counted."""
-    found = {}
+    momenta = {}
     for path, module in norms.items():
         for key, value in module._buffers.items():
             if value is not None:
                 momentum = module.momentum if value.is_floating_point() else 0.0
                 # Without a momentum every step is worth something else: vmap is not tried.
-                found[f"{path}.{key}" if path else key] = momentum or 0.0
-    return found
+                momenta[f"{path}.{key}" if path else key] = momentum or 0.0
+    return momenta

@@ -55,8 +55,8 @@ def target_spec(target: nn.Module, measured: Container[str] | None = None) -> Ta
             names.setdefault(storage, []).append(name)
             owners.setdefault(storage, (module, key, parameter))
     tensors = [
-        _tensor_spec(found, *owners[storage], measured is None or found[0] in measured)
-        for storage, found in names.items()
+        _tensor_spec(aliases, *owners[storage], measured is None or aliases[0] in measured)
+        for storage, aliases in names.items()
     ]
     return TargetSpec(type(target).__name__, tuple(tensors))
 

@@ -77,7 +77,7 @@ def grow_tables(held: TensorTree, buffers: TensorTree, num: int) -> None:
 
 
 def _by_id(choice: PerConditionStatistics, skeleton: Skeleton, names: list[str]) -> list[str]:
-    found = set(skeleton.momenta) | set(_power_iterations(skeleton.module))
+    by_id = set(skeleton.momenta) | set(_power_iterations(skeleton.module))
     for pattern in choice.also:
         named = [name for name in names if fnmatchcase(name, pattern)]
         if not named:
@@ -86,8 +86,8 @@ def _by_id(choice: PerConditionStatistics, skeleton: Skeleton, names: list[str])
             raise ValueError(
                 message("PerConditionStatistics(also=)", repr(pattern), wanted, way_out)
             )
-        found.update(named)
-    return [name for name in names if name in found]
+        by_id.update(named)
+    return [name for name in names if name in by_id]
 
 
 def _power_iterations(module: nn.Module) -> Iterator[str]:

@@ -108,10 +108,10 @@ def neutral_tensors(hnet: HyperNetwork, with_base: bool = False) -> dict[str, Te
         if isinstance(module, Table)
         for i in range(len(module))
     }
-    found: dict[str, list[Tensor]] = {}
+    parts_of: dict[str, list[Tensor]] = {}
     for name, tensor in hnet.state_dict().items():
-        found.setdefault(blocks.get(name, name), []).append(tensor.detach())
-    joined = {name: torch.cat(v) if len(v) > 1 else v[0] for name, v in found.items()}
+        parts_of.setdefault(blocks.get(name, name), []).append(tensor.detach())
+    joined = {name: torch.cat(v) if len(v) > 1 else v[0] for name, v in parts_of.items()}
     # Clones where storage is shared or strided: safetensors wants each tensor by itself.
     tensors = {name: value.contiguous().clone() for name, value in joined.items()}
     if with_base:
@@ -123,7 +123,7 @@ def neutral_tensors(hnet: HyperNetwork, with_base: bool = False) -> dict[str, Te
 def _base(hnet: HyperNetwork) -> dict[str, Tensor]:
     """Return the frozen tensors under the names that they have in a file."""
     trees: dict[str, Any] = {name: hnet.get_submodule(name) for name in TREES}
-    found = {
+    tensors = {
         f"{name}.{key}": value.detach().contiguous()
         for name, tree in trees.items()
         for key, value in frozen(tree).items()
@@ -131,7 +131,7 @@ def _base(hnet: HyperNetwork) -> dict[str, Tensor]:
     # A clone where storage is shared: safetensors wants each tensor by itself.
     return {
         name: value if value.untyped_storage().nbytes() == value.nbytes else value.clone()
-        for name, value in found.items()
+        for name, value in tensors.items()
     }
 
 

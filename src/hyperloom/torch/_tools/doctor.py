@@ -182,8 +182,8 @@ def _gradients(hnet: HyperNetwork, outputs: Any) -> dict[str, Tensor | None]:
     loss = probe(outputs)
     if loss is None or not trained:
         return dict.fromkeys(trained)
-    found = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
-    return dict(zip(trained, found, strict=True))
+    gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
+    return dict(zip(trained, gradients, strict=True))
 
 
 def _parts(
@@ -222,34 +222,34 @@ def _tables(hnet: HyperNetwork) -> Iterator[tuple[str, Table]]:
 
 def _idle(hnet: HyperNetwork, ids: Tensor | None) -> dict[str, str]:
     """Return the parameters that this call has no use for, with the reason."""
-    found: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     if not hnet.plan.widths:  # tables by id only: no features, so no vector is looked at
-        found = {f"condition.{n}": "only ids used" for n, _ in hnet.condition.named_parameters()}
+        reasons = {f"condition.{n}": "only ids used" for n, _ in hnet.condition.named_parameters()}
     if ids is None:
-        return found
+        return reasons
     for name, table in _tables(hnet):
         first = 0
         for i, block in enumerate(table):
             last = first + len(block)
             if not bool(((ids >= first) & (ids < last)).any()):
-                found[f"{name}.{i}"] = "other ids"
+                reasons[f"{name}.{i}"] = "other ids"
             first = last
-    return found
+    return reasons
 
 
 def _alike(hnet: HyperNetwork) -> set[str]:
     """Return the embeddings whose rows are all the same, though they should differ."""
-    found: set[str] = set()
+    names: set[str] = set()
     for name, module in hnet.named_modules():
         if isinstance(module, EmbeddingCondition) and collapsed(_numbers(module.table.rows()), 0):
-            found |= {f"{name}.table.{i}" for i in range(len(module.table))}
+            names |= {f"{name}.table.{i}" for i in range(len(module.table))}
         elif isinstance(module, HeadModule) and isinstance(module.slots, nn.Parameter):
             if collapsed(_numbers(module.slots), 0):
-                found.add(f"{name}.slots")
+                names.add(f"{name}.slots")
         elif isinstance(module, HeadModule) and isinstance(module.slots, Table):
             blocks = enumerate(map(_numbers, module.slots))
-            found |= {f"{name}.slots.{i}" for i, b in blocks if collapsed(b, 1)}
-    return found
+            names |= {f"{name}.slots.{i}" for i, b in blocks if collapsed(b, 1)}
+    return names
 
 
 def _numbers(value: Tensor) -> np.ndarray:
@@ -323,12 +323,12 @@ def _others(hnet: HyperNetwork, condition: Any, encoded: Encoded) -> tuple[Encod
 
 def _raw_differs(condition: Any, batch: torch.Size) -> bool:
     """Whether the raw values differ from one condition to the next; unknown counts as yes."""
-    found = [
+    batched = [
         t
         for t in tree_leaves(condition)
         if isinstance(t, Tensor) and t.shape[: len(batch)] == batch
     ]
-    rows = [t.flatten(0, len(batch) - 1) for t in found]
+    rows = [t.flatten(0, len(batch) - 1) for t in batched]
     return not rows or any(bool((r[1:] != r[:1]).any()) for r in rows)
 
 

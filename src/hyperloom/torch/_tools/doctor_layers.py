@@ -93,8 +93,8 @@ def look_inside(
 def first_conditions(batch: torch.Size) -> list[tuple[int, ...]]:
     """Return the indices of the first few conditions."""
     num = min(_MOST_CONDITIONS, batch.numel())
-    found = [torch.unravel_index(torch.tensor(i), batch) for i in range(num)] if batch else [()]
-    return [tuple(int(i) for i in index) for index in found]
+    indices = [torch.unravel_index(torch.tensor(i), batch) for i in range(num)] if batch else [()]
+    return [tuple(int(i) for i in index) for index in indices]
 
 
 def inputs_of(call: Call, index: tuple[int, ...]) -> tuple[Any, Any]:
@@ -180,8 +180,8 @@ class _Runs:
 
     def gradient(self, name: str) -> float | None:
         """Return the root mean square of a parameter's gradient; `None` where none came."""
-        found = [g for g in self.grads.get(name, []) if g is not None]
-        return math.sqrt(sum(rms(g) ** 2 for g in found) / len(found)) if found else None
+        grads = [g for g in self.grads.get(name, []) if g is not None]
+        return math.sqrt(sum(rms(g) ** 2 for g in grads) / len(grads)) if grads else None
 
     def missing(self, names: Sequence[str]) -> list[str]:
         """Return the names that got no gradient."""

@@ -96,10 +96,10 @@ def _plain(hnet: HyperNetwork, call: Call, optimizer: Optimizer) -> dict[str, tu
     module = plain_module(hnet, tensors)
     args, kwargs = inputs_of(call, first_conditions(call.batch)[0])
     params, loss = dict(module.named_parameters()), probe(module(*args, **kwargs))
-    found: Any = [None] * len(params)
+    gradients: Any = [None] * len(params)
     if loss is not None:
-        found = torch.autograd.grad(loss, list(params.values()), allow_unused=True)
-    grads = dict(zip(params, found, strict=True))
+        gradients = torch.autograd.grad(loss, list(params.values()), allow_unused=True)
+    grads = dict(zip(params, gradients, strict=True))
     after = _after(optimizer, params, grads, _one_group)
     return _spread_moved(
         {name: params[name].detach() for name in tensors}, {name: after[name] for name in tensors}

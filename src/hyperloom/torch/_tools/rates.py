@@ -43,8 +43,12 @@ def param_groups(module: nn.Module, lr: float) -> list[dict[str, Any]]:
         raise ValueError(message("module", "one without parameters", "a module to train"))
     for hnet in module.modules():
         if isinstance(hnet, HyperNetwork):
-            own = dict(hnet.named_parameters())
-            by.update((id(own[name]), d) for name, d in divisors(hnet.plan, own).items() if d > 1)
+            parameters = dict(hnet.named_parameters())
+            by.update(
+                (id(parameters[name]), d)
+                for name, d in divisors(hnet.plan, parameters).items()
+                if d > 1
+            )
     return [
         {
             "params": [p for p in module.parameters() if by[id(p)] == divisor],

@@ -77,8 +77,8 @@ class OutputRegularizer(nn.Module):
     def weights(self) -> dict[str, float | Tensor]:
         """Importance of tensors: name pattern -> number or tensor, in order."""
         masks = dict(self.masks.tensors())
-        found = enumerate(self._order)
-        return {p: masks[str(i)] if str(i) in masks else self._numbers[p] for i, p in found}
+        numbered = enumerate(self._order)
+        return {p: masks[str(i)] if str(i) in masks else self._numbers[p] for i, p in numbered}
 
     def remember(self, hnet: HyperNetwork, conditions: Any) -> None:
         hnet = a_hypernetwork("hnet", hnet)
@@ -123,10 +123,10 @@ class OutputRegularizer(nn.Module):
                     rows = self._rows(hnet, i)
                     terms.append(memory.distance(now, head.weight, head.bias, rows, index))
         targets = dict(self.targets.tensors())
-        made = tensors_of(hnet, encoded) if targets else {}
+        generated = tensors_of(hnet, encoded) if targets else {}
         for name, old in targets.items():
             chosen = old if index is None else old[index.to(old.device)]
-            terms.append(self._distance(name, made[name], chosen))
+            terms.append(self._distance(name, generated[name], chosen))
         return self.strength / encoded.batch[0] * torch.stack(terms).sum()
 
     def _remembered(self) -> Any:
@@ -157,7 +157,7 @@ class OutputRegularizer(nn.Module):
 
     def _remember_heads(self, hnet: HyperNetwork, encoded: Encoded) -> dict[str, HeadMemory]:
         """Return memories of the heads whose change is cheaper to tell without their outputs."""
-        plan, found = hnet.plan, {}
+        plan, memories = hnet.plan, {}
         num = encoded.batch[0] if self.subset is None else min(self.subset, encoded.batch[0])
         features = slot_features(plan, hnet.trunks, hnet.heads, encoded)
         for i, head in enumerate(plan.heads):
@@ -168,8 +168,8 @@ class OutputRegularizer(nn.Module):
             if gram_is_cheaper(head, plan.features(head), num, len(rows)):
                 module: Any = hnet.heads[head.name]
                 state = (_slotted(module.signed(features[i])), module.weight, module.bias)
-                found[head.name] = HeadMemory(*state)
-        return found
+                memories[head.name] = HeadMemory(*state)
+        return memories
 
     def _linear_pieces(self, hnet: HyperNetwork, index: int) -> list[tuple[Piece, float]] | None:
         """Return a head's pieces with the factor on their squares; `None` if one has no such."""

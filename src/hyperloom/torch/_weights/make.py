@@ -84,11 +84,11 @@ class WeightMaker(weights.WeightMaker):
         self.heads: Any = heads
         self.dtypes, self.index, self.record = dtypes, index, record
         self.num = len(encoded.vector if index is None else index)
-        self.ids = None if encoded.ids is None else self._each(encoded.ids)
-        found = slot_features(plan, trunks, heads, encoded)
-        self.features = {i: self._each(features) for i, features in found.items()}
+        self.ids = None if encoded.ids is None else self._of_rows(encoded.ids)
+        features = slot_features(plan, trunks, heads, encoded)
+        self.features = {i: self._of_rows(value) for i, value in features.items()}
 
-    def _each(self, tensor: Tensor) -> Tensor:
+    def _of_rows(self, tensor: Tensor) -> Tensor:
         """Give each row the slice of its condition."""
         return tensor if self.index is None else tensor.index_select(0, self.index)
 
@@ -138,8 +138,8 @@ class WeightMaker(weights.WeightMaker):
             case Shifted() if base is not None and parts[0].shape[1:] == (shape[0], 1):
                 return ShiftedWeight(*named, base, parts[0].flatten(1), **record)
             case Scaled() if base is not None:
-                found = _by_axis(parts, shape)
-                return None if found is None else ScaledWeight(*named, base, *found, **record)
+                factors = _by_axis(parts, shape)
+                return None if factors is None else ScaledWeight(*named, base, *factors, **record)
             case _:
                 return None
 
@@ -167,12 +167,12 @@ def _by_axis(
     parts: tuple[Tensor, ...], shape: tuple[int, ...]
 ) -> tuple[Tensor | None, Tensor | None] | None:
     """Return the factors `(B, n)` along the first and the second axis; `None` for any others."""
-    found: list[Tensor | None] = [None, None]
+    factors: list[Tensor | None] = [None, None]
     for part in parts:
         long = [axis for axis, size in enumerate(part.shape[1:]) if size != 1]
         # One number for all of the tensor goes with its first axis.
         axis = long[0] if long else 0
-        if len(long) > 1 or axis > 1 or found[axis] is not None:
+        if len(long) > 1 or axis > 1 or factors[axis] is not None:
             return None
-        found[axis] = part.flatten(1).expand(-1, shape[axis])
-    return found[0], found[1]
+        factors[axis] = part.flatten(1).expand(-1, shape[axis])
+    return factors[0], factors[1]

@@ -37,7 +37,7 @@ class Rows:
         self.size = sum(self.counts)
         self.equal = index is None and len(set(self.counts)) <= 1
         self._repeated: dict[int, Rows] = {1: self}
-        self._each: Tensor | None = None
+        self._condition_of_row: Tensor | None = None
 
     @classmethod
     def of(cls, num: int, index: Tensor) -> Rows:
@@ -70,15 +70,15 @@ class Rows:
 
     # ---- where the rows of one condition are --------------------------------------------------
 
-    def each(self, device: torch.device) -> Tensor:
+    def condition_of_row(self, device: torch.device) -> Tensor:
         """Return the condition of each row, `(L,)`."""
         if self.index is not None:
             return self.index.to(device)
-        if self._each is None or self._each.device != device:
+        if self._condition_of_row is None or self._condition_of_row.device != device:
             counts = torch.tensor(self.counts, device=device)
             conditions = torch.arange(self.num, device=device)
-            self._each = conditions.repeat_interleave(counts, output_size=self.size)
-        return self._each
+            self._condition_of_row = conditions.repeat_interleave(counts, output_size=self.size)
+        return self._condition_of_row
 
     @cached_property
     def _order(self) -> tuple[Tensor, Tensor]:
@@ -110,7 +110,7 @@ class Rows:
     def gather(self, value: Tensor) -> Tensor:
         """Return for each row what its condition has: `(B, *n)` -> `(L, *n)`. Not for matrices."""
         if not self.equal:
-            return value.index_select(0, self.each(value.device))
+            return value.index_select(0, self.condition_of_row(value.device))
         count, rest = self.counts[0] if self.counts else 0, value.shape[1:]
         if count == 1:
             return value
@@ -142,7 +142,7 @@ class Rows:
             low, high = torch.aminmax(ids)
             if low < 0 or high >= size:  # else it were a row of another condition's table
                 raise IndexError("index out of range in self")
-        places = self.each(ids.device).reshape(-1, *(1,) * (ids.ndim - 1)) * size
+        places = self.condition_of_row(ids.device).reshape(-1, *(1,) * (ids.ndim - 1)) * size
         return F.embedding(ids + places, table.flatten(0, 1))
 
     def convolve(self, conv: Callable[..., Tensor], x: Tensor, kernel: Tensor) -> Tensor:

@@ -152,7 +152,7 @@ class Meeting:
             return self.rows.fit(size).gather(numbers.squeeze(1))
         size = shape[0] if size is None and shape else size
         if len(shape) == ndim and shape[0] == size and size:  # something for each row already
-            conditions = self.rows.fit(size).each(numbers.device)
+            conditions = self.rows.fit(size).condition_of_row(numbers.device)
             return numbers[conditions, torch.arange(size, device=numbers.device)]
         got = f"{value.label!r} of shape {tuple(shape)}"
         raise NotRowsError(f"{got} beside {ndim} axes, the first for {size} rows")
