@@ -42,7 +42,7 @@ _MOST_SAMPLES = 256
 
 @dataclass
 class Built:
-    """The parts of a hypernetwork, made and filled."""
+    """The parts of a hypernetwork, built and initialised."""
 
     plan: Plan
     condition: nn.Module
@@ -199,7 +199,7 @@ def _sample(choice: Condition, module: nn.Module, num: int, draws: torch.Generat
         return Encoded(vector, ids[0] if ids else None)
     std = getattr(choice, "std", 1.0)
     draw = torch.randn(num, choice.width, generator=draws)
-    # Of exactly the mean square that is said: else a linear head's start is off by the draws' own.
+    # Scaled to the stated mean square exactly: else chance in the draws shifts a head's start.
     draw = draw * (std / draw.square().mean().sqrt())
     held = (*module.parameters(), *module.buffers())
     like = next((t for t in held if t.is_floating_point()), draw)

@@ -152,7 +152,7 @@ class LinearHead(HeadModule):
     def _scaled(self, features: Any, scales: Tensor) -> Tensor:
         """Run and give each range of the output its scale and shift.
 
-        In the output's own memory, so that a large target takes that of one copy, not of two:
+        It writes in place, so that a large target takes the memory of one copy, not of two:
         range by range where no gradient is taken, else in one pass (written in parts, autograd
         would copy the whole gradient for every part). Such heads have slot embeddings.
         """
@@ -200,7 +200,7 @@ class GivenHead(HeadModule):
         return torch.addcmul(spread[:, 1], flat, spread[:, 0])
 
     def start(self, moment: float, native: Native) -> float:
-        # No weights to hold the scale of the features: the pieces' own take it over.
+        # This head has no weights to hold the features' scale: the scales of the pieces hold it.
         return math.sqrt(moment) if self.head.scaled else 1.0
 
 

@@ -34,7 +34,7 @@ def raw_numbers(
         scales: `(num_pieces, 2)`, scale and shift of each piece; `None` if no head has any.
     """
     features, batch = slot_features(plan, trunks, heads, encoded), encoded.vector.shape[:-1]
-    numbers, modules = [], heads._modules  # its own look-up takes as long as a small operation
+    numbers, modules = [], heads._modules  # a ModuleDict looks up as slowly as a small op
     for i, head in enumerate(plan.heads):
         module: Any = modules[head.name]
         numbers.append(module.numbers(Seen(features.get(i), encoded.ids, batch, scales)))
@@ -126,7 +126,7 @@ def cut(plan: Plan, raw: list[Tensor]) -> list[Tensor]:
             if shape is None:
                 parts[row] = plan.pieces[row].arrange(part, torch.permute)
             else:
-                # A vector is as it should be, and a view of it a node more in the graph.
+                # A vector has its shape already, and a view would add a node to the graph.
                 parts[row] = part if len(shape) == 1 else part.view(batch + shape)
     return parts
 

@@ -37,7 +37,7 @@ class Placeholder(Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten.detach.default:  # how a parameter is made of it
+        if func is torch.ops.aten.detach.default:  # `nn.Parameter(placeholder)` calls it
             return Placeholder.of(args[0])
         raise PlaceholderError(
             f"it uses a tensor by another way than its module ({func.name()}), where there is a "

@@ -172,7 +172,7 @@ class Skeleton:
                 held = f"it holds tensors of its own in its attribute {self._holder!r}"
                 raise PlaceholderError(held)
             call = self._call_holder
-            if torch.compiler.is_compiling():  # what a graph cannot
+            if torch.compiler.is_compiling():  # a graph cannot copy modules
                 call = partial(_in_eager(), call)
             return call(given, buffers, args, kwargs, method)
         if torch.compiler.is_compiling():  # a graph has no threads, and no locks
@@ -292,7 +292,7 @@ class Skeleton:
             return outputs, given
         except CheckpointedError:
             self.checkpointing.add(mode)
-        # The second run is to find what the first has found.
+        # The second run starts from the state in which the first one started.
         with self.lock:
             if trace is not None:
                 trace.restore()
@@ -371,7 +371,7 @@ def _eager(function: Any, *args: Any) -> Any:
 
 @cache
 def _in_eager() -> Any:
-    """Return what a compiler calls as it stands; made late, as this imports the compiler."""
+    """Return `_eager` without compilation; built on first use, as this imports the compiler."""
     return torch.compiler.disable(_eager)
 
 
