@@ -113,8 +113,8 @@ class _Dot:
     def of(x: Array, weight: StructuredWeight, of_x: Any, of_w: Any, first: bool) -> _Dot:
         fresh = 1 + max((*weight.axes, -1))
         labels = list(range(fresh, fresh + x.ndim))
-        for own, others in zip(of_x, of_w, strict=True):
-            for a, b in zip(own, others, strict=True):
+        for axes_of_x, axes_of_w in zip(of_x, of_w, strict=True):
+            for a, b in zip(axes_of_x, axes_of_w, strict=True):
                 labels[a] = weight.axes[b]
         contract, batch = (tuple(weight.axes[b] for b in which) for which in of_w)
         met = {*contract, *batch}

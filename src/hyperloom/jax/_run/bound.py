@@ -148,7 +148,7 @@ def _attribute(net: Bound, path: str) -> Any:
         return _tensor(net, names[path], runner)
     outline = runner.target.outline()
     try:
-        found = reach(outline, path)
+        attribute = reach(outline, path)
     except (AttributeError, LookupError) as error:
         if any(name.startswith(f"{path}.") for name in names):
             return Part(net, path)  # Linen shows what `setup` makes in a call only
@@ -156,10 +156,10 @@ def _attribute(net: Bound, path: str) -> Any:
         way_out = did_you_mean(path, known)
         wanted = f"an attribute or method of {structure.plan.spec.name}"
         raise AttributeError(message("net", f"the name {path!r}", wanted, way_out)) from error
-    if isinstance(found, nnx.Variable):
-        return found[...]
+    if isinstance(attribute, nnx.Variable):
+        return attribute[...]
     holds = any(name.startswith(f"{path}.") for name in names)
-    return Part(net, path) if holds or callable(found) else found
+    return Part(net, path) if holds or callable(attribute) else attribute
 
 
 def _tensor(net: Bound, name: str, runner: Runner) -> Array:

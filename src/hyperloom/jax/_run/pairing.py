@@ -52,10 +52,10 @@ class PairedInputs:
             TypeError: An input that can neither be paired nor is one setting for all.
             ValueError: Inputs that do not pair with the conditions.
         """
-        found = list(_all_leaves(inputs, in_axes, kwargs))
+        input_leaves = list(_all_leaves(inputs, in_axes, kwargs))
         leaves, tree = jax.tree.flatten((inputs, kwargs))
         paired, shared, places = [], [], ([], [])
-        for i, (leaf, value) in enumerate(zip(found, leaves, strict=True)):
+        for i, (leaf, value) in enumerate(zip(input_leaves, leaves, strict=True)):
             array = as_array(value)
             if array is None:
                 _refuse_unpaired(leaf, batch)

@@ -104,12 +104,12 @@ class _Layers:
 
     def __init__(self, names: list[str]) -> None:
         self.names = names
-        self.found: dict[str, _Layer] = {}
+        self.layers: dict[str, _Layer] = {}
 
     def take(self) -> dict[str, _Layer]:
-        """Return what was found, in the order of the target's tensors, and start anew."""
+        """Return the layers that ran, in the order of the target's tensors, and forget them."""
         jax.effects_barrier()
-        layers, self.found = self.found, {}
+        layers, self.layers = self.layers, {}
         return {name: layers[name] for name in self.names if name in layers}
 
     def tap(self, path: str, kind: str, out: Any) -> Any:
@@ -127,7 +127,7 @@ class _Layers:
             jax.debug.callback(lambda square: add(way, float(square)), _mean_square(value))
 
         def add(way: int, square: float) -> None:
-            layer = self.found.setdefault(path, _Layer(kind))
+            layer = self.layers.setdefault(path, _Layer(kind))
             layer.squares[way] += square
             layer.uses[way] += 1
 

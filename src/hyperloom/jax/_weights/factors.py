@@ -1,9 +1,9 @@
 """Arrays whose axes have labels, and products of them.
 
 A generated weight is a sum of products of such arrays; layers multiply their input with one
-array after the other. Inside `vmap` over conditions, so no array has a condition axis here: an
-array is `own` if its numbers differ between conditions, and XLA sees one large product for all
-conditions where one of two is not.
+array after the other. This code runs inside `vmap` over conditions, so no array has a condition
+axis here. An array is `own` if its numbers differ between conditions. Where one of two arrays is
+not, XLA sees their product as one large product for all conditions.
 """
 
 from __future__ import annotations
