@@ -18,6 +18,7 @@ import hyperloom.extend
 import hyperloom.jax
 import hyperloom.torch
 import hyperloom.torch as hl
+from tests._support.on_torch import hypernetwork
 from tests.golden.golden import golden_numbers, golden_text
 
 LAYOUTS: dict[str, Any] = {
@@ -33,10 +34,12 @@ LAYOUTS: dict[str, Any] = {
 }
 
 
-def build(layout: str) -> hl.HyperNetwork:
-    torch.manual_seed(0)
-    target = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Tanh(), nn.Linear(4, 2)).double()
-    return hl.HyperNetwork(
+def target() -> nn.Module:
+    return nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Tanh(), nn.Linear(4, 2)).double()
+
+
+def build_recorded(layout: str) -> hl.HyperNetwork:
+    return hypernetwork(
         target,
         condition=hl.Embedding(5, 8),
         trunk=hl.MLP(16),
@@ -56,14 +59,14 @@ def test_public_names(module: ModuleType) -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_state_dicts(layout: str) -> None:
-    state = build(layout).state_dict()
+    state = build_recorded(layout).state_dict()
     shown = "\n".join(f"{name} {tuple(value.shape)}" for name, value in state.items())
     assert shown == golden_text(f"state-{layout}.txt", shown)
 
 
 def curve(layout: str) -> list[float]:
     """Return the loss at each of 20 steps: two tasks, the second beside a remembered first."""
-    hnet = build(layout)
+    hnet = build_recorded(layout)
     reg = hl.OutputRegularizer(0.1)
     optimizer = torch.optim.Adam(hnet.parameters(), lr=0.01)
     x = torch.linspace(-1, 1, 24, dtype=torch.float64).reshape(8, 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,10 @@ import pytest
 from flax import nnx
 
 import hyperloom.jax as hl
+from tests._support.on_jax import hypernetwork
 from tests.on_jax.cases import mlp  # 50 numbers
 
-
-def build(**choices: Any) -> hl.HyperNetwork:
-    options: dict[str, Any] = {"condition": hl.Embedding(3, 4), "rngs": nnx.Rngs(1), **choices}
-    return hl.HyperNetwork(mlp(), **options)
+build = partial(hypernetwork, mlp, seed=1, condition=hl.Embedding(3, 4))
 
 
 RUNS: dict[str, Any] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from flax import nnx
 import hyperloom.jax as hl
 from hyperloom.jax._generate.draws import Start
 from hyperloom.jax._generate.norms import IdNorm
+from tests._support.on_jax import hypernetwork
 
 norm_of = nnx.jit(lambda norm, x, ids: norm(x, ids))
 
@@ -21,11 +22,18 @@ def norm() -> IdNorm:
     return IdNorm(5, 4, Start(nnx.Rngs(0), "float32"))
 
 
-def build(**choices: Any) -> hl.HyperNetwork:
-    trunk = hl.MLP(7, 5, norm="batch", per_condition=True)
-    options: dict[str, Any] = {"condition": hl.Embedding(3, 2), "trunk": trunk}
-    options = {**options, "layout": hl.Chunked(4, 3), "rngs": nnx.Rngs(1), **choices}
-    return hl.HyperNetwork(nnx.Linear(6, 4, rngs=nnx.Rngs(0)), **options)
+def linear() -> nnx.Module:
+    return nnx.Linear(6, 4, rngs=nnx.Rngs(0))
+
+
+build = partial(
+    hypernetwork,
+    linear,
+    seed=1,
+    condition=hl.Embedding(3, 2),
+    trunk=hl.MLP(7, 5, norm="batch", per_condition=True),
+    layout=hl.Chunked(4, 3),
+)
 
 
 @pytest.mark.parametrize("slots", [3, 1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,15 +13,14 @@ import pytest
 from flax import nnx
 
 import hyperloom.jax as hl
+from tests._support.on_jax import hypernetwork
 
 
 def target() -> nnx.Linear:
     return nnx.Linear(3, 2, rngs=nnx.Rngs(0))
 
 
-def build(**choices: Any) -> hl.HyperNetwork:
-    options: dict[str, Any] = {"condition": hl.Embedding(4, 6), "rngs": nnx.Rngs(1)}
-    return hl.HyperNetwork(target(), **{**options, **choices})
+build = partial(hypernetwork, target, seed=1, condition=hl.Embedding(4, 6))
 
 
 def test_multi_transform_moves_every_array_by_its_rate() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import pytest
 from flax import nnx
 
 import hyperloom.jax as hl
+from tests._support.on_jax import hypernetwork
 from tests.on_jax.cases import biased
 
 
@@ -18,10 +20,14 @@ def linear() -> nnx.Module:
     return biased(nnx.Linear(3, 2, rngs=nnx.Rngs(0)), nnx.Rngs(1))
 
 
-def build(**choices: Any) -> hl.HyperNetwork:
-    options: dict[str, Any] = {"condition": hl.Embedding(5, 3), "trunk": hl.MLP(6)}
-    options = {**options, "layout": hl.Chunked(5, 2), "rngs": nnx.Rngs(2), **choices}
-    return hl.HyperNetwork(linear(), **options)
+build = partial(
+    hypernetwork,
+    linear,
+    seed=2,
+    condition=hl.Embedding(5, 3),
+    trunk=hl.MLP(6),
+    layout=hl.Chunked(5, 2),
+)
 
 
 def assert_same(made: Any, wanted: Any, atol: float = 1e-6) -> None:
@@ -77,7 +83,7 @@ def test_only_the_conditions_parameters_from_outside() -> None:
     (_, made), gradient = jax.value_and_grad(flat, has_aux=True)(table)
     assert gradient.any(1).tolist() == [True, *[False] * 7, True]
     names = {n: p for n, p in hl.functional(hnet)[1].items() if "condition" not in n}
-    vectors = build(condition=hl.Vector(3), rngs=nnx.Rngs(7))
+    vectors = build(condition=hl.Vector(3), seed=7)
     assert_same(made, vectors.generate(table[jnp.array([8, 0])], parameters=names))
     assert hnet.plan.num_ids == 5
     assert hl.functional(hnet)[1]["condition.table.blocks.0"].shape == (5, 3)

@@ -9,16 +9,17 @@ from torch import nn
 
 import hyperloom.torch as hl
 from tests._support.compare import close as close
+from tests._support.on_torch import hypernetwork
 from tests.on_torch.builders import shaken
 
 X = torch.randn(3, 5, 4, dtype=torch.float64)
 IDS = [2, 0, 3]
 
 
-def build(make: Any, condition: Any = None, **options: Any) -> hl.HyperNetwork:
-    torch.manual_seed(0)
+def of_ids(make: Any, condition: Any = None, **options: Any) -> hl.HyperNetwork:
+    """Make a hypernetwork in float64, of four ids if nothing else is said; move it."""
     condition = condition or hl.Embedding(4, 3)
-    return shaken(hl.HyperNetwork(make().double(), condition=condition, **options))
+    return shaken(hypernetwork(lambda: make().double(), condition=condition, **options))
 
 
 class Layer(nn.Module):

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 import hyperloom.torch as hl
 from hyperloom.torch._target.private import inside_transform
+from tests._support.on_torch import hypernetwork
 from tests.on_torch.test_batch_equals_loop import close
 
 IDS = [2, 0, 1]
@@ -88,9 +89,8 @@ class Rounds(Layer):
         return (y + 1e6) - 1e6 - y
 
 
-def build(target: Callable[[], nn.Module], dtype: Any = torch.float64) -> hl.HyperNetwork:
-    torch.manual_seed(0)
-    return hl.HyperNetwork(target().to(dtype), condition=hl.Embedding(3, 6))
+def of_kind(target: Callable[[], nn.Module], dtype: Any = torch.float64) -> hl.HyperNetwork:
+    return hypernetwork(lambda: target().to(dtype), condition=hl.Embedding(3, 6))
 
 
 def inputs(dtype: Any = torch.float64) -> Tensor:
@@ -103,7 +103,7 @@ def looped(hnet: hl.HyperNetwork, x: Tensor) -> Any:
 
 @pytest.mark.parametrize("grad", [True, False])
 def test_what_differs_is_run_one_after_the_other(grad: bool) -> None:
-    hnet, x = build(Sees), inputs()
+    hnet, x = of_kind(Sees), inputs()
     with torch.set_grad_enabled(grad):
         with pytest.warns(hl.SlowWarning, match=r"Sees: at once, its results are off by 0\.01"):
             y = hnet(x, condition=IDS)
@@ -125,7 +125,7 @@ def test_what_differs_is_run_one_after_the_other(grad: bool) -> None:
     ],
 )
 def test_kinds_and_structure_are_compared(target: Callable[[], nn.Module], why: str) -> None:
-    hnet, x = build(target), inputs()
+    hnet, x = of_kind(target), inputs()
     with pytest.warns(hl.SlowWarning, match=why):
         y = hnet(x, condition=IDS)
     wanted = looped(hnet, x)
@@ -137,7 +137,7 @@ def test_kinds_and_structure_are_compared(target: Callable[[], nn.Module], why: 
 
 
 def test_it_can_be_switched_off() -> None:
-    hnet, x = build(Sees), inputs()
+    hnet, x = of_kind(Sees), inputs()
     hnet.execution = hl.Execution(check=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -145,7 +145,7 @@ def test_it_can_be_switched_off() -> None:
 
 
 def test_each_kind_is_checked() -> None:
-    hnet, x = build(Sees), inputs()
+    hnet, x = of_kind(Sees), inputs()
     for mode in (True, False):
         hnet.train(mode)
         with warnings.catch_warnings():
@@ -154,7 +154,7 @@ def test_each_kind_is_checked() -> None:
 
 
 def test_what_differs_is_run_on_rows_where_that_is_exact() -> None:
-    hnet, x = build(SeesRowByRow), inputs()
+    hnet, x = of_kind(SeesRowByRow), inputs()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         close(hnet(x, condition=IDS), torch.stack(looped(hnet, x)))
@@ -164,7 +164,7 @@ def test_what_differs_is_run_on_rows_where_that_is_exact() -> None:
 
 
 def test_a_call_inside_a_transform_is_checked_when_it_can_be() -> None:
-    hnet, x = build(Sees), inputs()
+    hnet, x = of_kind(Sees), inputs()
     vmap(lambda shift: hnet(x + shift, condition=IDS))(torch.zeros(2, 1).double())
     with pytest.warns(hl.SlowWarning, match="off by"):
         close(hnet(x, condition=IDS), torch.stack(looped(hnet, x)))
@@ -181,7 +181,7 @@ def states() -> list[Any]:
 def test_draws_are_made_once_and_are_not_compared() -> None:
     ends = []
     for check in (True, False):
-        hnet, x = build(Drops), inputs()
+        hnet, x = of_kind(Drops), inputs()
         hnet.execution = hl.Execution(check=check)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -193,7 +193,7 @@ def test_draws_are_made_once_and_are_not_compared() -> None:
 def test_it_leaves_no_trace() -> None:
     ends = []
     for check in (True, False):
-        hnet, x = build(Counts), inputs()
+        hnet, x = of_kind(Counts), inputs()
         hnet.execution = hl.Execution(check=check)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", hl.SlowWarning)
@@ -206,7 +206,7 @@ def test_it_leaves_no_trace() -> None:
 
 
 def test_rounding_is_no_difference() -> None:
-    hnet, x = build(Rounds, torch.float32), inputs(torch.float32)
+    hnet, x = of_kind(Rounds, torch.float32), inputs(torch.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         hnet(x, condition=IDS)
@@ -215,7 +215,7 @@ def test_rounding_is_no_difference() -> None:
 def test_a_checkpoint_around_the_call_sees_one_run() -> None:
     found = []
     for recompute in (False, True):
-        hnet, x = build(lambda: nn.Sequential(nn.Linear(4, 3), nn.Softmax(-1))), inputs()
+        hnet, x = of_kind(lambda: nn.Sequential(nn.Linear(4, 3), nn.Softmax(-1))), inputs()
         run = lambda x, hnet=hnet: hnet(x, condition=IDS)  # noqa: E731
         y = checkpoint(run, x, use_reentrant=False) if recompute else run(x)
         assert isinstance(y, Tensor)

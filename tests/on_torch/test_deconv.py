@@ -13,6 +13,7 @@ import hyperloom.torch as hl
 from hyperloom._core.reference.executor import generate as oracle
 from hyperloom.torch._generate.deconv import SelfAttention
 from hyperloom.torch._tools.checkpoint import neutral_tensors
+from tests._support.on_torch import hypernetwork
 
 TARGET = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 4))  # 103 numbers
 
@@ -45,10 +46,8 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def build(name: str, **kwargs: Any) -> hl.HyperNetwork:
-    torch.manual_seed(0)
-    options: dict[str, Any] = {"condition": hl.Embedding(3, 5), **CASES[name], **kwargs}
-    hnet = hl.HyperNetwork(TARGET, **options)
+def of_case(name: str, **kwargs: Any) -> hl.HyperNetwork:
+    hnet = hypernetwork(lambda: TARGET, **{**CASES[name], **kwargs})
     with torch.no_grad():
         for module in hnet.modules():
             if isinstance(module, SelfAttention):
@@ -58,7 +57,7 @@ def build(name: str, **kwargs: Any) -> hl.HyperNetwork:
 
 @pytest.mark.parametrize("name", CASES)
 def test_against_the_oracle(name: str) -> None:
-    hnet = build(name).double()
+    hnet = of_case(name).double()
     state = {key: t.double().numpy() for key, t in neutral_tensors(hnet, with_base=True).items()}
     made = hnet.generate([0, 2])
     for i, condition in enumerate((0, 2)):
@@ -70,7 +69,7 @@ def test_against_the_oracle(name: str) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_runs_and_learns(name: str) -> None:
-    hnet = build(name)
+    hnet = of_case(name)
     x = torch.randn(3, 7, 6)
     y = hnet(x, condition=[0, 1, 2])
     params = hnet.generate([0, 1, 2])
@@ -98,7 +97,7 @@ def test_starts_with_the_targets_own_scale(name: str) -> None:
 
 
 def test_checkpoints_and_regularizer(tmp_path: Any) -> None:
-    hnet = build("runs")
+    hnet = of_case("runs")
     hl.save(hnet, tmp_path / "a")
     loaded = hl.load(tmp_path / "a", TARGET)
     for key, value in hnet.generate([0, 1]).items():
@@ -121,7 +120,7 @@ def test_sizes_follow_the_rule() -> None:
 
 def test_batch_norm_trains_and_evaluates() -> None:
     trunk = hl.Deconv((11, 10), (8, 4), norm="batch")
-    hnet = build("one channel", trunk=trunk)
+    hnet = of_case("one channel", trunk=trunk)
     before = hnet.trunks[0].norms[0].norm_mean.clone()  # type: ignore[union-attr]
     hnet.generate([0, 1, 2])
     after = hnet.trunks[0].norms[0].norm_mean  # type: ignore[union-attr]
@@ -143,14 +142,14 @@ def test_batch_norm_trains_and_evaluates() -> None:
         (lambda: hl.Deconv((4, 4), norm="rms"), r"Deconv\(norm=\): got 'rms'"),
         (lambda: hl.Direct(0), r"Direct\(size=\): got 0"),
         (lambda: hl.Direct(3, 0, True), r"Direct\(embedding=\): got 0; wanted embedding of"),
-        (lambda: build("MLP", layout=hl.Direct(90)), r"Direct\(size=\): got 90; wanted at least"),
+        (lambda: of_case("MLP", layout=hl.Direct(90)), r"Direct\(size=\): got 90; wanted at least"),
         (
-            lambda: build("MLP", layout=hl.Direct(120)),
+            lambda: of_case("MLP", layout=hl.Direct(120)),
             r"layout: got Direct\(120\) with features of width 103; wanted Direct\(103\)",
         ),
-        (lambda: build("MLP", form=hl.Delta()), r"layout: got Direct\(103\) for '0.weight'"),
+        (lambda: of_case("MLP", form=hl.Delta()), r"layout: got Direct\(103\) for '0.weight'"),
         (
-            lambda: build("MLP", condition=hl.Ids(3)),
+            lambda: of_case("MLP", condition=hl.Ids(3)),
             r"condition: got Ids\(3\), which has no vector, for direct heads; wanted a vector",
         ),
         (lambda: hl.Ids(0), r"Ids\(num=\): got 0"),

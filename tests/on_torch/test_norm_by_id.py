@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -9,16 +10,18 @@ import torch
 from torch import nn
 
 import hyperloom.torch as hl
+from tests._support.on_torch import hypernetwork
 
 TARGET = nn.Linear(6, 4)
 
 
-def build(per_condition: bool = True, **choices: Any) -> hl.HyperNetwork:
-    torch.manual_seed(0)
-    trunk = hl.MLP(7, 5, norm="batch", per_condition=per_condition)
-    layout = hl.Chunked(4, 3)
-    options: dict[str, Any] = {"condition": hl.Embedding(3, 2), "trunk": trunk, "layout": layout}
-    return hl.HyperNetwork(TARGET, **{**options, **choices})
+build = partial(
+    hypernetwork,
+    lambda: TARGET,
+    condition=hl.Embedding(3, 2),
+    trunk=hl.MLP(7, 5, norm="batch", per_condition=True),
+    layout=hl.Chunked(4, 3),
+)
 
 
 def flat(hnet: hl.HyperNetwork, condition: Any) -> torch.Tensor:
@@ -30,7 +33,7 @@ def test_a_batch_is_as_its_conditions_alone() -> None:
     hnet = build()
     alone = []
     for i in (2, 0):
-        plain = build(per_condition=False)
+        plain = build(trunk=hl.MLP(7, 5, norm="batch"))
         state = {k: v for k, v in hnet.state_dict().items() if "by_id" not in k}
         plain.load_state_dict(state, strict=False)
         alone.append(flat(plain, i))

@@ -11,15 +11,13 @@ from torch import nn
 
 import hyperloom.torch as hl
 from tests._support import targets
+from tests._support.on_torch import hypernetwork
 from tests.on_torch.cases import CASES, Case
 
 mlp = partial(targets.mlp, 6, 16, 2, seed=0)
 
 
-def build(**choices: Any) -> hl.HyperNetwork:
-    torch.manual_seed(1)
-    options: dict[str, Any] = {"condition": hl.Embedding(3, 8), **choices}
-    return hl.HyperNetwork(mlp(), **options)
+build = partial(hypernetwork, mlp, seed=1, condition=hl.Embedding(3, 8))
 
 
 def rates(module: nn.Module, lr: float = 1.0) -> dict[str, float]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import hyperloom.torch as hl
-from tests.on_torch.small import IDS, Layer, X, build, close
+from tests.on_torch.small import IDS, Layer, X, close, of_ids
 
 
 class Normed(Layer):
@@ -24,7 +24,7 @@ class Normed(Layer):
 
 
 def test_statistics_of_each_id_are_kept_saved_and_grown(tmp_path: Any) -> None:
-    hnet = build(Normed)
+    hnet = of_ids(Normed)
     for _ in range(3):
         hnet(X, condition=IDS)
     held = hnet.state_dict()["target_statistics.norm.running_mean"]
@@ -48,7 +48,7 @@ def test_statistics_of_each_id_are_kept_saved_and_grown(tmp_path: Any) -> None:
 
 
 def test_shared_statistics_are_those_of_a_loop() -> None:
-    hnet = build(Normed, statistics=hl.SharedStatistics())
+    hnet = of_ids(Normed, statistics=hl.SharedStatistics())
     each = copy.deepcopy(hnet)
     hnet(X, condition=IDS)
     for i in range(3):
@@ -59,7 +59,7 @@ def test_shared_statistics_are_those_of_a_loop() -> None:
 
 
 def test_batch_statistics(tmp_path: Any) -> None:
-    hnet = build(Normed, statistics=hl.BatchStatistics())
+    hnet = of_ids(Normed, statistics=hl.BatchStatistics())
     y = hnet(X, condition=IDS)
     close(hnet.eval()(X, condition=IDS), y)
     assert not list(hnet.instantiate(0).buffers())
@@ -70,7 +70,7 @@ def test_batch_statistics(tmp_path: Any) -> None:
 
 
 def test_statistics_of_recomputed_runs_are_updated_once() -> None:
-    hnet = build(Normed)
+    hnet = of_ids(Normed)
     plain = copy.deepcopy(hnet)
     hnet.execution = hl.Execution(recompute=True)
     hnet(X, condition=IDS).square().sum().backward()
@@ -81,7 +81,7 @@ def test_statistics_of_recomputed_runs_are_updated_once() -> None:
 
 
 def test_run_without_ids() -> None:
-    hnet = build(Normed)
+    hnet = of_ids(Normed)
     made = hnet.generate(IDS)
     with pytest.warns(UserWarning, match=r"not kept. Pass it: run\(params, ..., condition=ids"):
         y = hnet.run(made, X)
@@ -109,7 +109,7 @@ class Codes(Layer):
 
 
 def test_other_buffers_by_id() -> None:
-    hnet = build(Codes, statistics=hl.PerConditionStatistics(also="code*"))
+    hnet = of_ids(Codes, statistics=hl.PerConditionStatistics(also="code*"))
     each = copy.deepcopy(hnet)
     y = hnet(X, condition=IDS)  # at once, without a warning
     close(y, torch.stack([each(X[i], condition=IDS[i]) for i in range(3)]))
@@ -123,7 +123,7 @@ def test_other_buffers_by_id() -> None:
 
 
 def test_statistics_inside_a_transform_are_not_kept() -> None:
-    hnet = build(Normed)
+    hnet = of_ids(Normed)
     before = copy.deepcopy(hnet.state_dict())
 
     def loss(x: Tensor) -> Tensor:
@@ -150,7 +150,7 @@ def test_statistics_that_are_refused(
     statistics: Any, condition: Any, error: type[Exception], text: str
 ) -> None:
     with pytest.raises(error, match=text):
-        build(Normed, condition, statistics=statistics)
+        of_ids(Normed, condition, statistics=statistics)
 
 
 @pytest.mark.parametrize(
@@ -183,4 +183,4 @@ def test_a_wider_condition_is_refused() -> None:
 def test_no_other_warning_comes() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        build(Normed)(X, condition=IDS)
+        of_ids(Normed)(X, condition=IDS)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import hyperloom.torch as hl
 from tests.on_torch.builders import shaken
-from tests.on_torch.small import IDS, Layer, X, build, close
+from tests.on_torch.small import IDS, Layer, X, close, of_ids
 
 
 class Reads(Layer):
@@ -103,7 +103,7 @@ LOOPED = [Reads, WritesFresh, Remembers, Counts, Cumulative]
 
 @pytest.mark.parametrize("make", LOOPED)
 def test_what_vmap_cannot_run_is_run_in_a_loop(make: type[nn.Module]) -> None:
-    hnet = build(make)
+    hnet = of_ids(make)
     each = copy.deepcopy(hnet)
     with pytest.warns(hl.SlowWarning, match=f"target: .*{make.__name__}|it writes|it k|norm"):
         y = hnet(X, condition=IDS)
@@ -126,7 +126,7 @@ def test_what_vmap_cannot_run_is_run_in_a_loop(make: type[nn.Module]) -> None:
 
 
 def test_what_vmap_cannot_run_is_run_on_rows_where_they_do_not_meet() -> None:
-    hnet = build(Custom)
+    hnet = of_ids(Custom)
     for _ in range(2):
         y = hnet(X, condition=IDS)
         wanted = torch.stack([hnet(X[i], condition=IDS[i]) for i in range(3)])
@@ -140,7 +140,7 @@ def test_what_vmap_cannot_run_is_run_on_rows_where_they_do_not_meet() -> None:
 
 
 def test_a_strategy_can_be_set() -> None:
-    hnet = build(Reads)
+    hnet = of_ids(Reads)
     hnet.execution = hl.Execution(strategy="loop")
     y = hnet(X, condition=IDS)  # no warning: it is meant
     close(y, torch.stack([hnet(X[i], condition=IDS[i]) for i in range(3)]))
@@ -148,7 +148,7 @@ def test_a_strategy_can_be_set() -> None:
     hnet.execution = hl.Execution(strategy="vmap")
     with pytest.raises(RuntimeError, match="item"):
         hnet(X, condition=IDS)
-    chain = build(lambda: nn.Sequential(nn.Linear(4, 3), nn.Tanh()))
+    chain = of_ids(lambda: nn.Sequential(nn.Linear(4, 3), nn.Tanh()))
     y = chain(X, condition=IDS)
     assert chain.explain(X, condition=IDS).strategy == "chain"
     for batch, name in (("loop", "loop"), ("vmap", "vmap"), ("rows", "rows")):
@@ -158,7 +158,7 @@ def test_a_strategy_can_be_set() -> None:
 
 
 def test_several_batch_dimensions_in_a_loop() -> None:
-    hnet = build(lambda: nn.Linear(4, 3), condition=hl.Vector(2))
+    hnet = of_ids(lambda: nn.Linear(4, 3), condition=hl.Vector(2))
     c, x = torch.randn(2, 3, 2).double(), torch.randn(2, 3, 5, 4).double()
     y = hnet(x, condition=c)
     hnet.execution = hl.Execution(strategy="loop")
@@ -172,7 +172,7 @@ class Fails(Layer):
 
 
 def test_an_error_of_the_targets_own_is_raised_as_it_is() -> None:
-    hnet = build(Fails)
+    hnet = of_ids(Fails)
     for _ in range(2):
         with pytest.raises(LookupError, match=r"inside torch.Size\(\[5, 3\]\)"):
             hnet(X, condition=IDS)
@@ -185,7 +185,7 @@ class Norms(Layer):
 
 
 def test_what_vmap_runs_slowly_is_said_once_by_name() -> None:
-    hnet = build(lambda: nn.Sequential(Norms()))
+    hnet = of_ids(lambda: nn.Sequential(Norms()))
     text = r"target: '0' \(Norms\): vmap has no rule for aten::renorm and runs it one condition"
     with pytest.warns(hl.SlowWarning, match=text):
         y = hnet(X, condition=IDS)
@@ -209,7 +209,7 @@ class ReturnsMuch(Layer):
 
 @pytest.mark.parametrize("batch", ["auto", "loop"], ids=repr)
 def test_outputs_that_are_no_tensors(batch: Any) -> None:
-    hnet = build(ReturnsMuch)
+    hnet = of_ids(ReturnsMuch)
     hnet.execution = hl.Execution(strategy=batch)
     out = hnet(X, condition=IDS)
     one = hnet(X[1], condition=IDS[1])
@@ -228,7 +228,7 @@ def test_outputs_that_are_no_tensors(batch: Any) -> None:
 
 
 def test_objects_come_back_as_a_list() -> None:
-    hnet = build(ReturnsObject)
+    hnet = of_ids(ReturnsObject)
     with pytest.warns(hl.SlowWarning, match="it returns a Record"):
         y, records = hnet(X, condition=IDS)
     assert [type(record) for record in records] == [Record] * 3
@@ -243,7 +243,7 @@ class Selects(Layer):
 
 @pytest.mark.filterwarnings("ignore::hyperloom.SlowWarning")
 def test_outputs_of_different_shapes_are_refused() -> None:
-    hnet = build(Selects)
+    hnet = of_ids(Selects)
     with pytest.raises(ValueError, match=r"the target's output: got shapes .*Call the conditions"):
         hnet(X, condition=IDS)
 
@@ -260,7 +260,7 @@ class Drops(Layer):
 @pytest.mark.parametrize("batch", ["auto", "loop"], ids=repr)
 @pytest.mark.parametrize("max_memory", [None, 1])
 def test_one_mask_for_all_conditions(make: Any, batch: Any, max_memory: int | None) -> None:
-    hnet = build(make)
+    hnet = of_ids(make)
     for same in (True, False):
         hnet.execution = hl.Execution(
             strategy=batch, randomness="same" if same else "different", max_memory=max_memory

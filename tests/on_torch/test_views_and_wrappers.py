@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,14 +13,12 @@ from torch import Tensor, nn
 import hyperloom.torch as hl
 from hyperloom._core.reference.executor import generate as oracle
 from hyperloom.torch._tools.checkpoint import neutral_tensors
+from tests._support.on_torch import hypernetwork
 
 TARGET = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
 
 
-def build(**choices: Any) -> hl.HyperNetwork:
-    torch.manual_seed(0)
-    options: dict[str, Any] = {"condition": hl.Embedding(5, 3), "trunk": hl.MLP(6), **choices}
-    return hl.HyperNetwork(TARGET, **options)
+build = partial(hypernetwork, lambda: TARGET, condition=hl.Embedding(5, 3), trunk=hl.MLP(6))
 
 
 def assert_same(made: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
