@@ -81,7 +81,7 @@ class Call:
                 return
         self.inputs, self.kwargs = inputs, kwargs = unpacked(inputs, kwargs)
         check_dims(in_dims)
-        self.dims, self.kwargs_dims = all_dims(inputs, kwargs, in_dims)
+        self.dims, self.kwargs_dims = all_dims(inputs, kwargs, in_dims, cut=bool(batch))
         self.mutable = has_mutable((*inputs, *kwargs.values()))
         if batch:
             pair_check(inputs, self.dims, kwargs, self.kwargs_dims, batch)

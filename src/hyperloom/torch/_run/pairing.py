@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from enum import Enum
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hyperloom._core.backend.inputs import check_entries, entries_of
 from hyperloom._core.errors import message, shown
@@ -32,9 +34,15 @@ def refuse_meta_inputs(call: Any, device: torch.device) -> None:
 
 
 def all_dims(
-    inputs: tuple[Any, ...], kwargs: dict[str, Any], in_dims: Any
+    inputs: tuple[Any, ...], kwargs: dict[str, Any], in_dims: Any, cut: bool = False
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return `in_dims` in the shape of all inputs, positional ones and keywords; see `dims_like`.
+
+    Args:
+        inputs: Positional inputs.
+        kwargs: Keyword inputs.
+        in_dims: As in `HyperNetwork.forward`.
+        cut: Whether the inputs will be cut, so that what cannot be is refused.
 
     Raises:
         ValueError: `in_dims` that names no input, or not all parts of one.
@@ -42,8 +50,8 @@ def all_dims(
     """
     places, named = entries_of("in_dims", inputs, kwargs, in_dims)
     both = enumerate(zip(inputs, places, strict=True))
-    dims = tuple([dims_like(value, dim, f"input {i}") for i, (value, dim) in both])
-    return dims, {name: dims_like(value, named[name], name) for name, value in kwargs.items()}
+    dims = tuple([dims_like(value, dim, f"input {i}", cut) for i, (value, dim) in both])
+    return dims, {name: dims_like(value, named[name], name, cut) for name, value in kwargs.items()}
 
 
 def _is_sequence(tree: Any) -> bool:
@@ -56,13 +64,14 @@ def _remade(tree: Any, parts: list[Any]) -> Any:
     return tree._make(parts) if hasattr(tree, "_make") else type(tree)(parts)
 
 
-def dims_like(tree: Any, dims: Any, name: str = "the inputs") -> Any:
+def dims_like(tree: Any, dims: Any, name: str = "the inputs", cut: bool = False) -> Any:
     """Return `dims` in the shape of `tree`: for each tensor its dimension, else `None`.
 
     Args:
         tree: Tuples, lists and dicts of tensors and anything else.
         dims: One entry for the whole tree, or a tuple, list or dict that mirrors its top.
         name: What errors call the tree.
+        cut: Whether the tree will be cut, so that what cannot be is refused.
 
     Raises:
         ValueError: Entries that are not those of the tree's parts.
@@ -72,18 +81,58 @@ def dims_like(tree: Any, dims: Any, name: str = "the inputs") -> Any:
         if isinstance(dims, dict):
             check_entries("in_dims", name, dims, tree)
         entries = dims if isinstance(dims, dict) else dict.fromkeys(tree, dims)
-        return {key: dims_like(v, entries[key], f"{name}[{key!r}]") for key, v in tree.items()}
+        return {key: dims_like(v, entries[key], f"{name}[{key!r}]", cut) for key, v in tree.items()}
     if _is_sequence(tree):
         entries = dims if isinstance(dims, (tuple, list)) else [dims] * len(tree)
         check_entries("in_dims", name, range(len(entries)), range(len(tree)))
         both = enumerate(zip(tree, entries, strict=True))
-        parts = [dims_like(value, dim, f"{name}[{i}]") for i, (value, dim) in both]
+        parts = [dims_like(value, dim, f"{name}[{i}]", cut) for i, (value, dim) in both]
         return _remade(tree, parts)
     if not isinstance(tree, Tensor):
+        if cut and dims is not None:
+            _refuse_unpaired(tree, name)
         return None
     if dims is not None and type(dims) is not int:
         raise TypeError(message("in_dims", shown(dims), _DIMS))
     return dims
+
+
+def _refuse_unpaired(value: Any, name: str) -> None:
+    """Raise for what holds numbers that cannot be cut: every condition would be given all of them.
+
+    Raises:
+        TypeError: A NumPy array, or an object of an unknown class with tensors in it.
+    """
+    if isinstance(value, np.ndarray):
+        got, way_out = shown(value), "Convert it: torch.as_tensor(...)."
+    elif _holds_tensors(value):
+        got = f"a {type(value).__name__} with tensors in it, which is of no known container class"
+        way_out = "Give its parts as a dict, a tuple or keywords."
+    else:
+        return
+    wanted = "tensors, alone or in tuples, lists and dicts, that can be cut for each condition"
+    shared = "If all conditions share it, pass in_dims=None, or {...: None} for this input."
+    raise TypeError(message(name, got, wanted, f"{way_out} {shared}"))
+
+
+def _holds_tensors(value: Any, depth: int = 4) -> bool:
+    """Whether an object has tensors among its attributes, or in containers there."""
+    if isinstance(value, (Tensor, np.ndarray)):
+        return True
+    if depth == 0 or isinstance(value, (*_WHOLE, type, nn.Module)) or callable(value):
+        return False
+    if isinstance(value, Mapping):
+        parts: Iterable[Any] = value.values()
+    elif isinstance(value, (tuple, list, set, frozenset)):
+        parts = value
+    else:
+        slots = (getattr(value, n, None) for n in getattr(type(value), "__slots__", ()))
+        parts = (*getattr(value, "__dict__", {}).values(), *slots)
+    return any(_holds_tensors(part, depth - 1) for part in parts)
+
+
+# What says one thing to all conditions.
+_WHOLE = (str, bytes, int, float, complex, Enum, torch.Size, torch.Generator, torch.dtype)
 
 
 def pair_check(
