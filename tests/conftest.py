@@ -6,12 +6,16 @@ import gc
 import os
 import random
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from importlib import metadata
 from typing import Any
 
 import hypothesis
 import numpy as np
 import pytest
+
+from hyperloom._core.plan.cost import forcing
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 # The tests' arrays are small: a second thread costs more than it brings, up to ten times more
@@ -79,3 +83,10 @@ def _seeded() -> None:
     np.random.seed(SEED)
     if torch := _torch():
         torch.manual_seed(SEED)
+
+
+@pytest.fixture
+def take() -> Iterator[Callable[[str], None]]:
+    """Give a function that takes the cost model's place: every layer goes one way."""
+    with ExitStack() as stack:
+        yield lambda way: stack.enter_context(forcing(way))

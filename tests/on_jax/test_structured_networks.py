@@ -13,8 +13,7 @@ import pytest
 from flax import nnx
 
 import hyperloom.jax as hl
-from hyperloom.jax._rules import interpret, products
-from hyperloom.jax._weights import make
+from hyperloom.jax._rules import interpret
 
 B, E = 2, 4
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -25,12 +24,6 @@ DOUBLE = {"param_dtype": jnp.float64}
 def _double() -> Iterator[None]:
     with jax.enable_x64(True):
         yield
-
-
-def force(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
-    """Let the cost model always answer one way."""
-    monkeypatch.setattr(products, "choose", lambda *_: way)
-    monkeypatch.setattr(make, "contracts", lambda *_: True)
 
 
 class Custom(nnx.Module):
@@ -181,9 +174,7 @@ def inputs(target: str) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize(("target", "form", "way"), CASES)
-def test_batch_equals_loop(
-    target: str, form: str, way: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_batch_equals_loop(target: str, form: str, way: str, take: Callable[[str], None]) -> None:
     hnet = network(target, form)
     graphdef, learned, rest = nnx.split(hnet, nnx.Param, ...)
     x, c = inputs(target)
@@ -199,7 +190,7 @@ def test_batch_equals_loop(
         y, pull = jax.vjp(run, learned, c)
         return y, pull(jnp.linspace(-1, 1, y.size).reshape(y.shape))
 
-    force(monkeypatch, way)
+    take(way)
     both = jax.jit(lambda: (everything(together), everything(one_by_one)), compiler_options=QUICK)
     got, wanted = both()
     assert got[0].dtype == jnp.float64
@@ -213,8 +204,8 @@ def test_batch_equals_loop(
         assert {use.choice for use in kernels} <= {way}
 
 
-def test_jacobians_and_directions(monkeypatch: pytest.MonkeyPatch) -> None:
-    force(monkeypatch, "outputs")
+def test_jacobians_and_directions(take: Callable[[str], None]) -> None:
+    take("outputs")
     hnet = network("custom", "whole")
     x, c = inputs("custom")
 
@@ -247,8 +238,8 @@ class Slope(nnx.Module):
         return jax.vmap(jax.grad(lambda x: self.net(x)[0]))(x)
 
 
-def test_a_target_that_differentiates_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    force(monkeypatch, "outputs")
+def test_a_target_that_differentiates_itself(take: Callable[[str], None]) -> None:
+    take("outputs")
     hnet = hl.HyperNetwork(Slope(nnx.Rngs(0)), condition=hl.Vector(E), rngs=nnx.Rngs(1))
     x, c = jnp.linspace(-1, 1, B * 5 * 2).reshape(B, 5, 2), jnp.asarray(inputs("custom")[1])
     got = hnet(x, condition=c)
@@ -266,9 +257,9 @@ def test_a_target_that_differentiates_itself(monkeypatch: pytest.MonkeyPatch) ->
     ],
 )
 def test_dtypes_are_those_of_plain_modules(
-    form: str, dtypes: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+    form: str, dtypes: tuple[str, str], take: Callable[[str], None]
 ) -> None:
-    force(monkeypatch, "outputs")
+    take("outputs")
     param_dtype, dtype = map(jnp.dtype, dtypes)
     target = nnx.Linear(6, 8, param_dtype=param_dtype, dtype=dtype, rngs=nnx.Rngs(0))
     names = {"kernel": FORMS[form]}
@@ -294,9 +285,9 @@ def numbers_in(closed: Any) -> Iterator[tuple[str, int]]:
 
 @pytest.mark.parametrize("way", ["inputs", "outputs"])
 def test_nothing_of_the_size_of_all_weights_is_formed(
-    way: str, monkeypatch: pytest.MonkeyPatch
+    way: str, take: Callable[[str], None]
 ) -> None:
-    force(monkeypatch, way)
+    take(way)
     many, size = 64, 32
     target = nnx.Linear(size, size, use_bias=False, rngs=nnx.Rngs(0))
     hnet = hl.HyperNetwork(target, condition=hl.Vector(E), rngs=nnx.Rngs(1))

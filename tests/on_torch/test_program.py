@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 import hyperloom.torch as hl
-from hyperloom.torch._run import chain
+from hyperloom._core.plan.cost import forcing
 from hyperloom.torch._run.call import Call
 from hyperloom.torch._run.run import run_encoded
 from tests._support import targets
@@ -53,15 +54,20 @@ def both(run: Callable[[], Tensor], wanted: Callable[[], Tensor], leaves: list[T
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("way", [*WAYS, "mixed"])
 def test_every_way_gives_what_the_general_way_gives(
-    way: str, bias: bool, rows: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+    way: str, bias: bool, rows: tuple[int, ...]
 ) -> None:
-    order = iter(("outputs", "dense"))
-    monkeypatch.setattr(chain, "choose", lambda *_: next(order) if way == "mixed" else way)
+    order = itertools.cycle(("outputs", "dense"))
+    asked = (lambda: next(order)) if way == "mixed" else way
     hnet = made(hl.MLP(7), bias)
     c = torch.randn(4, 4, dtype=torch.float64, requires_grad=True)
     x = torch.randn(4, *rows, 3, dtype=torch.float64, requires_grad=True)
     leaves = [c, x, *hnet.parameters()]
-    both(lambda: hnet(x, condition=c), lambda: generally(hnet, x, c), leaves)
+
+    def forced() -> Tensor:
+        with forcing(asked):
+            return hnet(x, condition=c)
+
+    both(forced, lambda: generally(hnet, x, c), leaves)
     assert len(programs(hnet)) == 1
 
 

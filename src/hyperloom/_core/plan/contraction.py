@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 from hyperloom._core.choices.structure import Plain
-from hyperloom._core.plan.cost import Layer, choose
+from hyperloom._core.plan.cost import Layer, choose, is_forced
 from hyperloom._core.plan.plan import Entry, Plan
 from hyperloom._core.records import Piece
 
@@ -58,6 +58,8 @@ def contracts(
     choose: Callable[[Layer, int, str], str] = choose,
 ) -> bool:
     """Whether any layer is cheaper from its parts than from dense weights made in one go."""
+    if is_forced():  # every layer is asked, the dense ones too
+        return True
     for entry in plan.entries:
         layer = layer_of(plan, entry, num, rows, backward)
         if layer is not None and choose(layer, itemsize, device) != "dense":
