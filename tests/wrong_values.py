@@ -190,8 +190,10 @@ def public(module: Any, bases: tuple[type, ...] = ()) -> Iterator[tuple[str, Cal
             continue
         yield name, value
         theirs = {key for base in (object, *bases) for key in dir(base)}
+        frameworks = tuple({base.__module__.partition(".")[0] for base in bases})
         for key in dir(value):
             member = getattr(value, key)
             called = key in ("__call__", "__getitem__") if key[0] == "_" else callable(member)
-            if called and (key not in theirs or key in vars(value)):
+            written = str(getattr(member, "__module__", "")).partition(".")[0]
+            if called and written not in frameworks and (key not in theirs or key in vars(value)):
                 yield f"{name}.{key}", member
