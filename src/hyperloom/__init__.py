@@ -17,6 +17,7 @@ from hyperloom._core.choices.conditions import (
     Recurrent,
     Vector,
 )
+from hyperloom._core.choices.deconv import Deconv
 from hyperloom._core.choices.execution import Execution, SlowWarning
 from hyperloom._core.choices.forms import (
     Delta,
@@ -56,7 +57,7 @@ from hyperloom._core.choices.statistics import (
     PerConditionStatistics,
     SharedStatistics,
 )
-from hyperloom._core.choices.trunks import MLP, CustomTrunk, Deconv, Linear, Trunk
+from hyperloom._core.choices.trunks import MLP, CustomTrunk, Linear, Trunk
 from hyperloom._core.errors import CheckpointError
 from hyperloom._core.plan.compile import compile_plan
 from hyperloom._core.plan.plan import Plan

@@ -13,15 +13,10 @@ from torch.func import functional_call
 
 from hyperloom.torch._rules.rows.following import following, mark
 from hyperloom.torch._rules.rows.standin import Meeting, RowWise, Uses
+from hyperloom.torch._weights.factored import LowRankWeight, ScaledWeight, ShiftedWeight
 from hyperloom.torch._weights.rows import Rows
-from hyperloom.torch._weights.weights import (
-    Dense,
-    LowRankWeight,
-    ScaledWeight,
-    ShiftedWeight,
-    SumWeight,
-    Weight,
-)
+from hyperloom.torch._weights.sums import SumWeight
+from hyperloom.torch._weights.weights import Dense, Weight
 
 NUM = 3
 ROWS = {

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from hyperloom._core.choices.trunks import Deconv, Step
+from hyperloom._core.choices.deconv import Deconv, Step
 
 Tensors = Mapping[str, np.ndarray]
 

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from hyperloom._core.choices.conditions import Concat, Condition, CosSin, Embedding, Recurrent
+from hyperloom._core.choices.deconv import Deconv
 from hyperloom._core.choices.layouts import Head, slot_signs
-from hyperloom._core.choices.trunks import MLP, Deconv, Linear
+from hyperloom._core.choices.trunks import MLP, Linear
 from hyperloom._core.errors import message
 from hyperloom._core.plan.plan import Plan
 from hyperloom._core.reference.deconv import activate, draw_image

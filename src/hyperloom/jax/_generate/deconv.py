@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
 
-from hyperloom._core.choices.trunks import Deconv, Step, attention_keys
+from hyperloom._core.choices.deconv import Deconv, Step, attention_keys
 from hyperloom.jax._generate.activations import ACTIVATIONS
 from hyperloom.jax._generate.draws import Start
 from hyperloom.jax._generate.norms import BatchNorm

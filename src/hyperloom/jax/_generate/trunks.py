@@ -12,7 +12,8 @@ from flax import nnx
 from jax import Array
 
 from hyperloom._core.backend.checks import check_trunk_output
-from hyperloom._core.choices.trunks import MLP, CustomTrunk, Deconv, Linear, Trunk
+from hyperloom._core.choices.deconv import Deconv
+from hyperloom._core.choices.trunks import MLP, CustomTrunk, Linear, Trunk
 from hyperloom._core.errors import call_it, message
 from hyperloom.jax._arrays import ARRAY
 from hyperloom.jax._generate.activations import ACTIVATIONS

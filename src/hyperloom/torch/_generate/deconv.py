@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hyperloom._core.choices.trunks import Deconv, Step, attention_keys
+from hyperloom._core.choices.deconv import Deconv, Step, attention_keys
 from hyperloom.torch._generate.activations import ACTIVATIONS
 
 

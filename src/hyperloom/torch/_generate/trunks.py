@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hyperloom._core.backend.checks import check_trunk_output
-from hyperloom._core.choices.trunks import MLP, CustomTrunk, Deconv, Linear, Trunk
+from hyperloom._core.choices.deconv import Deconv
+from hyperloom._core.choices.trunks import MLP, CustomTrunk, Linear, Trunk
 from hyperloom._core.errors import call_it, message, shown
 from hyperloom.torch._arrays import TENSOR
 from hyperloom.torch._generate.activations import ACTIVATIONS

@@ -25,8 +25,9 @@ from hyperloom.torch._run.strategies import STRATEGIES
 from hyperloom.torch._run.watching import ChangedError
 from hyperloom.torch._target.buffers import Buffers
 from hyperloom.torch._target.checkpointing import CheckpointedError
+from hyperloom.torch._target.copies import Copies, Draws
 from hyperloom.torch._target.private import inside_transform, warn_of_slow_operations
-from hyperloom.torch._target.trace import Copies, Draws, Trace
+from hyperloom.torch._target.trace import Trace
 from hyperloom.torch._weights.rows import NotRowsError
 
 # The second is how a recomputation ends that was started by checkpointing around the call.

@@ -25,14 +25,16 @@ from hyperloom.torch._run.kinds import kind_of
 from hyperloom.torch._run.memory import LOOP, Fallback
 from hyperloom.torch._run.route import loop_where_repeated, strategy_of
 from hyperloom.torch._run.row_calls import with_rows
-from hyperloom.torch._run.rows import Worn, examined, laid_out, run_on
+from hyperloom.torch._run.rows import examined, laid_out
 from hyperloom.torch._run.run import run, store
 from hyperloom.torch._run.runner import Runner
 from hyperloom.torch._run.strategies import STRATEGIES
-from hyperloom.torch._target.skeleton import norms_of
+from hyperloom.torch._run.worn import Worn, run_on
+from hyperloom.torch._target.norms import norms_of
 from hyperloom.torch._weights.make import maker_of
 from hyperloom.torch._weights.rows import Rows
-from hyperloom.torch._weights.weights import Dense, SumWeight, Weight
+from hyperloom.torch._weights.sums import SumWeight
+from hyperloom.torch._weights.weights import Dense, Weight
 
 
 class Bound(nn.Module):

@@ -23,7 +23,7 @@ from hyperloom.torch._run.pairing import (
     pair_check,
 )
 from hyperloom.torch._run.row_calls import paired
-from hyperloom.torch._target.trace import Copies
+from hyperloom.torch._target.copies import Copies
 from hyperloom.torch._weights.rows import Rows
 from hyperloom.torch._weights.weights import Weight
 

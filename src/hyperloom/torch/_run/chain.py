@@ -19,7 +19,7 @@ from hyperloom._core.plan.cost import Layer
 from hyperloom._core.plan.plan import Plan
 from hyperloom.torch._target.private import GLOBAL_HOOKS
 from hyperloom.torch._weights.choose import choose
-from hyperloom.torch._weights.weights import into_inputs, out_of_outputs
+from hyperloom.torch._weights.sums import into_inputs, out_of_outputs
 
 if TYPE_CHECKING:
     from hyperloom.torch._generate.encoded import Encoded

@@ -15,7 +15,7 @@ from hyperloom._core.errors import message
 from hyperloom.torch._run.pairing import select_like
 from hyperloom.torch._run.row_calls import RowCall, assembled, part_of
 from hyperloom.torch._target.buffers import Buffers
-from hyperloom.torch._target.trace import Draws
+from hyperloom.torch._target.copies import Draws
 from hyperloom.torch._weights.rows import Rows
 from hyperloom.torch._weights.weights import Weight
 

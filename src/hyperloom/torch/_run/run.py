@@ -30,8 +30,8 @@ from hyperloom.torch._run.route import (
 from hyperloom.torch._run.rows import run_rows
 from hyperloom.torch._run.runner import Runner
 from hyperloom.torch._target.buffers import NO_BUFFERS, Buffers
+from hyperloom.torch._target.copies import Copies, Draws
 from hyperloom.torch._target.private import inside_transform
-from hyperloom.torch._target.trace import Copies, Draws
 from hyperloom.torch._weights.make import weights_of
 from hyperloom.torch._weights.weights import Dense
 

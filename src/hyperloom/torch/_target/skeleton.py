@@ -23,7 +23,9 @@ from hyperloom.torch._target.checkpointing import (
     may_checkpoint,
 )
 from hyperloom.torch._target.closures import holder, refuse_outside_references
+from hyperloom.torch._target.copies import Copies, Draws
 from hyperloom.torch._target.copying import Convert, SharedCopy, copy_over, copy_with, tie
+from hyperloom.torch._target.norms import momenta_of, norms_of
 from hyperloom.torch._target.placeholder import Placeholder, PlaceholderError
 from hyperloom.torch._target.private import (
     HOOKS_ON_GRADIENTS,
@@ -31,7 +33,7 @@ from hyperloom.torch._target.private import (
     saving_hooks,
 )
 from hyperloom.torch._target.scan import draws, keepers, on_gradients, seeds
-from hyperloom.torch._target.trace import Copies, Draws, Trace
+from hyperloom.torch._target.trace import Trace
 
 
 class Skeleton:
@@ -88,7 +90,7 @@ class Skeleton:
         self.lock = threading.RLock()
         self._norms = dict(norms_of(self.module))
         self._parametrized = any(map(is_parametrized, self.module.modules()))
-        self.momenta = _momenta(self._norms)
+        self.momenta = momenta_of(self._norms)
         self._may_checkpoint = may_checkpoint(self.module)
         self._cannot_checkpoint = is_of_torch_alone(self.module)
         self._keepers, self._draws = keepers(self.module), draws(self.module)
@@ -386,31 +388,9 @@ class _Method(nn.Module):
         return getattr(self.target, self.name)(*args, **kwargs)
 
 
-def norms_of(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield path and module of all norms that keep running statistics."""
-    for path, part in module.named_modules():
-        if (
-            getattr(part, "track_running_stats", False)
-            and part._buffers.get("running_mean") is not None
-        ):
-            yield path, part
-
-
 def _parameter_paths(module: nn.Module) -> Iterator[tuple[nn.Module, list[tuple[str, str]]]]:
     """Yield each module with the names of its parameters, its own and from the outermost."""
     for path, part in module.named_modules():
         keys = [key for key, value in part._parameters.items() if value is not None]
         if keys:
             yield part, [(key, f"{path}.{key}" if path else key) for key in keys]
-
-
-def _momenta(norms: Mapping[str, nn.Module]) -> dict[str, float]:
-    """Return for each running statistic its momentum; 0 for what is counted."""
-    momenta = {}
-    for path, module in norms.items():
-        for key, value in module._buffers.items():
-            if value is not None:
-                momentum = module.momentum if value.is_floating_point() else 0.0
-                # Without a momentum every step is worth something else: vmap is not tried.
-                momenta[f"{path}.{key}" if path else key] = momentum or 0.0
-    return momenta

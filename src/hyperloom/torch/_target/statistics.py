@@ -18,7 +18,8 @@ from hyperloom._core.choices.statistics import (
 )
 from hyperloom._core.errors import call_it, did_you_mean, message, shown
 from hyperloom._core.plan.plan import Plan
-from hyperloom.torch._target.skeleton import Skeleton, norms_of
+from hyperloom.torch._target.norms import norms_of
+from hyperloom.torch._target.skeleton import Skeleton
 from hyperloom.torch._target.tensors import TensorTree
 
 

@@ -101,97 +101,6 @@ def _is_ours(item: Any) -> bool:
     return str(type(item).__module__).startswith("hyperloom.")
 
 
-class Draws:
-    """PyTorch's generators of random numbers, as they are now.
-
-    Args:
-        cpu: The state of that for the CPU, if it was read before.
-    """
-
-    def __init__(self, cpu: Tensor | None = None) -> None:
-        self.cpu = torch.get_rng_state() if cpu is None else cpu
-        self.cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
-
-    def restore(self) -> None:
-        """Put them back."""
-        torch.set_rng_state(self.cpu)
-        if self.cuda is not None:
-            torch.cuda.set_rng_state_all(self.cuda)
-
-
-class Copies:
-    """Inputs for a run that may be done again: tensors, lists and dicts are copies.
-
-    Args:
-        inputs: Tuples, lists and dicts of anything.
-
-    Attributes:
-        inputs: The copies.
-    """
-
-    def __init__(self, inputs: Any) -> None:
-        self.tensors: list[tuple[Tensor, Tensor, int]] = []
-        self.containers: list[tuple[Any, Any]] = []
-        self.originals: dict[int, Any] = {}
-        self.inputs = self._copy(inputs)
-
-    def _copy(self, item: Any) -> Any:
-        copied = item
-        if isinstance(item, Tensor) and type(item) in (Tensor, nn.Parameter):
-            copied = item.clone()
-            vars(copied).update(vars(item))  # what is noted on it
-            self.tensors.append((item, copied, _version(copied)))
-        elif type(item) in (list, dict):
-            values = item.values() if type(item) is dict else item
-            parts = [self._copy(part) for part in values]
-            copied = dict(zip(item, parts, strict=True)) if type(item) is dict else parts
-            self.containers.append((item, copied))
-        elif isinstance(item, tuple) and type(item) is not torch.Size:
-            parts = [self._copy(part) for part in item]
-            if any(new is not old for new, old in zip(parts, item, strict=True)):
-                copied = item._make(parts) if hasattr(item, "_make") else tuple(parts)  # type: ignore[attr-defined]
-        if copied is not item:
-            self.originals[id(copied)] = item
-        return copied
-
-    def written(self) -> bool:
-        """Whether anything was done to the copies."""
-        changed = any(_written(*entry) for entry in self.tensors)
-        return changed or any(self._filled(*pair) for pair in self.containers)
-
-    def give_back(self) -> None:
-        """Do to the originals what was done to the copies."""
-        for original, copied, version in self.tensors:
-            if _written(original, copied, version):
-                original.copy_(copied)
-        for original, copied in self.containers:
-            if not self._filled(original, copied):
-                continue
-            if isinstance(copied, dict):
-                items = {key: self._back(value) for key, value in copied.items()}
-                original.clear()
-                original.update(items)
-            else:
-                original[:] = map(self._back, copied)
-
-    def _filled(self, original: Any, copied: Any) -> bool:
-        if isinstance(copied, dict) and list(copied) != list(original):
-            return True
-        ours = list(copied.values()) if isinstance(copied, dict) else copied
-        theirs = list(original.values()) if isinstance(copied, dict) else original
-        pairs = zip(ours, theirs, strict=False)
-        return len(ours) != len(theirs) or any(self._back(a) is not b for a, b in pairs)
-
-    def _back(self, item: Any) -> Any:
-        return self.originals.get(id(item), item)
-
-
-def _written(original: Tensor, copied: Tensor, version: int) -> bool:
-    if copied.is_inference():
-        return not torch.equal(original, copied)
-    return copied._version != version
-
-
 class _Part:
     """One object, as it was."""
 
@@ -269,13 +178,13 @@ class _Tensor(_Part):
 
     def __init__(self, name: str, held: Any) -> None:
         self.name, self.held = name, held
-        self.version = _version(held)
+        self.version = version_of(held)
         with torch.no_grad():
             self.before = held.clone() if isinstance(held, Tensor) else held.copy()
 
     def changed(self, tensors: Callable[[Tensor], bool] = is_batched) -> str | None:
         if isinstance(self.held, Tensor):
-            return None if _version(self.held) == self.version else self.said()
+            return None if version_of(self.held) == self.version else self.said()
         return None if np.array_equal(self.held, self.before, equal_nan=True) else self.said()
 
     def restore(self) -> None:
@@ -363,7 +272,7 @@ def _holds(value: Any, which: Callable[[Tensor], bool], depth: int = 4) -> bool:
     return depth > 0 and any(_holds(part, which, depth - 1) for part in _inner(value))
 
 
-def _version(tensor: Any) -> int:
+def version_of(tensor: Any) -> int:
     known = isinstance(tensor, Tensor) and not tensor.is_inference()
     return tensor._version if known else 0
 

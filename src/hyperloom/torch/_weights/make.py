@@ -17,14 +17,9 @@ from hyperloom.torch._generate.encoded import Encoded
 from hyperloom.torch._generate.generator import Generator, fixed_of
 from hyperloom.torch._generate.heads import Seen
 from hyperloom.torch._generate.numbers import slot_features
-from hyperloom.torch._weights.weights import (
-    Dense,
-    LowRankWeight,
-    ScaledWeight,
-    ShiftedWeight,
-    SumWeight,
-    Weight,
-)
+from hyperloom.torch._weights.factored import LowRankWeight, ScaledWeight, ShiftedWeight
+from hyperloom.torch._weights.sums import SumWeight
+from hyperloom.torch._weights.weights import Dense, Weight
 
 
 def weights_of(

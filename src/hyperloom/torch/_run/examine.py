@@ -1,0 +1,154 @@
+"""Examining a target: which functions meet rows, and whether its rows meet each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from hyperloom.torch._rules.rows.following import SameDraws, following
+from hyperloom.torch._rules.rows.standin import MARK, Meeting, RowWise, Uses
+from hyperloom.torch._run.loop import CONSTANT
+from hyperloom.torch._run.row_calls import RowCall, rows_of, tensors_in
+from hyperloom.torch._run.worn import Place, Worn, without_stand_ins
+from hyperloom.torch._target.trace import Trace
+from hyperloom.torch._weights.rows import NotRowsError, Rows
+
+_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
+
+
+@dataclass
+class Examination:
+    """What is known of one kind of call after its examination.
+
+    Attributes:
+        uses: Which functions meet rows.
+        outputs: Of each tensor of the output, whether it has rows.
+        plain: Whether all tensors of the output are in a tree, and none in other objects.
+        object: What else it returns, but for what says the same for every condition: its class.
+        why: Why the target is not to be run on rows; `""` where it is.
+    """
+
+    uses: Uses = field(default_factory=Uses)
+    outputs: tuple[bool, ...] = ()
+    plain: bool = True
+    object: str = ""
+    why: str = ""
+
+
+def examine(
+    place: Place, worn: Worn, call: RowCall, trace: Trace, keeps: bool = False
+) -> Examination:
+    """Find out which functions meet rows, and whether the rows of a target do not meet.
+
+    With weights other than the call's: those of all conditions may still be equal. What is close
+    to a tie can come out otherwise for many rows than for few, so the verdict takes two runs.
+
+    Args:
+        place: Runs the target.
+        worn: What it is run with.
+        call: The inputs; they are copied.
+        trace: The target's attributes, which are put back.
+        keeps: Whether the target may keep tensors in its attributes.
+    """
+    examination = Examination()
+    with torch.no_grad(), torch.random.fork_rng(devices=()):
+        for seed in (0, 1):
+            torch.manual_seed(seed)
+            examination = Examination()
+            try:
+                examination.why = _compared(place, worn.shaken(), call, examination, trace, keeps)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:
+                examination.why = _short(error)
+            finally:
+                trace.restore()
+            if examination.why != _MEET:
+                break
+    return examination
+
+
+_MEET = "its rows meet: what it returns for some rows depends on the others"
+
+
+def _short(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    text = text if isinstance(error, NotRowsError) else f"{type(error).__name__} ({text})"
+    return text if len(text) < 200 else f"{text[:200]} ..."
+
+
+def _compared(
+    place: Place, worn: Worn, call: RowCall, examination: Examination, trace: Trace, keeps: bool
+) -> str:
+    """Run all rows, and those of two conditions alone; say what differs."""
+    touched: set[str] = set()
+    meeting = Meeting(call.rows, examination.uses, worn.device)
+    args, kwargs = call.copied()
+    tensors, buffers = worn.copied().seats(meeting, touched)
+    with SameDraws(), following(meeting):
+        output = place(tensors, buffers, args, kwargs)
+    whole = tensors_in(without_stand_ins(output, call.rows))
+    others = [v for v in tree_leaves(output) if not isinstance(v, (Tensor, *CONSTANT))]
+    examination.object = type(others[0]).__name__ if others else ""
+    leaves = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+    examination.plain = len(whole) == len(leaves)
+    examination.outputs = tuple(isinstance(v, RowWise) or hasattr(v, MARK) for v in leaves)
+    for name, value in worn.buffers.items():
+        if name not in worn.make and not torch.equal(buffers[name], value):
+            return f"it writes its buffer {name!r}, which all conditions share"
+    kept = None if keeps else trace.changed(lambda tensor: True)
+    if kept is not None:
+        return kept
+    # Two conditions: a number of all rows together, such as the largest, may come from one of them.
+    present = call.rows.present()
+    for number in dict.fromkeys((present[-1], present[0])):
+        trace.restore()
+        args, kwargs = call.copied(partial(rows_of, call.rows, number))
+        with SameDraws():
+            seats = worn.copied().of_one(number, meeting, touched)
+            single = place(*seats, args, kwargs)
+        if _constants(single) != _constants(output):
+            return "it returns a value that is one for all rows"
+        why = _difference(whole, tensors_in(single), call.rows, number)
+        if why:
+            return why
+    return ""
+
+
+def _constants(output: Any) -> list[Any]:
+    """Return what an output has beside tensors that says the same for every condition or not."""
+    return [str(leaf) for leaf in tree_leaves(output) if isinstance(leaf, CONSTANT)]
+
+
+def _difference(whole: list[Tensor], alone: list[Tensor], rows: Rows, number: int) -> str:
+    """Say in what the rows of one condition differ from those of the condition alone."""
+    if len(whole) != len(alone):
+        return f"it returns {len(whole)} tensors for all rows and {len(alone)} for some"
+    for ours, theirs in zip(whole, alone, strict=True):
+        try:
+            part = rows_of(rows, number, ours) if ours.ndim else ours
+        except NotRowsError:
+            part = ours
+        if part.shape != theirs.shape and not part.is_floating_point() and part.ndim == 2:
+            length = min(part.shape[1], theirs.shape[1])  # tokens: other rows may go on for longer
+            part, theirs = part[:, :length], theirs[:, :length]
+        if part.shape != theirs.shape:
+            part = ours
+        if part.shape != theirs.shape:
+            return f"it returns shape {tuple(ours.shape)} for all rows"
+        if not _close(part, theirs):
+            return _MEET
+    return ""
+
+
+def _close(ours: Tensor, theirs: Tensor) -> bool:
+    if not ours.is_floating_point() and not ours.is_complex():
+        return torch.equal(ours, theirs)
+    largest = max(1.0, float(theirs.abs().nan_to_num().max())) if theirs.numel() else 1.0
+    tolerance = _TOLERANCE.get(ours.dtype, 0.06) * largest
+    return torch.allclose(ours, theirs, rtol=0.0, atol=tolerance, equal_nan=True)
