@@ -109,7 +109,9 @@ class WeightMaker(weights.WeightMaker):
 
     def sum(self, tensor: TensorSpec, features: Tensor, templates: Tensor, base: Any) -> Weight:
         weight = SumWeight(*self._named(tensor), features, templates, base, record=self.record)
-        return weight if len(tensor.shape) >= 2 else self.formed(tensor, weight.dense())
+        if len(tensor.shape) < 2:
+            return self.formed(tensor, weight.dense())
+        return weight.to(self.dtypes[tensor.name])
 
     def structured(
         self,
@@ -122,8 +124,20 @@ class WeightMaker(weights.WeightMaker):
         """Return the weight that a structure has; `None` where the tensor is to be formed.
 
         That has one whose parts lie along the axes that layers have: factors along the first
-        two, a product whose rows are the first.
+        two, a product whose rows are the first. Its parts are in the target's dtype, which inputs
+        have: a base in bfloat16 may have a generator in float32.
         """
+        weight = self._structured(structure, tensor, parts, base, bank)
+        return None if weight is None else weight.to(self.dtypes[tensor.name])
+
+    def _structured(
+        self,
+        structure: Structure,
+        tensor: TensorSpec,
+        parts: tuple[Tensor, ...],
+        base: Tensor | None,
+        bank: Tensor | None,
+    ) -> Weight | None:
         named, shape, record = self._named(tensor), tensor.shape, {"record": self.record}
         match structure:
             case Product(factor=factor) if parts[0].shape[-2] == shape[0]:
