@@ -155,13 +155,9 @@ class HyperNetwork(nnx.Module):
         rows: Any = None,
         **kwargs: Any,
     ) -> Any:
-        """Generate the target's parameters and run it with them.
+        """The same inside of `jit` and outside of it.
 
         Args:
-            *inputs: The target's inputs. For a batch of conditions `(B,)` every array has a
-                leading `B`, one slice for each condition, unless `in_axes` says otherwise.
-                Or one `Inputs` object, for targets that take a keyword named `condition`.
-            condition: Raw value of one condition, or of a batch with leading dimensions.
             in_axes: Which dimension of the inputs pairs with the conditions, as `in_axes` of
                 `jax.vmap`: an int or `None` (inputs shared by all conditions) for all inputs; a
                 tuple with an entry for each positional input; or a dict from places and keywords
@@ -194,10 +190,8 @@ class HyperNetwork(nnx.Module):
             carries a state, the pair of that and the next state.
 
         Raises:
-            TypeError: A condition of the wrong type or dtype.
             ValueError: A condition of the wrong width, inputs or state that do not pair with it,
                 or a method that the target does not have.
-            IndexError: A condition id out of range.
         """
         carries = self.plan.condition.has_carry
         carry = kwargs.pop("carry", None) if carries else None
@@ -220,23 +214,10 @@ class HyperNetwork(nnx.Module):
         method: Method = None,
         **kwargs: Any,
     ) -> Explanation:
-        """Trace a call, and say how it would be run: what is formed, what is not, and why.
+        """The call is traced: nothing is computed but the condition's vector.
 
-        Nothing is computed but the condition's vector. Costs are those of a call with a backward
-        pass; a compiler may still reorder what it is given.
-
-        Args:
-            *inputs: As in a call.
-            condition: As in a call.
-            in_axes: As in a call.
-            rngs: As in a call.
-            state: As in a call.
-            method: As in a call.
-            **kwargs: As in a call.
-
-        Returns:
-            An `Explanation`: the strategy, and for each use of a generated tensor the way that
-            is taken with the estimated operations and bytes of the alternatives. Print it.
+        Costs are those of a call with a backward pass; a compiler may still reorder what it is
+        given. Arguments as in a call.
         """
         streams, generator = as_rngs(rngs), self.generator
         carry = kwargs.pop("carry", None) if self.plan.condition.has_carry else None
@@ -254,26 +235,9 @@ class HyperNetwork(nnx.Module):
         method: Method = None,
         **kwargs: Any,
     ) -> Report:
-        """Look whether this hypernetwork can learn: one call, examined. Print what it returns.
+        """Compiles and runs a few calls forward and backward, outside of `jit`.
 
-        Does the gradient reach every part of the generator; do the outputs depend on the
-        condition; are activations, gradients and generated tensors of the scale that the
-        template's own initialisation gives; dtypes, devices. Compiles and runs a few calls
-        forward and backward, outside of `jit`. Nothing is changed: all is done by a copy.
-
-        Args:
-            *inputs: As in a call.
-            condition: As in a call; a batch of two different conditions or more, or else
-                (unless the condition is an `Embedding`) the dependence on it is not checked.
-            in_axes: As in a call.
-            rngs: As in a call.
-            state: As in a call.
-            method: As in a call.
-            **kwargs: As in a call.
-
-        Returns:
-            A `Report`: `report.findings` says what is wrong, `report.ok` whether anything is.
-            A call that fails is a finding, not an error.
+        Nothing is changed: all is done by a copy. Arguments as in a call.
         """
         options = {"in_axes": in_axes, "rngs": rngs, "state": state, "method": method, **kwargs}
         return TOOLS["doctor"](self, condition, inputs, options)
@@ -322,25 +286,10 @@ class HyperNetwork(nnx.Module):
         method: Method = None,
         **kwargs: Any,
     ) -> Any:
-        """Run the target with given parameters.
-
-        Args:
-            params: What `generate` returns, or arrays of the same names and shapes, with common
-                leading batch dimensions. Tensors that the hypernetwork keeps may be given too.
-            *inputs: As in a call.
-            in_axes: As in a call.
-            rngs: As in a call.
-            state: As in a call.
-            mutable: As in a call.
-            method: As in a call.
-            **kwargs: As in a call.
+        """All arguments but `params` are those of a call.
 
         Returns:
             What the target returns, and with `mutable` its state.
-
-        Raises:
-            TypeError: A value that is not an array, or of another dtype than the target's.
-            ValueError: A missing or unknown name, or a wrong shape.
         """
         inputs, kwargs = unpacked(inputs, kwargs)
         asked = Asked(inputs, in_axes, kwargs, as_rngs(rngs), state, mutable, method)
@@ -361,26 +310,18 @@ class HyperNetwork(nnx.Module):
         return self.generator.encode(condition, as_rngs(rngs), carry)
 
     def bind(self, condition: Any, *, rngs: Any = None, carry: Any = None) -> Bound:
-        """Return a tree that stands for the target with the weights of these conditions.
+        """The weights are generated here, once.
 
-        For many calls, and for any method of the target: `net(x)`, `net.decode(z)`; attributes
-        and parts read through. The weights are generated here, once; of those that are evaluated
-        from their parts, the parts are kept and nothing is formed. Gradients flow from all calls
-        to the generator. Inside `jit` the compiler drops what no method uses; outside of it all
-        is generated.
+        Of those that are evaluated from their parts, the parts are kept and nothing is formed.
+        Inside `jit` the compiler drops what no method uses; outside of it all is generated.
 
         Args:
-            condition: Raw value of one condition, or of a batch.
             rngs: Where noise conditions and dropout in the trunk draw from.
-            carry: For a condition that carries a state, that of the call before.
 
         Returns:
             A pytree: `net(x)` is `hnet(x, condition=condition)`, with all other arguments of a
             call, and so is `net.method(x)` with `method=`. It holds the weights as they are now;
             bind again after a step of the optimiser.
-
-        Raises:
-            TypeError, ValueError, IndexError: As a call.
         """
         streams, generator = as_rngs(rngs), self.generator
         encoded = generator.encode(condition, streams, carry)

@@ -153,13 +153,9 @@ class HyperNetwork(Generator):
         method: str = "forward",
         **kwargs: Any,
     ) -> Any:
-        """Generate the target's parameters and run it with them.
+        """Say `hnet(x, condition=c)`: that runs the hooks of the module, too.
 
         Args:
-            *inputs: The target's inputs. For a batch of conditions `(B,)` every tensor has a
-                leading `B`, one slice for each condition, unless `in_dims` says otherwise.
-                Or one `Inputs` object, for targets that take a keyword named `condition`.
-            condition: Raw value of one condition, or of a batch with leading dimensions.
             in_dims: Which dimension of the inputs pairs with the conditions, as in
                 `torch.func.vmap`: an int or `None` (inputs shared by all conditions) for all
                 inputs; a tuple with an entry for each positional input; or a dict from places and
@@ -173,16 +169,6 @@ class HyperNetwork(Generator):
                 `in_dims` says. With a condition that carries a state
                 (`Recurrent`), `carry` is not the target's: it is the state that the call before
                 returned; `None`, the default, is the start.
-
-        Returns:
-            What the target returns; for a batch, with the batch's dimensions in front. With a
-            condition that carries a state, the pair of that and the next state.
-
-        Raises:
-            TypeError: A condition of the wrong type or dtype.
-            ValueError: A condition of the wrong width, or inputs that do not pair with it.
-            IndexError: A condition id out of range.
-            ValueError: A method that the target has not.
         """
         encoded = self.encode(condition, kwargs.pop("carry", None) if self._has_carry else None)
         call = self._call_of(encoded, inputs, kwargs, in_dims, rows, method)
@@ -199,22 +185,11 @@ class HyperNetwork(Generator):
         method: str = "forward",
         **kwargs: Any,
     ) -> Explanation:
-        """Run once, and say how: what was formed, what was not, and why.
+        """The call is run once.
 
         The cheapest way depends on whether a backward pass will follow: call it as you call the
-        hypernetwork itself, inside `torch.no_grad()` to ask about inference.
-
-        Args:
-            *inputs: As in `forward`.
-            condition: As in `forward`.
-            in_dims: As in `forward`.
-            rows: As in `forward`.
-            method: As in `forward`.
-            **kwargs: As in `forward`.
-
-        Returns:
-            An `Explanation`: the strategy, and for each use of a generated tensor the way that
-            was taken with the estimated operations and bytes of the alternatives. Print it.
+        hypernetwork itself, inside `torch.no_grad()` to ask about inference. Arguments as in a
+        call.
         """
         encoded = self.encode(condition, kwargs.pop("carry", None) if self._has_carry else None)
         call = self._call_of(encoded, inputs, kwargs, in_dims, rows, method)
@@ -228,26 +203,15 @@ class HyperNetwork(Generator):
         optimizer: torch.optim.Optimizer | None = None,
         **kwargs: Any,
     ) -> Report:
-        """Look whether this hypernetwork can learn: one call, examined. Print what it returns.
+        """It also says what runs on a slow path. It costs a few calls forward and backward.
 
-        Does the gradient reach every part of the generator; do the outputs depend on the
-        condition; are activations, gradients and generated tensors of the scale that the
-        template's own initialisation gives; dtypes, devices; what runs on a slow path. Costs a
-        few calls forward and backward. Everything is left as it was: gradients, buffers, modes,
-        random generators.
+        Everything is left as it was: gradients, buffers, modes, random generators.
 
         Args:
-            *inputs: As in `forward`.
-            condition: As in `forward`; a batch of two different conditions or more, or else
-                (unless the condition is an `Embedding`) the dependence on it is not checked.
             in_dims: As in `forward`.
             optimizer: The optimiser that is to train it. One step of it is tried on copies, and
                 how far that moves generated tensors stands beside what it does to a plain network.
             **kwargs: As in `forward`.
-
-        Returns:
-            A `Report`: `report.findings` says what is wrong, `report.ok` whether anything is.
-            A call that fails is a finding, not an error.
 
         Raises:
             TypeError: `optimizer` is not one of torch's.
@@ -262,22 +226,15 @@ class HyperNetwork(Generator):
         in_dims: Dims = 0,
         **kwargs: Any,
     ) -> Any:
-        """Run the target with given parameters.
+        """The conditions are asked for where something of the target is kept by id.
 
         Args:
-            params: What `generate` returns, or tensors of the same names and shapes, with common
-                leading batch dimensions. Tensors that the hypernetwork keeps may be given too.
-            *inputs: As in `forward`.
             condition: The conditions that `params` are of. Only needed to find running statistics
                 of the target that are kept by id, and to keep them.
             in_dims: As in `forward`.
             **kwargs: As in `forward`.
 
-        Returns:
-            What the target returns.
-
         Raises:
-            TypeError: A value that is not a tensor, or of another dtype than the target's.
             ValueError: A missing or unknown name, a wrong shape, or another device.
         """
         batch = check_params(self, params)
@@ -288,25 +245,18 @@ class HyperNetwork(Generator):
         return run_given(self._runner, generated, kept, call, ids_of(self, condition, batch))
 
     def bind(self, condition: Any, *, rows: Any = None, carry: Any = None) -> Bound:
-        """Return a module that stands for the target with the weights of these conditions.
+        """What a method uses is generated when it is first used, and once.
 
-        For many calls, and for any method of the target: `net(x)`, `net.decode(z)`,
-        `net.generate(...)`; attributes and submodules read through. What a method uses is generated
-        when it is first used, and once; gradients flow from all calls to the generator. Bound under
-        `torch.no_grad()` it is the fast way to act.
+        `net.generate(...)` of a language model is such a method. Bound under `torch.no_grad()` it
+        is the fast way to act.
 
         Args:
-            condition: Raw value of one condition, or of a batch.
             rows: For a batch, which row of all later inputs has which condition, as in `forward`.
                 Left out, `net(x)` is `hnet(x, condition=condition)`.
-            carry: For a condition that carries a state, that of the call before.
 
         Returns:
             An `nn.Module`. It has modes of its own and holds the weights, as long as it lives; it
             is to be bound again after a step of the optimiser.
-
-        Raises:
-            TypeError, ValueError, IndexError: As `forward`.
         """
         encoded = self.encode(condition, carry)
         by = None if rows is None else checked_rows(rows, encoded.batch, encoded.vector.device)

@@ -78,6 +78,90 @@ class HyperNetwork(Protocol):
     plan: Plan
     execution: Execution
 
+    def __call__(self, *inputs: Any, condition: Any) -> Any:
+        """Generate the target's parameters and run it with them.
+
+        Args:
+            *inputs: The target's inputs. For a batch of conditions `(B,)` every array has a
+                leading `B`, one slice for each condition, unless said otherwise. Or one `Inputs`
+                object, for targets that take a keyword named `condition`.
+            condition: Raw value of one condition, or of a batch with leading dimensions.
+
+        Returns:
+            What the target returns; for a batch, with the batch's dimensions in front. With a
+            condition that carries a state, the pair of that and the next state.
+
+        Raises:
+            TypeError: A condition of the wrong type or dtype.
+            ValueError: A condition of the wrong width, inputs that do not pair with it, or a
+                method that the target does not have.
+            IndexError: A condition id out of range.
+        """
+
+    def explain(self, *inputs: Any, condition: Any) -> Any:
+        """Say how a call is run: what is formed, what is not, and why.
+
+        Args:
+            *inputs: As in a call.
+            condition: As in a call.
+
+        Returns:
+            An `Explanation`: the strategy, and for each use of a generated tensor the way that is
+            taken with the estimated operations and bytes of the alternatives. Print it.
+        """
+        ...
+
+    def doctor(self, *inputs: Any, condition: Any) -> Any:
+        """Look whether this hypernetwork can learn: one call, examined. Print what it returns.
+
+        Does the gradient reach every part of the generator; do the outputs depend on the
+        condition; are activations, gradients and generated tensors of the scale that the
+        template's own initialisation gives; dtypes, devices.
+
+        Args:
+            *inputs: As in a call.
+            condition: As in a call; a batch of two different conditions or more, or else (unless
+                the condition is an `Embedding`) the dependence on it is not checked.
+
+        Returns:
+            A `Report`: `report.findings` says what is wrong, `report.ok` whether anything is.
+            A call that fails is a finding, not an error.
+        """
+        ...
+
+    def run(self, params: Mapping[str, Array], *inputs: Any) -> Any:
+        """Run the target with given parameters.
+
+        Args:
+            params: What `generate` returns, or arrays of the same names and shapes, with common
+                leading batch dimensions. Tensors that the hypernetwork keeps may be given too.
+            *inputs: As in a call.
+
+        Returns:
+            What the target returns.
+
+        Raises:
+            TypeError: A value that is not an array, or of another dtype than the target's.
+            ValueError: A missing or unknown name, or a wrong shape.
+        """
+
+    def bind(self, condition: Any, *, carry: Any = None) -> Any:
+        """Return an object that stands for the target with the weights of these conditions.
+
+        For many calls, and for any method of the target: `net(x)`, `net.decode(z)`; attributes
+        and parts read through. Gradients flow from all calls to the generator.
+
+        Args:
+            condition: Raw value of one condition, or of a batch.
+            carry: For a condition that carries a state, that of the call before.
+
+        Returns:
+            The object: `net(x)` is `hnet(x, condition=condition)`.
+
+        Raises:
+            TypeError, ValueError, IndexError: As a call.
+        """
+
     def instantiate(self, condition: Any, *, carry: Any = None) -> Any:
         """Return a plain module of the target's class with the parameters of one condition in it.
 

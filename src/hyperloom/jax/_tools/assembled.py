@@ -9,7 +9,7 @@ import jax
 from flax import nnx
 from jax import Array
 
-from hyperloom._core.backend import tools
+from hyperloom._core.backend import protocol
 from hyperloom._core.backend.documented import completes
 from hyperloom._core.backend.views import check_assembled, check_parts, common_batch, conditions_of
 from hyperloom._core.choices.conditions import Vector
@@ -26,7 +26,7 @@ Params = dict[str, Array]
 Parts = dict[str, Params]
 
 
-@completes(tools.Assembled)
+@completes(protocol.Assembled)
 class Assembled(nnx.Module):
     """`functional` takes it as it takes a hypernetwork."""
 

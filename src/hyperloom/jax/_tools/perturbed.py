@@ -9,7 +9,7 @@ import jax
 from flax import nnx
 from jax import Array
 
-from hyperloom._core.backend import tools
+from hyperloom._core.backend import protocol
 from hyperloom._core.backend.documented import completes
 from hyperloom._core.backend.views import check_handlers, check_noise, check_width, refuse_carry
 from hyperloom._core.errors import finite_float, message
@@ -24,7 +24,7 @@ from hyperloom.jax._tools.views import unflatten
 Params = dict[str, Array]
 
 
-@completes(tools.Perturbed)
+@completes(protocol.Perturbed)
 class Perturbed(nnx.Module):
     """`functional` takes it as it takes a hypernetwork."""
 

@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from hyperloom._core.backend import tools
+from hyperloom._core.backend import protocol
 from hyperloom._core.backend.documented import completes
 from hyperloom._core.backend.regularizer import (
     Rows,
@@ -37,7 +37,7 @@ from hyperloom.jax._target.variables import Fixed, is_traced
 from hyperloom.jax._tools.given import a_hypernetwork
 
 
-@completes(tools.OutputRegularizer)
+@completes(protocol.OutputRegularizer)
 class OutputRegularizer(nnx.Module):
     """It is an NNX module whose variables are what it remembers: pass it to a jitted step as an
     argument, as any module, so that the step sees what is remembered later.

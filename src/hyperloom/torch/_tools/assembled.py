@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hyperloom._core.backend import tools
+from hyperloom._core.backend import protocol
 from hyperloom._core.backend.documented import completes
 from hyperloom._core.backend.views import check_assembled, check_parts, common_batch, conditions_of
 from hyperloom._core.choices.conditions import Vector
@@ -23,7 +23,7 @@ from hyperloom.torch._target.spec import target_spec
 Parts = dict[str, dict[str, Tensor]]
 
 
-@completes(tools.Assembled)
+@completes(protocol.Assembled)
 class Assembled(nn.Module):
     def __init__(
         self,

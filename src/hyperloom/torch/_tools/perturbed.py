@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hyperloom._core.backend import tools
+from hyperloom._core.backend import protocol
 from hyperloom._core.backend.documented import completes
 from hyperloom._core.backend.views import check_handlers, check_noise, check_width, refuse_carry
 from hyperloom._core.errors import finite_float, message
@@ -22,7 +22,7 @@ from hyperloom.torch._tools.views import unflatten
 Params = dict[str, Tensor]
 
 
-@completes(tools.Perturbed)
+@completes(protocol.Perturbed)
 class Perturbed(nn.Module):
     def __init__(
         self,

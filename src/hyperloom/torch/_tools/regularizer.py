@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from hyperloom._core.backend import tools
+from hyperloom._core.backend import protocol
 from hyperloom._core.backend.documented import completes
 from hyperloom._core.backend.regularizer import (
     Rows,
@@ -37,7 +37,7 @@ from hyperloom.torch._target.tensors import TensorTree
 from hyperloom.torch._tools.given import a_hypernetwork
 
 
-@completes(tools.OutputRegularizer)
+@completes(protocol.OutputRegularizer)
 class OutputRegularizer(nn.Module):
     """It is a module whose buffers are what it remembers: they follow `.to()`, and are in its state
     dict; a new regulariser with the same choices goes on from there.
