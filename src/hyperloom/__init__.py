@@ -60,6 +60,7 @@ from hyperloom._core.choices.statistics import (
 from hyperloom._core.choices.trunks import MLP, CustomTrunk, Linear, Trunk
 from hyperloom._core.errors import CheckpointError
 from hyperloom._core.plan.compile import compile_plan
+from hyperloom._core.plan.picture import draw
 from hyperloom._core.plan.plan import Plan
 from hyperloom._core.records import Role, Start
 from hyperloom._core.reports.doctor import Report
@@ -130,5 +131,6 @@ __all__ = [
     "Vector",
     "Whole",
     "compile_plan",
+    "draw",
     "translate",
 ]

@@ -39,6 +39,7 @@ from hyperloom import (
     Unscaled,
     Vector,
     Whole,
+    draw,
 )
 from hyperloom._core.backend.inputs import Inputs
 
@@ -82,4 +83,5 @@ __all__ = [
     "Unscaled",
     "Vector",
     "Whole",
+    "draw",
 ]

@@ -379,5 +379,8 @@ class HyperNetwork(nnx.Module):
     def __repr__(self) -> str:
         return f"HyperNetwork of {self.plan}"
 
+    def _repr_html_(self) -> str:
+        return self.plan._repr_html_()
+
     def __str__(self) -> str:
         return repr(self)

@@ -365,3 +365,6 @@ class HyperNetwork(Generator):
 
     def __repr__(self) -> str:
         return f"HyperNetwork of {self.plan}"
+
+    def _repr_html_(self) -> str:
+        return self.plan._repr_html_()

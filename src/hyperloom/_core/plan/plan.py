@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from html import escape
 
 from hyperloom._core.choices.conditions import Condition
 from hyperloom._core.choices.forms import Form, Whole
@@ -226,6 +227,18 @@ class Plan:
     def __repr__(self) -> str:
         return draw_plan(self)
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the picture, and the tree of `print` below it."""
+        from hyperloom._core.plan.picture import draw  # it draws plans
+
+        text = f"<details><summary>{escape(self.spec.name)}</summary><pre>{escape(str(self))}</pre>"
+        return f"{draw(self)}{text}</details>"
+
+    def _repr_svg_(self) -> str:
+        from hyperloom._core.plan.picture import draw
+
+        return draw(self)
+
 
 _MOST_ROWS = 12
 
@@ -250,7 +263,7 @@ def draw_plan(plan: Plan) -> str:
         noun = "tensor stays" if len(plan.kept) == 1 else "tensors stay"
         lines.append(f"├─ kept       {len(plan.kept)} {noun} the target's own")
         lines += _cut(
-            [f"│    {name} {_shape(plan.spec[name].shape)}" for name in plan.kept], "│    "
+            [f"│    {name} {shape_text(plan.spec[name].shape)}" for name in plan.kept], "│    "
         )
     size = (
         f"{human(plan.num_parameters)} parameters ({human(plan.parameter_bytes(), 'B')} in float32)"
@@ -261,12 +274,12 @@ def draw_plan(plan: Plan) -> str:
 
 def _draw_piece(plan: Plan, entry: Entry, piece: Piece) -> str:
     spec = plan.spec[entry.tensor]
-    text = f"{entry.tensor} {_shape(spec.shape)}"
+    text = f"{entry.tensor} {shape_text(spec.shape)}"
     if len(entry.pieces) > 1 or piece.shape != spec.shape:
-        text += f" from {_shape(piece.shape)}"
+        text += f" from {shape_text(piece.shape)}"
     count, scale, shift = piece.count, piece.scale, piece.shift
     if count > 1:
-        text += f" = {count} tiles {_shape(piece.tile)}"
+        text += f" = {count} tiles {shape_text(piece.tile)}"
     if scale != 1.0:
         text += f" x {scale:.3g}"
     if shift != 0.0:
@@ -278,7 +291,8 @@ def _draw_piece(plan: Plan, entry: Entry, piece: Piece) -> str:
     return text
 
 
-def _shape(shape: tuple[int, ...]) -> str:
+def shape_text(shape: tuple[int, ...]) -> str:
+    """Return a shape as it is drawn: 32x64."""
     return "x".join(map(str, shape)) if shape else "scalar"
 
 
