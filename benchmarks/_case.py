@@ -22,11 +22,13 @@ class Setting:
         device: Where tensors are.
         quick: The same work with few repeats, and fewer points in the curves.
         tiny: Sizes for tests of the suite itself; nothing is timed.
+        only: Pattern of the workloads that are run; `""` for those of a usual run.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     quick: bool = False
     tiny: bool = False
+    only: str = ""
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,8 @@ class Case:
         judge: From what was measured to claims.
         table: From what was measured to a table of its own, columns first; `None` for the usual
             one.
+        page: Name of the page that it is written into.
+        tolerance: The largest of its workloads'.
     """
 
     name: str
@@ -160,6 +164,8 @@ class Case:
     workloads: Callable[[Setting], list[Workload]]
     judge: Callable[[Results], list[Claim]]
     table: Callable[[Sequence[Workload], Results], list[list[str]]] | None = None
+    page: str = "benchmarks"
+    tolerance: float = 1e-5
 
 
 def ours(times: Times) -> Measured:

@@ -15,7 +15,7 @@ from benchmarks._measure import peak_of
 def main(case: str, key: str, name: str, device: str, threads: str) -> None:
     """Print the bytes."""
     torch.set_num_threads(int(threads))
-    setting = Setting(torch.device(device))
+    setting = Setting(torch.device(device), only=key)
     workload = next(w for w in CASES[case].workloads(setting) if w.key == key)
     step = next(c.step for c in workload.make() if c.name == name)
     print(json.dumps(peak_of(step, setting.device)))

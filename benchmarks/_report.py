@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import re
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,25 @@ from benchmarks._plots import PLOTS
 
 NAME = "benchmarks"
 LIBRARIES = {"MKL": r"Math Kernel Library Version ([\d.]+)", "oneDNN": r"MKL-DNN v([\d.]+)"}
-PACKAGES = ("hyperloom", "hypnettorch", "hyper-nn", "jax", "flax", "numpy", "matplotlib")
-INTRODUCTION = f"""# Benchmarks
+PACKAGES = (
+    "hyperloom",
+    "hypnettorch",
+    "hyper-nn",
+    "peft",
+    "transformers",
+    "jax",
+    "flax",
+    "numpy",
+    "matplotlib",
+)
+INTRODUCTION = """# {title}
 
-Written by `make bench` (`python -m benchmarks`); all numbers are in [{NAME}.json]({NAME}.json)
+Written by `make bench` (`python -m benchmarks`); all numbers are in [{name}.json]({name}.json)
 beside this page.
 
 - Contestants do the same work on the same numbers: float32, outputs and all gradients are
-  compared before anything is timed, and differ by at most 1e-5 of a tensor's largest number. A
-  step is the forward and the backward pass unless it says otherwise.
+  compared before anything is timed, and differ by at most {tolerance} of a tensor's largest
+  number. A step is the forward and the backward pass unless it says otherwise.
 - Times are medians of repeats in turns, in one process, every round in an order of its own,
   after the C library's allocator has settled (freed blocks up to 32 MiB are used again). “To
   hyperloom” is a contestant's time over hyperloom's: above 1, hyperloom is faster.
@@ -73,33 +84,46 @@ def _version(package: str) -> str:
 
 def read(folder: Path) -> dict[str, Any]:
     """Return the results already in `folder`, by case."""
-    path = folder / f"{NAME}.json"
-    return json.loads(path.read_text())["cases"] if path.exists() else {}
+    found: dict[str, Any] = {}
+    for page in _pages(CASES):
+        path = folder / f"{page}.json"
+        found.update(json.loads(path.read_text())["cases"] if path.exists() else {})
+    return found
 
 
-def write(folder: Path, cases: dict[str, Any]) -> Path:
-    """Write JSON, plots and Markdown into `folder`; return the path of the Markdown."""
+def _pages(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(CASES[name].page for name in names))
+
+
+def write(folder: Path, cases: dict[str, Any], page: str = NAME) -> Path:
+    """Write JSON and Markdown of a page's cases into `folder`; return the path of the Markdown."""
     folder.mkdir(parents=True, exist_ok=True)
-    ordered = {name: cases[name] for name in CASES if name in cases}
+    ordered = {name: cases[name] for name in CASES if name in cases and CASES[name].page == page}
     text = json.dumps({"cases": ordered}, indent=1, ensure_ascii=False, allow_nan=False)
-    (folder / f"{NAME}.json").write_text(text + "\n")
-    page = folder / f"{NAME}.md"
-    page.write_text(markdown(ordered))
-    return page
+    (folder / f"{page}.json").write_text(text + "\n")
+    path = folder / f"{page}.md"
+    path.write_text(markdown(ordered, page))
+    return path
 
 
-def markdown(cases: dict[str, Any]) -> str:
+def markdown(cases: dict[str, Any], page: str = NAME) -> str:
     """Return the report."""
     claims = [claim for made in cases.values() for claim in made["claims"]]
     rows = [["what", "measured", "must be", "holds"], *map(_claim_row, claims)]
-    parts = [INTRODUCTION, "## All bounds\n", _table(rows)]
+    title = next((case.title for case in CASES.values() if case.page == page != NAME), "Benchmarks")
+    tolerance = f"{max((CASES[name].tolerance for name in cases), default=1e-5):.0e}"
+    tolerance = tolerance.replace("e-0", "e-")
+    parts = [INTRODUCTION.format(title=title, name=page, tolerance=tolerance)]
+    parts += ["## All bounds\n", _table(rows)]
     for name, made in cases.items():
-        parts += [f"## {CASES[name].title}\n", *(f"{text}\n" for text in CASES[name].text)]
+        parts += [f"## {CASES[name].title}\n"] if page == NAME else ["## What was measured\n"]
+        parts += [f"{text}\n" for text in CASES[name].text]
         if name == "curves":
             parts += [f"![{axis}]({NAME}-{axis}.png)\n" for axis in PLOTS]
         parts += [_table(made["table"])]
         quick = "A quick run, for ratios only. " if made["quick"] else ""
         quick += "Time of the process on the processor. " if made["clock"] == "cpu" else ""
+        quick += made.get("remark", "")
         described = ", ".join(f"{key} {value}" for key, value in made["machine"].items())
         parts += [f"{quick}Run on {made['date']} in {made['seconds']:.0f} s: {described}.\n"]
     return "\n".join(parts)

@@ -7,6 +7,7 @@ import gc
 import time
 import warnings
 from collections.abc import Callable
+from fnmatch import fnmatch
 from typing import Any
 
 from benchmarks._case import Case, Measured, Results, Role, Setting, Workload
@@ -20,7 +21,7 @@ def run_case(case: Case, setting: Setting, say: Say, *, clock: Any, memory: bool
     start = time.perf_counter()
     results: dict[str, dict[str, Measured]] = {}
     differences: dict[str, dict[str, float]] = {}
-    workloads = case.workloads(setting)
+    workloads = [w for w in case.workloads(setting) if fnmatch(w.key, setting.only or "*")]
     for workload in workloads:
         results[workload.key], differences[workload.key] = run_workload(
             case.name, workload, setting, clock=clock, memory=memory
