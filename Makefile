@@ -46,7 +46,7 @@ lint: env  ## check style, format, types and which room imports which
 	$(BIN)/lint-imports --no-cache
 
 docs: env  ## build the documentation into site/; warnings are errors
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
+	$(BIN)/zensical build --strict $(ARGS)
 
 bench: env  ## run the benchmarks
 	$(BIN)/python -m benchmarks $(ARGS)
