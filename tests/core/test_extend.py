@@ -6,12 +6,14 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 import hyperloom as hl
+from hyperloom import extend
 from hyperloom.extend import (
     ZERO,
     Bank,
@@ -22,6 +24,8 @@ from hyperloom.extend import (
     Part,
     Placement,
     Plain,
+    Product,
+    Scaled,
     Shifted,
     Source,
     Start,
@@ -120,6 +124,20 @@ def test_a_part_that_must_start_at_zero_has_a_head_that_does() -> None:
     assert [s.std for s in plan.heads[entry.pieces[0].head].segments] == [0.0]
 
 
+def test_parts_of_equal_shape_are_told_apart_in_a_drawing() -> None:
+    form = {"b.weight": hl.LoRA(4), "a.weight": hl.LoRA(2)}
+    drawn = str(hl.compile_plan(SPEC, hl.Embedding(4, 5), form=form))
+    assert "b.weight 4x4 from 4x4 (part 1), LoRA(4)" in drawn
+    assert "b.weight 4x4 from 4x4 (part 2), LoRA(4)" in drawn
+    assert "a.weight 4x3 from 2x3, LoRA(2)" in drawn
+
+
+def test_every_name_is_in_the_reference() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
+    for name in extend.__all__:
+        assert f"::: hyperloom.extend.{name}\n" in page or f"`{name}`" in page, name
+
+
 # ---- what is refused -----------------------------------------------------------------------------
 
 
@@ -187,6 +205,27 @@ def changed_head(**changes: Any) -> Callable[[list[Placement]], list[Placement]]
             ValueError,
             "gives 'mine' 94 numbers to use; wanted at most 1 x 93.",
         ),
+        (
+            changed_head(slot_size=0.5),
+            ValueError,
+            "gives 'mine' slot_size=0.5; wanted an int of at least 0.",
+        ),
+        (
+            changed_head(embedding=-1),
+            ValueError,
+            "gives 'mine' embedding=-1; wanted an int of at least 0.",
+        ),
+        (
+            changed_head(source="features"),
+            TypeError,
+            "gives 'mine' source='features'; wanted a Source: features, table, shared, given.",
+        ),
+        (
+            changed_head(num_slots=2),
+            ValueError,
+            "runs 'mine' 2 times without embeddings; wanted embeddings of at least 1 number: "
+            "nothing else that is learned tells runs apart.",
+        ),
     ],
 )
 def test_a_layout_that_misplaces(change: Any, error: type[Exception], text: str) -> None:
@@ -195,8 +234,40 @@ def test_a_layout_that_misplaces(change: Any, error: type[Exception], text: str)
         hl.compile_plan(SPEC, hl.Embedding(4, 5), layout=layout_that(change))
 
 
-def form_that(parts: Any = None, structure: Any = None) -> Form:
+@pytest.mark.parametrize(
+    ("size", "embedding", "error", "text"),
+    [
+        (0, 3, ValueError, "size=): got 0; wanted an int of at least 1."),
+        ("a", 3, TypeError, "size=): got 'a'; wanted an int of at least 1."),
+        (5, -1, ValueError, "embedding=): got -1; wanted an int of at least 0."),
+    ],
+)
+def test_slots_of_a_wrong_size(
+    size: Any, embedding: Any, error: type[Exception], text: str
+) -> None:
+    class Cut(Layout):
+        def compile(self, parts: Sequence[Part], first_head: int) -> list[Placement]:
+            return in_slots(self, "cut", parts, first_head, size, embedding)
+
+    with pytest.raises(error, match=f"^{re.escape(f'in_slots({text}')}"):
+        hl.compile_plan(SPEC, hl.Embedding(4, 5), layout=Cut())
+
+
+def test_a_choice_with_a_list_in_it() -> None:
+    @dataclass(frozen=True, repr=False)
+    class Sizes(Layout):
+        sizes: Any
+
+    text = "layout: got a Sizes whose sizes is [1, 2]; wanted fields of numbers, strings, tuples"
+    with pytest.raises(TypeError, match=rf"^{re.escape(text)} and choices. Give a tuple\.$"):
+        hl.compile_plan(SPEC, hl.Embedding(4, 5), layout=Sizes([1, 2]))
+
+
+def form_that(parts: Any = None, structure: Any = None, bank: Any = None) -> Form:
     class Changed(OnBase):
+        def bank(self, tensor: TensorSpec, start: Start) -> Bank | None:
+            return bank
+
         def parts(self, tensor: TensorSpec, start: Start) -> tuple[Part, ...]:
             return parts(tensor) if parts else super().parts(tensor, start)
 
@@ -204,6 +275,16 @@ def form_that(parts: Any = None, structure: Any = None) -> Form:
             return structure
 
     return Changed()
+
+
+def of_shapes(*shapes: Any) -> Callable[[TensorSpec], tuple[Part, ...]]:
+    """Return what gives parts of these shapes."""
+    return lambda tensor: tuple(part_of(tensor, str(i), s, ZERO) for i, s in enumerate(shapes))
+
+
+BASED = "a base (extend OnBase)"
+OF_SIZES = "(4, 3) or with 1 in the place of a size"
+PRODUCT = "two parts, (4, rank) and (rank, 3)"
 
 
 @pytest.mark.parametrize(
@@ -216,10 +297,10 @@ def form_that(parts: Any = None, structure: Any = None) -> Form:
             ValueError,
             "whose parts of 'a.weight' are weight.u, weight.u; wanted parts of that tensor, with",
         ),
-        (None, 3, TypeError, "whose structure() returns 3; wanted a structure (Plain, Shifted,"),
+        (None, 3, TypeError, "whose structure() returns 3 for 'a.weight'; wanted a str"),
         (
             lambda t: (part_of(t, "u", (2,), ZERO),),
-            Plain(),
+            Formed(lambda parts, base: parts[0]),
             ValueError,
             "which makes (2,) of the parts of 'a.weight'; wanted its shape (4, 3).",
         ),
@@ -236,6 +317,26 @@ def form_that(parts: Any = None, structure: Any = None) -> Form:
             ValueError,
             "which makes (2, 4, 3) of two conditions' parts of 'a.weight'; wanted for each what",
         ),
+        (
+            None,
+            Formed(lambda parts, base: base + parts[3]),
+            TypeError,
+            "whose Formed of 'a.weight' fails: IndexError: tuple index out of range; wanted a "
+            "function of (parts, base) that takes 1 part and arrays of every framework. It is "
+            "tried on NumPy arrays: use operators, abs, .reshape and .sum.",
+        ),
+        (
+            of_shapes((4.0, 3)),
+            Shifted(),
+            TypeError,
+            "whose part 'weight.0' of 'a.weight' has the shape (4.0, 3); wanted a tuple of ints.",
+        ),
+        (
+            lambda t: (part_of(t, "u", (4, 3), cast(Any, None)),),
+            Shifted(),
+            TypeError,
+            "whose part 'weight.u' of 'a.weight' starts as None; wanted a Start, such as ZERO, or",
+        ),
     ],
 )
 def test_a_form_that_does_not_make_its_tensor(
@@ -244,6 +345,44 @@ def test_a_form_that_does_not_make_its_tensor(
     form = {"a.weight": form_that(parts, structure)}
     with pytest.raises(error, match=f"^{re.escape(f'form: got Changed(), {text}')}"):
         hl.compile_plan(SPEC, hl.Embedding(4, 5), form=form)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "structure", "got", "wanted"),
+    [
+        ([(4, 3), (4, 3)], Plain(), "Plain of (4, 3) and (4, 3)", "one part (4, 3)"),
+        ([(5, 3)], Shifted(), "Shifted of (5, 3)", f"{BASED}, and one part {OF_SIZES}"),
+        ([(4, 3, 1)], Scaled(), "Scaled of (4, 3, 1)", f"{BASED}, and parts {OF_SIZES}"),
+        ([(4, 2), (5, 3)], Product(), "Product of (4, 2) and (5, 3)", PRODUCT),
+        ([(4, 2)], Product(), "Product of (4, 2)", PRODUCT),
+        ([(2, 1, 1)], Sum(), "Sum of (2, 1, 1)", "one part (num, 1, 1), and a bank (num, 4, 3)"),
+    ],
+)
+def test_parts_that_do_not_fit_the_structure(
+    shapes: list[tuple[int, ...]], structure: Structure, got: str, wanted: str
+) -> None:
+    form = {"a.weight": form_that(of_shapes(*shapes), structure)}
+    text = f"form: got Changed(), which makes 'a.weight' (4, 3) as {got}, with a base; wanted "
+    with pytest.raises(ValueError, match=f"^{re.escape(f'{text}{wanted}.')}"):
+        hl.compile_plan(SPEC, hl.Embedding(4, 5), form=form)
+
+
+def test_a_bank_that_does_not_fit() -> None:
+    one = of_shapes((2, 1, 1))
+    for bank, text in (
+        (3, "got Changed(), whose bank() returns 3 for 'a.weight'; wanted a Bank of shape (num, "),
+        (Bank((3, 4, 3), 1.0), "Sum of (2, 1, 1), with a base, with a bank (3, 4, 3); wanted one"),
+        (Bank((2, 4, 3), -1.0), "Changed(), whose bank() returns Bank(std=): got -1.0; wanted a"),
+    ):
+        form = {"a.weight": form_that(one, Sum(), bank)}
+        with pytest.raises((TypeError, ValueError), match=f"^form: .*{re.escape(text)}"):
+            hl.compile_plan(SPEC, hl.Embedding(4, 5), form=form)
+
+
+def test_a_function_that_is_none() -> None:
+    text = "Formed(function=): got 3; wanted a function (parts, base)."
+    with pytest.raises(TypeError, match=f"^{re.escape(text)}$"):
+        Formed(cast(Any, 3))
 
 
 def test_a_form_without_a_structure() -> None:

@@ -12,11 +12,15 @@ far as the form has them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from hyperloom._core.errors import a_function
+
 Shape = tuple[int, ...]
+_BASE = "a base (extend OnBase)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,17 @@ class Structure:
         """Form the tensor, `(*batch, *shape)`."""
         raise TypeError(f"{type(self).__name__} does not define dense()")
 
+    def unmet(self, parts: tuple[Shape, ...], base: bool, bank: Shape | None, shape: Shape) -> str:
+        """Say what a tensor of `shape` needs where this does not make it; `""` where it does.
+
+        Args:
+            parts: Shapes of the parts.
+            base: Whether there is a base.
+            bank: Shape of the bank, `None` without one.
+            shape: The tensor's.
+        """
+        return ""
+
 
 @dataclass(frozen=True, slots=True)
 class Plain(Structure):
@@ -48,6 +63,9 @@ class Plain(Structure):
 
     def dense(self, parts: tuple[Any, ...], base: Any, bank: Any, shape: Shape) -> Any:
         return parts[0]
+
+    def unmet(self, parts: tuple[Shape, ...], base: bool, bank: Shape | None, shape: Shape) -> str:
+        return "" if parts == (shape,) else f"one part {shape}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +77,10 @@ class Shifted(Structure):
 
     def dense(self, parts: tuple[Any, ...], base: Any, bank: Any, shape: Shape) -> Any:
         return base + parts[0]
+
+    def unmet(self, parts: tuple[Shape, ...], base: bool, bank: Shape | None, shape: Shape) -> str:
+        fits = base and len(parts) == 1 and _along(parts[0], shape)
+        return "" if fits else f"{_BASE}, and one part {shape} or with 1 in the place of a size"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +94,10 @@ class Scaled(Structure):
         for part in parts:
             base = base * part
         return base
+
+    def unmet(self, parts: tuple[Shape, ...], base: bool, bank: Shape | None, shape: Shape) -> str:
+        fits = base and all(_along(part, shape) for part in parts)
+        return "" if fits else f"{_BASE}, and parts {shape} or with 1 in the place of a size"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +120,12 @@ class Product(Structure):
         summand = summand if self.factor == 1.0 else self.factor * summand
         return summand if base is None else base + summand
 
+    def unmet(self, parts: tuple[Shape, ...], base: bool, bank: Shape | None, shape: Shape) -> str:
+        rows, columns = math.prod(shape[: self.split]), math.prod(shape[self.split :])
+        rank = parts[0][-1:]
+        fits = parts == ((rows, *rank), (*rank, columns))
+        return "" if fits else f"two parts, ({rows}, rank) and (rank, {columns})"
+
 
 @dataclass(frozen=True, slots=True)
 class Sum(Structure):
@@ -108,6 +140,14 @@ class Sum(Structure):
         summand = (parts[0] * bank).sum(-len(shape) - 1)
         return summand if base is None else base + summand
 
+    def unmet(self, parts: tuple[Shape, ...], base: bool, bank: Shape | None, shape: Shape) -> str:
+        num, ones = (bank or parts[0])[:1], (1,) * len(shape)
+        if parts == ((*num, *ones),) and bank == (*num, *shape):
+            return ""
+        drawn = ", ".join(map(str, ones))
+        sizes = ", ".join(map(str, shape))
+        return f"one part (num, {drawn}), and a bank (num, {sizes})"
+
 
 @dataclass(frozen=True, slots=True)
 class Formed(Structure):
@@ -119,5 +159,13 @@ class Formed(Structure):
 
     function: Callable[[tuple[Any, ...], Any], Any]
 
+    def __post_init__(self) -> None:
+        a_function("Formed(function=)", self.function, "a function (parts, base)")
+
     def dense(self, parts: tuple[Any, ...], base: Any, bank: Any, shape: Shape) -> Any:
         return self.function(parts, base)
+
+
+def _along(part: Shape, shape: Shape) -> bool:
+    """Whether a part has along each axis the tensor's size, or 1."""
+    return len(part) == len(shape) and all(p in (1, n) for p, n in zip(part, shape, strict=True))

@@ -13,7 +13,7 @@ from hyperloom._core.choices.layouts import Full, Head, Layout, Piece
 from hyperloom._core.choices.patterns import resolve
 from hyperloom._core.choices.trunks import Linear, Trunk
 from hyperloom._core.errors import a_kind, message
-from hyperloom._core.plan.checked import check_form, check_placements
+from hyperloom._core.plan.checked import check_fields, check_form, check_placements
 from hyperloom._core.plan.plan import Entry, Plan
 from hyperloom._core.records import Bank, Part, Role, Start
 from hyperloom._core.target.spec import TargetSpec
@@ -53,6 +53,10 @@ def compile_plan(
     layouts = resolve("layout", Full() if layout is None else layout, Layout, spec)
     forms = resolve("form", Whole() if form is None else form, Form, spec)
     _refuse_forms_without_layout(form, forms, layouts)
+    for argument, choices in (("layout", layouts), ("form", forms), ("init", {"": init})):
+        for choice in choices.values():
+            if choice is not None:
+                check_fields(argument, choice)
     parts = _parts(spec, layouts, forms, init or Native())
     heads, pieces = _place(layouts, parts)
     if condition.num_ids is None and any(head.needs_ids for head in heads):

@@ -277,6 +277,8 @@ def _draw_piece(plan: Plan, entry: Entry, piece: Piece) -> str:
     text = f"{entry.tensor} {shape_text(spec.shape)}"
     if len(entry.pieces) > 1 or piece.shape != spec.shape:
         text += f" from {shape_text(piece.shape)}"
+    if sum(other.shape == piece.shape for other in entry.pieces) > 1:
+        text += f" (part {entry.pieces.index(piece) + 1})"
     count, scale, shift = piece.count, piece.scale, piece.shift
     if count > 1:
         text += f" = {count} tiles {shape_text(piece.tile)}"

@@ -118,7 +118,7 @@ def _name_attribute(module: nn.Module, memo: dict[int, Any], error: Exception) -
                 continue
             try:
                 copy.deepcopy(value, dict(memo))
-            except Exception:
+            except type(error):  # the same failure, of one attribute alone
                 where = f"{path}.{key}" if path else key
                 got = f"{type(module).__name__} whose attribute {where!r} is {shown(value)}"
                 wanted = "attributes that copy.deepcopy can copy, as the target is a template"

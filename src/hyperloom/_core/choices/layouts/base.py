@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hyperloom._core.choice import Choice
-from hyperloom._core.errors import message
+from hyperloom._core.errors import message, positive_int
 from hyperloom._core.records import Head, Part, Piece, Placement, Segment, Source
 
 
@@ -90,13 +90,17 @@ def in_slots(
         parts: The parts.
         first_head: Index that the head will have.
         size: Numbers in a slot; the last is cut to what is left.
-        embedding: Width of the slots' embeddings.
+        embedding: Width of the slots' embeddings; 0 for none, where there is one slot.
         per_condition: Whether each condition id has embeddings of its own.
         signs: Whether each slot sees the features under signs of its own.
 
     Raises:
-        ValueError: A part that must start as the target's own values.
+        TypeError: A `size` or `embedding` that is no int.
+        ValueError: A `size` below 1, an `embedding` below 0, or a part that must start as the
+            target's own values.
     """
+    positive_int("in_slots(size=)", size)
+    positive_int("in_slots(embedding=)", embedding, least=0)
     refuse_native(parts, layout)
     placements: list[Placement] = []
     for exact in (False, True):
