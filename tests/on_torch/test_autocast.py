@@ -174,9 +174,8 @@ def test_recurrent_layers_return_what_this_processor_does(
         assert all(bool(y.isfinite().all()) for y in batch)
         try:
             plain = tree_leaves(hnet.instantiate(0)(x[0]))
-        except RuntimeError:  # some processors have no float16 for it; ours has
-            if (kind, dtype) != (nn.LSTM, torch.float16):
-                raise
+        except RuntimeError as error:  # some processors have no half precision for it; ours has
+            assert kind is nn.LSTM and "could not create a primitive" in str(error)
             return
     assert [y.dtype for y in batch] == [y.dtype for y in plain]
     assert [y.shape[1:] for y in batch] == [y.shape for y in plain]
