@@ -93,6 +93,35 @@ def test_rows_under_jit_and_grad() -> None:
     )
 
 
+def test_a_bound_network_has_rows() -> None:
+    hnet = hypernetwork(layout={"*.kernel": hl.Full()}, form={"*.kernel": hl.LoRA(2)})
+    net = hnet.bind(IDS, rows=ROWS)
+    assert repr(net) == "Bound(conditions (3,) for 7 rows: Net)"
+    same(net(X), hnet(X, condition=IDS, rows=ROWS))
+    encoded = hnet(X, condition=IDS, rows=ROWS, method="encode")
+    same(jax.jit(lambda net, x: net.encode(x))(net, X), encoded)
+    same(net(np.repeat(X, 2, 0)), one_by_one(hnet, np.repeat(X, 2, 0), np.repeat(ROWS, 2)))
+    others = jax.tree.structure(hnet.bind(IDS, rows=ROWS[::-1]))
+    assert others != jax.tree.structure(net) == jax.tree.structure(hnet.bind([1, 1, 3], rows=ROWS))
+    with pytest.raises(ValueError, match=r"rows: got them beside state= or mutable="):
+        net(X, mutable=True)
+
+
+def test_the_reports_of_rows() -> None:
+    hnet = hypernetwork(layout=hl.Full())
+    told = hnet.explain(X, condition=IDS, rows=ROWS)
+    assert (told.strategy, told.conditions) == ("vmap", 3)
+    assert told.reason.endswith("those with equally many rows are one batch")
+    layers = [use.layer for use in told.used if use.tensor == "first.kernel"]
+    assert (2, 2) in {(layer.conditions, layer.rows) for layer in layers if layer}
+    report = hnet.doctor(X, condition=IDS, rows=ROWS, method="encode")
+    assert report.readings.conditions == 3
+    assert [layer.name for layer in report.readings.layers] == ["first"]
+    assert {f.where for f in report.about("gradient")} == {("last.bias", "last.kernel")}
+    failed = hnet.doctor(X, condition=IDS, rows=ROWS + 1)
+    assert "IndexError: rows: got the condition 3; wanted" in failed.findings[0].text
+
+
 class Normed(nnx.Module):
     """A target whose rows meet: batch statistics."""
 
@@ -130,7 +159,7 @@ def test_bad_rows() -> None:
         ({"rows": ROWS[None]}, ValueError, r"rows: got shape \(1, 7\); wanted integers"),
         ({"rows": ROWS + 1}, IndexError, "rows: got the condition 3; wanted integers"),
         ({"rows": ROWS - 1}, IndexError, "rows: got the condition -1; wanted integers"),
-        ({"rows": []}, TypeError, "rows: got an array of float64"),
+        ({"rows": []}, ValueError, "rows: got no rows; wanted integers"),
         ({"rows": ROWS, "condition": 1}, ValueError, "rows: got rows beside conditions"),
         ({"rows": ROWS, "mutable": True}, ValueError, "rows: got them beside state= or mutable="),
     ]
@@ -138,5 +167,8 @@ def test_bad_rows() -> None:
         call: Any = hnet
         with pytest.raises(kind, match=text):
             call(X, **{"condition": IDS, **options})
+        if "mutable" not in options and "input 0" not in text:
+            with pytest.raises(kind, match=text):
+                call.bind(**{"condition": IDS, **options})
     with pytest.raises(TypeError, match="rows: got a traced array; wanted numbers that are known"):
         jax.jit(lambda rows: hnet(X, condition=IDS, rows=rows)["y"])(ROWS)

@@ -323,3 +323,33 @@ def test_a_start_at_the_template_is_no_fault() -> None:
     assert all(f.level is not Level.FAULT for f in report.findings), report
     note = finding(report, "gradient", "right before the first step", Level.NOTE)
     assert "trunks.0.0.weight" in note.where
+
+
+def test_methods_and_rows_are_examined() -> None:
+    class Coder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder, self.decoder = nn.Linear(8, 2), nn.Linear(2, 8)
+
+        def encode(self, x: Tensor) -> Tensor:
+            return self.encoder(x).tanh()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.decoder(self.encode(x))
+
+    torch.manual_seed(0)
+    hnet = hl.HyperNetwork(Coder(), condition=hl.Embedding(5, 4))
+    optimizer, x = torch.optim.Adam(hnet.parameters()), torch.randn(6, 8)
+    rows = {"condition": [3, 1, 4, 2], "rows": [1, 0, 3, 1, 0, 0]}
+    report = hnet.doctor(x, **rows, method="encode", optimizer=optimizer)
+    assert report.readings.strategy.startswith("run as rows")
+    assert [layer.name for layer in report.readings.layers] == ["encoder"]
+    unused = finding(report, "gradient", "is not used by the target", Level.WARNING)
+    assert unused.where == ("decoder.weight", "decoder.bias")
+    assert report.readings.step is not None
+    assert not report.readings.step.unmeasured
+    assert hnet.doctor(x, **rows).ok
+    layers = [used.layer for used in hnet.explain(x, **rows).used if used.layer is not None]
+    assert {layer.rows for layer in layers} == {1}  # of 4 conditions, not of the two examined
+    failed = hnet.doctor(x, condition=[3, 1], method="encod")
+    assert "method: got 'encod'; wanted a method of Coder. Did you mean 'encode'" in repr(failed)

@@ -32,11 +32,11 @@ from hyperloom.jax._generate.encoded import Encoded
 from hyperloom.jax._generate.generator import Generator
 from hyperloom.jax._generate.supplied import with_parameters
 from hyperloom.jax._run.bound import Bound, bind
+from hyperloom.jax._run.call import Asked
 from hyperloom.jax._run.checks import as_rngs, check_state
 from hyperloom.jax._run.explain import explain
 from hyperloom.jax._run.pairing import Dims
-from hyperloom.jax._run.rows import forward_rows
-from hyperloom.jax._run.run import Asked, forward, run_given
+from hyperloom.jax._run.run import forward, run_given
 from hyperloom.jax._run.runner import Memory, Runner
 from hyperloom.jax._target.adaptor import Adaptor, Box, Method
 from hyperloom.jax._target.variables import Param
@@ -196,12 +196,8 @@ class HyperNetwork(nnx.Module):
         carries = self.plan.condition.has_carry
         carry = kwargs.pop("carry", None) if carries else None
         inputs, kwargs = unpacked(inputs, kwargs)
-        asked = Asked(inputs, in_axes, kwargs, as_rngs(rngs), state, mutable, method)
-        halves = self.generator, self.runner
-        if rows is None:
-            results = forward(*halves, condition, carry, asked)
-        else:
-            results = forward_rows(*halves, condition, carry, asked, rows)
+        asked = Asked(inputs, in_axes, kwargs, as_rngs(rngs), state, mutable, method, rows)
+        results = forward(self.generator, self.runner, condition, carry, asked)
         return results if carries else results[0]
 
     def explain(
@@ -212,6 +208,7 @@ class HyperNetwork(nnx.Module):
         rngs: Any = None,
         state: Mapping[str, Array] | None = None,
         method: Method = None,
+        rows: Any = None,
         **kwargs: Any,
     ) -> Explanation:
         """The call is traced: nothing is computed but the condition's vector.
@@ -222,7 +219,7 @@ class HyperNetwork(nnx.Module):
         streams, generator = as_rngs(rngs), self.generator
         carry = kwargs.pop("carry", None) if self.plan.condition.has_carry else None
         inputs, kwargs = unpacked(inputs, kwargs)
-        asked = Asked(inputs, in_axes, kwargs, streams, state, method=method)
+        asked = Asked(inputs, in_axes, kwargs, streams, state, False, method, rows)
         return explain(generator, self.runner, generator.encode(condition, streams, carry), asked)
 
     def doctor(
@@ -233,14 +230,15 @@ class HyperNetwork(nnx.Module):
         rngs: Any = None,
         state: Mapping[str, Array] | None = None,
         method: Method = None,
+        rows: Any = None,
         **kwargs: Any,
     ) -> Report:
         """Compiles and runs a few calls forward and backward, outside of `jit`.
 
         Nothing is changed: all is done by a copy. Arguments as in a call.
         """
-        options = {"in_axes": in_axes, "rngs": rngs, "state": state, "method": method, **kwargs}
-        return TOOLS["doctor"](self, condition, inputs, options)
+        asked = {"in_axes": in_axes, "rngs": rngs, "state": state, "method": method, "rows": rows}
+        return TOOLS["doctor"](self, condition, inputs, {**asked, **kwargs})
 
     def generate(
         self,
@@ -309,7 +307,9 @@ class HyperNetwork(nnx.Module):
         """
         return self.generator.encode(condition, as_rngs(rngs), carry)
 
-    def bind(self, condition: Any, *, rngs: Any = None, carry: Any = None) -> Bound:
+    def bind(
+        self, condition: Any, *, rows: Any = None, rngs: Any = None, carry: Any = None
+    ) -> Bound:
         """The weights are generated here, once.
 
         Of those that are evaluated from their parts, the parts are kept and nothing is formed.
@@ -319,13 +319,14 @@ class HyperNetwork(nnx.Module):
             rngs: Where noise conditions and dropout in the trunk draw from.
 
         Returns:
-            A pytree: `net(x)` is `hnet(x, condition=condition)`, with all other arguments of a
-            call, and so is `net.method(x)` with `method=`. It holds the weights as they are now;
-            bind again after a step of the optimiser.
+            A pytree: `net(x)` is `hnet(x, condition=condition, rows=rows)`, with all other
+            arguments of a call, and so is `net.method(x)` with `method=`. It holds the weights as
+            they are now; bind again after a step of the optimiser.
         """
         streams, generator = as_rngs(rngs), self.generator
         encoded = generator.encode(condition, streams, carry)
-        return bind(generator, self.runner, encoded, generator.trunk_key(streams))
+        key = generator.trunk_key(streams)
+        return bind(generator, self.runner, encoded, key, rows)
 
     def instantiate(
         self, condition: Any, *, state: Mapping[str, Array] | None = None, carry: Any = None

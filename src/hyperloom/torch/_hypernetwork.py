@@ -171,7 +171,7 @@ class HyperNetwork(Generator):
                 returned; `None`, the default, is the start.
         """
         encoded = self.encode(condition, kwargs.pop("carry", None) if self._has_carry else None)
-        call = self._call_of(encoded, inputs, kwargs, in_dims, rows, method)
+        call = self.call_of(encoded, inputs, kwargs, in_dims, rows, method)
         way = route(self, self._runner, encoded, call)
         output = follow(self, self._runner, way, encoded, call)
         return (output, encoded.carry) if self._has_carry else output
@@ -192,7 +192,7 @@ class HyperNetwork(Generator):
         call.
         """
         encoded = self.encode(condition, kwargs.pop("carry", None) if self._has_carry else None)
-        call = self._call_of(encoded, inputs, kwargs, in_dims, rows, method)
+        call = self.call_of(encoded, inputs, kwargs, in_dims, rows, method)
         return explain(self, self._runner, encoded, call)
 
     def doctor(
@@ -200,6 +200,8 @@ class HyperNetwork(Generator):
         *inputs: Any,
         condition: Any,
         in_dims: Dims = 0,
+        rows: Any = None,
+        method: str = "forward",
         optimizer: torch.optim.Optimizer | None = None,
         **kwargs: Any,
     ) -> Report:
@@ -209,6 +211,8 @@ class HyperNetwork(Generator):
 
         Args:
             in_dims: As in `forward`.
+            rows: As in `forward`.
+            method: As in `forward`.
             optimizer: The optimiser that is to train it. One step of it is tried on copies, and
                 how far that moves generated tensors stands beside what it does to a plain network.
             **kwargs: As in `forward`.
@@ -216,7 +220,8 @@ class HyperNetwork(Generator):
         Raises:
             TypeError: `optimizer` is not one of torch's.
         """
-        return TOOLS["doctor"](self, condition, inputs, in_dims, kwargs, optimizer)
+        options = {"in_dims": in_dims, "rows": rows, "method": method, **kwargs}
+        return TOOLS["doctor"](self, condition, inputs, options, optimizer)
 
     def run(
         self,
@@ -249,10 +254,6 @@ class HyperNetwork(Generator):
 
         `net.generate(...)` of a language model is such a method. Bound under `torch.no_grad()` it
         is the fast way to act.
-
-        Args:
-            rows: For a batch, which row of all later inputs has which condition, as in `forward`.
-                Left out, `net(x)` is `hnet(x, condition=condition)`.
 
         Returns:
             An `nn.Module`. It has modes of its own and holds the weights, as long as it lives; it
@@ -300,7 +301,7 @@ class HyperNetwork(Generator):
     def load(self, path: Any) -> None:
         TOOLS["load"](self, path)
 
-    def _call_of(
+    def call_of(
         self,
         encoded: Encoded,
         inputs: tuple[Any, ...],

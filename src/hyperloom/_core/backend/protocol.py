@@ -145,7 +145,7 @@ class HyperNetwork(Protocol):
             ValueError: A missing or unknown name, or a wrong shape.
         """
 
-    def bind(self, condition: Any, *, carry: Any = None) -> Any:
+    def bind(self, condition: Any, *, rows: Any = None, carry: Any = None) -> Any:
         """Return an object that stands for the target with the weights of these conditions.
 
         For many calls, and for any method of the target: `net(x)`, `net.decode(z)`; attributes
@@ -153,10 +153,11 @@ class HyperNetwork(Protocol):
 
         Args:
             condition: Raw value of one condition, or of a batch.
+            rows: For a batch, which row of all later inputs has which condition, as in a call.
             carry: For a condition that carries a state, that of the call before.
 
         Returns:
-            The object: `net(x)` is `hnet(x, condition=condition)`.
+            The object: `net(x)` is `hnet(x, condition=condition, rows=rows)`.
 
         Raises:
             TypeError, ValueError, IndexError: As a call.

@@ -18,10 +18,12 @@ def check_rows(index: np.ndarray, num_conditions: int) -> None:
 
     Raises:
         TypeError: No integers.
-        ValueError: Another number of axes.
+        ValueError: Another number of axes, or no rows.
         IndexError: A condition that there is not.
     """
     wanted = f"integers (R,), each in 0 .. {num_conditions - 1}: the condition of each row"
+    if not index.size:
+        raise ValueError(message("rows", "no rows", wanted))
     if index.dtype.kind not in "iu":
         raise TypeError(message("rows", f"an array of {index.dtype}", wanted))
     if index.ndim != 1:

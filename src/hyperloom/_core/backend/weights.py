@@ -9,7 +9,7 @@ from typing import Any
 from hyperloom._core.backend.walk import bank_of, base_of
 from hyperloom._core.choices.structure import Structure
 from hyperloom._core.plan.contraction import from_rows, is_shared, sum_of_rows
-from hyperloom._core.plan.plan import Entry, Plan
+from hyperloom._core.plan.plan import NO_PIECE, Entry, Plan
 from hyperloom._core.records import Piece
 from hyperloom._core.target.spec import TensorSpec
 
@@ -111,7 +111,8 @@ class WeightMaker(ABC):
         """Run a head as a whole and cut its output."""
         rows, sizes = self.plan.sections[index]
         cuts = zip(rows, self.split(self.numbers(index), sizes, -1), strict=False)
-        return {row: self.plan.pieces[row].arrange(part, self.permute) for row, part in cuts}
+        pieces = {row: part for row, part in cuts if row != NO_PIECE}
+        return {r: self.plan.pieces[r].arrange(part, self.permute) for r, part in pieces.items()}
 
     # ---- what a backend says -----------------------------------------------------------------
 

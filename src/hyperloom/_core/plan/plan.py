@@ -16,6 +16,8 @@ from hyperloom._core.records import Bank, Head, Piece
 from hyperloom._core.tables import human
 from hyperloom._core.target.spec import TargetSpec
 
+NO_PIECE = -1
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -93,12 +95,20 @@ class Plan:
         """How each head's flat output is cut: rows of `pieces` in order, and sizes with the rest.
 
         The sizes sum to `num_slots * slot_size`; the last one is what is cut off, if anything is.
+        Where a part of a plan has numbers between its pieces, the row is `NO_PIECE`.
         """
         cuts_of_heads = []
         for index, head in enumerate(self.heads):
-            rows = [row for row, piece in enumerate(self.pieces) if piece.head == index]
-            rows.sort(key=lambda row: self.pieces[row].start)
-            sizes = [self.pieces[row].numel for row in rows]
+            order = [row for row, piece in enumerate(self.pieces) if piece.head == index]
+            order.sort(key=lambda row: self.pieces[row].start)
+            rows, sizes = list[int](), list[int]()
+            for row in order:
+                piece, done = self.pieces[row], sum(sizes)
+                if piece.start > done:
+                    rows.append(NO_PIECE)
+                    sizes.append(piece.start - done)
+                rows.append(row)
+                sizes.append(piece.numel)
             rest = head.num_slots * head.slot_size - sum(sizes)
             cuts_of_heads.append((tuple(rows), tuple([*sizes, rest] if rest else sizes)))
         return tuple(cuts_of_heads)

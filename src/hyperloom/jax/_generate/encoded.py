@@ -30,6 +30,10 @@ class Encoded:
         """Leading dimensions; `()` for one condition."""
         return self.vector.shape[:-1]
 
+    def take(self, places: np.ndarray) -> Encoded:
+        """Return some of the conditions `(B,)`, without their next state."""
+        return Encoded(self.vector[places], None if self.ids is None else self.ids[places])
+
 
 def shown(value: Any) -> str:
     """Return how a value is named in an error."""

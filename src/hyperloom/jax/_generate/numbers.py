@@ -12,7 +12,7 @@ from flax import nnx
 from jax import Array
 
 from hyperloom._core.backend.walk import join
-from hyperloom._core.plan.plan import Plan
+from hyperloom._core.plan.plan import NO_PIECE, Plan
 from hyperloom.jax._generate.encoded import Encoded
 from hyperloom.jax._generate.heads import Seen
 from hyperloom.jax._target.variables import is_traced
@@ -91,7 +91,8 @@ def cut(plan: Plan, raw: list[Array], scales: Array | None) -> list[Array]:
             flat = scale_and_shift(flat, scales, rows, sizes)
         cuts = jnp.split(flat, np.cumsum(sizes)[:-1], axis=-1)
         for row, part in zip(rows, cuts, strict=False):
-            parts[row] = plan.pieces[row].arrange(part, jnp.transpose)
+            if row != NO_PIECE:
+                parts[row] = plan.pieces[row].arrange(part, jnp.transpose)
     return parts
 
 

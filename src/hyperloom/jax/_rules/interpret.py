@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 from hyperloom.jax._arrays import ranks_promoted
@@ -28,6 +29,19 @@ def axes(weights: Mapping[str, Any]) -> dict[str, Any]:
     """Return the `in_axes` of `jax.vmap` for weights of a batch of conditions."""
     return {
         name: weight.in_axes if isinstance(weight, StructuredWeight) else 0
+        for name, weight in weights.items()
+    }
+
+
+def taken(weights: Mapping[str, Any], places: Any) -> dict[str, Any]:
+    """Return the weights of some of the conditions."""
+    return {
+        name: jax.tree.map(
+            lambda axis, value: value if axis is None else jnp.take(value, places, axis),
+            axes(weights)[name],
+            weight,
+            is_leaf=lambda axis: axis is None,
+        )
         for name, weight in weights.items()
     }
 

@@ -16,10 +16,12 @@ from hyperloom._core.plan.plan import Plan
 from hyperloom.jax._generate.encoded import Encoded
 from hyperloom.jax._generate.generator import Generator
 from hyperloom.jax._rules import interpret
+from hyperloom.jax._run.call import Asked, Call
 from hyperloom.jax._run.checks import as_rngs
 from hyperloom.jax._run.pairing import Dims, unflat_batch
 from hyperloom.jax._run.route import route
-from hyperloom.jax._run.run import Asked, flat_encoded, store, travel
+from hyperloom.jax._run.rows import known_rows, on_rows
+from hyperloom.jax._run.run import calls_of, flat_encoded, store, travel
 from hyperloom.jax._run.runner import Runner
 from hyperloom.jax._target.adaptor import Method, reach
 from hyperloom.jax._weights.make import make_weights
@@ -33,15 +35,16 @@ class _Structure:
     graphdef: Any
     runner: Runner
     batch: tuple[int, ...]
+    rows: tuple[int, ...] | None
 
     def _same(self) -> tuple[Any, ...]:
-        return (self.batch, id(self.runner.memory), self.runner.execution, self.graphdef)
+        return (self.batch, self.rows, id(self.runner.memory), self.runner.execution, self.graphdef)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Structure) and self._same() == other._same()
 
     def __hash__(self) -> int:
-        return hash(self._same()[:2])
+        return hash(self._same()[:3])
 
 
 class Bound:
@@ -76,6 +79,7 @@ class Bound:
     def __repr__(self) -> str:
         structure: _Structure = self._structure
         told = f"conditions {structure.batch}" if structure.batch else "one condition"
+        told += "" if structure.rows is None else f" for {len(structure.rows)} rows"
         return f"Bound({told}: {structure.plan.spec.name})"
 
 
@@ -101,12 +105,16 @@ class Part:
         return f"{self._path} of {self._net!r}"
 
 
-def bind(generator: Generator, runner: Runner, encoded: Encoded, key: Array | None) -> Bound:
+def bind(
+    generator: Generator, runner: Runner, encoded: Encoded, key: Array | None, rows: Any = None
+) -> Bound:
     """Return the target with the weights of conditions; see `HyperNetwork.bind`."""
+    if rows is not None:
+        rows = tuple(known_rows(rows, encoded.batch).tolist())
     flat = flat_encoded(encoded)
     weights, shared = make_weights(generator, flat, key, as_objects=bool(encoded.batch))
     graphdef, target_state = nnx.split(runner.modules())
-    structure = _Structure(generator.plan, graphdef, runner, encoded.batch)
+    structure = _Structure(generator.plan, graphdef, runner, encoded.batch, rows)
     return Bound(structure, (weights, shared, target_state))
 
 
@@ -132,10 +140,18 @@ def _run(
     weights, shared, _ = net._arrays
     runner = _runner(net)
     given, named = unpacked(inputs, kwargs)
-    asked = Asked(given, in_axes, named, as_rngs(rngs), state, mutable, method)
-    call = asked.of(runner, structure.batch)
-    way = route(structure.plan, runner, call, None)
-    result, notes = travel(runner, way, lambda source, _: (source, shared), weights, call)
+    options: Any = {"method": method, "rows": structure.rows}
+    asked = Asked(given, in_axes, named, as_rngs(rngs), state, mutable, **options)
+
+    def part(weights: Any, call: Call) -> Any:
+        way = route(structure.plan, runner, call, None)
+        return travel(runner, way, lambda source, _: (source, shared), weights, call)
+
+    calls = calls_of(runner, structure.batch, asked)
+    if isinstance(calls, Call):
+        result, notes = part(weights, calls)
+    else:
+        result, notes = on_rows(calls, lambda at, call: part(interpret.taken(weights, at), call))
     return store(runner, asked, result, notes)
 
 

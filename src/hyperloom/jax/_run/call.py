@@ -1,4 +1,4 @@
-"""One call: its inputs, and what else each condition brings."""
+"""One call: what it is given, and what of that each condition has."""
 
 from __future__ import annotations
 
@@ -7,10 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+from flax import nnx
 from jax import Array
 
+from hyperloom._core.errors import a_bool
 from hyperloom.jax._arrays import estimated
-from hyperloom.jax._run.pairing import PairedInputs
+from hyperloom.jax._run.checks import check_state
+from hyperloom.jax._run.pairing import Dims, PairedInputs, flat_batch
+from hyperloom.jax._run.runner import Runner
 from hyperloom.jax._target.adaptor import Method
 
 
@@ -59,3 +65,52 @@ class Call:
         for array in self.inputs.paired:
             return max(1, math.prod(map(estimated, array.shape[1:-1])))
         return 1
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a call is given beside the condition.
+
+    Attributes:
+        inputs: The target's positional inputs.
+        in_axes: As in `HyperNetwork.__call__`.
+        kwargs: Its keyword inputs.
+        streams: Random streams of this call, if it is given any.
+        state: The target's state, `{name: (*batch, *shape)}`, as far as it is given.
+        mutable: Whether the state after the call is wanted.
+        method: What of the target is called; `None` for the target itself.
+        rows: The condition of each row, where the arrays have rows in front.
+    """
+
+    inputs: tuple[Any, ...]
+    in_axes: Dims
+    kwargs: dict[str, Any]
+    streams: nnx.Rngs | None
+    state: Mapping[str, Array] | None = None
+    mutable: bool = False
+    method: Method = None
+    rows: Any = None
+
+    def of(self, runner: Runner, batch: tuple[int, ...]) -> Call:
+        """Return the call for a batch of conditions.
+
+        Raises:
+            ValueError: Inputs or state that do not pair with the conditions.
+        """
+        inputs = PairedInputs.of(batch, self.inputs, self.in_axes, self.kwargs)
+        a_bool("mutable", self.mutable)
+        state = check_state(runner.target.state(), self.state, batch, runner.memory.anew)
+        call = Call(batch, inputs, mutable=self.mutable, method=self.method)
+        keys = runner.target.keys(self.streams, self.method)
+        keys = split_keys(keys, call, runner.execution.randomness)
+        flat = jax.tree.map(lambda value: flat_batch(value, batch), state)
+        return call.with_slices((inputs.paired, keys, flat), batch)
+
+
+def split_keys(keys: Mapping[str, Array], call: Call, randomness: str) -> dict[str, Array]:
+    """Return keys for each condition, its own or the same for all."""
+    if not call.batch:
+        return dict(keys)
+    if randomness == "same":
+        return {name: jnp.broadcast_to(key, (call.num, *key.shape)) for name, key in keys.items()}
+    return {name: jax.random.split(key, call.num) for name, key in keys.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -13,8 +14,9 @@ from hyperloom._core.plan.cost import Layer
 from hyperloom._core.reports.explanation import Explanation, used
 from hyperloom.jax._generate.encoded import Encoded
 from hyperloom.jax._generate.generator import Generator
+from hyperloom.jax._run.call import Asked, Call
 from hyperloom.jax._run.route import route
-from hyperloom.jax._run.run import Asked, flat_encoded, maker, travel
+from hyperloom.jax._run.run import calls_of, make_and_run
 from hyperloom.jax._run.runner import Runner
 from hyperloom.jax._target.refusal import naming_inputs
 from hyperloom.jax._weights.choose import device_class
@@ -22,27 +24,25 @@ from hyperloom.jax._weights.choose import device_class
 
 def explain(generator: Generator, runner: Runner, encoded: Encoded, asked: Asked) -> Explanation:
     """Trace a call, and note what was chosen for every use of a generated tensor."""
-    plan, call = generator.plan, asked.of(runner, encoded.batch)
-    size, single = encoded.vector.dtype.itemsize, not call.batch
-    way = route(plan, runner, call, size)
-    key = generator.trunk_key(asked.streams)
+    plan, batch = generator.plan, encoded.batch
+    size, single = encoded.vector.dtype.itemsize, not batch
     notes: list[tuple[str, str, str, Layer | None]] = []
 
     def record(name: str, operation: str, way: str, layer: Layer | None) -> None:
         notes.append((name, operation, way, layer))
 
+    calls, key = calls_of(runner, batch, asked), generator.trunk_key(asked.streams)
+    call = calls if isinstance(calls, Call) else calls[0][2]
     graphdef, state = nnx.split((generator.modules(), runner.modules()))
 
-    def run(state: Any, encoded: Encoded, slices: Any) -> Any:
+    def run(state: Any, encoded: Encoded) -> Any:
         # A copy that is traced too: a batch norm in the trunk keeps statistics of what it sees.
         mine, its = nnx.merge(graphdef, state, copy=True)
-        copy, its_runner = replace(generator, **mine), replace(runner, **its)
-        here = call.with_slices(slices, call.batch)
-        make = maker(copy, its_runner, way, here, key)
-        return travel(its_runner, way, make, encoded, here, record)[0]
+        copies = replace(generator, **mine), replace(runner, **its)
+        return make_and_run(*copies, encoded, calls, key, record)[0]
 
     with naming_inputs(plan.spec.name, asked.inputs, asked.kwargs):
-        jax.eval_shape(run, state, flat_encoded(encoded), call.slices())
+        jax.eval_shape(run, state, replace(encoded, carry=None))
     way = route(plan, runner, call, size)  # tracing may have shown that it takes a loop
     entries = {entry.tensor: entry for entry in plan.entries}
     seen = {name for name, *_ in notes}
@@ -53,4 +53,8 @@ def explain(generator: Generator, runner: Runner, encoded: Encoded, asked: Asked
         if layer is None and choice == "dense" and not single:
             layer = layer_of(plan, entries[name], way.at_once or call.num, call.rows())
         uses.append(used(plan.spec[name], operation, choice, layer, size, device, single))
-    return Explanation(way.strategy, way.reason, call.num, tuple(uses))
+    reason = way.reason if asked.rows is None else f"{way.reason}; {_ROWS}"
+    return Explanation(way.strategy, reason, math.prod(batch), tuple(uses))
+
+
+_ROWS = "those with equally many rows are one batch"

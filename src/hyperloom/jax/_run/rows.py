@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,75 +13,71 @@ from jax import Array
 from hyperloom._core.backend.rows import check_rows, groups_of_equal_counts
 from hyperloom._core.errors import message
 from hyperloom.jax._arrays import is_key
-from hyperloom.jax._generate.encoded import Encoded
-from hyperloom.jax._generate.generator import Generator
-from hyperloom.jax._run.call import Call
+from hyperloom.jax._run.call import Asked, Call, split_keys
 from hyperloom.jax._run.pairing import PairedInputs, as_array
-from hyperloom.jax._run.route import route
-from hyperloom.jax._run.run import Asked, maker, split_keys, store, travel
 from hyperloom.jax._run.runner import Runner
+from hyperloom.jax._run.strategies import Result
+from hyperloom.jax._target.adaptor import Notes
+
+# Conditions `(K,)` with equally many rows, the places of these `(K, N)`, and their call.
+Rows = tuple[np.ndarray, np.ndarray, Call]
+# `part(conditions, call)`: what the target returns for some of the conditions, `(K, N, ...)`.
+Part = Callable[[np.ndarray, Call], tuple[Result, Notes]]
 
 
-def forward_rows(
-    generator: Generator, runner: Runner, condition: Any, carry: Any, asked: Asked, rows: Any
-) -> tuple[Any, Any]:
-    """Generate and run on rows; return what the call asked for, and the conditions' next state."""
-    encoded = generator.encode(condition, asked.streams, carry)
-    return run_rows(generator, runner, encoded, asked, rows), encoded.carry
-
-
-def run_rows(
-    generator: Generator, runner: Runner, encoded: Encoded, asked: Asked, rows: Any
-) -> Any:
+def on_rows(calls: Sequence[Rows], part: Part) -> tuple[Result, Notes]:
     """Run the target on rows of several conditions.
 
     Conditions with equally many rows are one batch, so that the meaning is that of a call for each
     condition with its rows, whatever the target does among them; XLA makes one product of it.
 
     Args:
-        generator: The generator.
+        calls: What `calls_on_rows` returned.
+        part: Runs some of the conditions.
+    """
+    outputs, places, notes = [], [], Notes()
+    for conditions, where, call in calls:
+        (out, _), notes = part(conditions, call)
+        outputs.append(jax.tree.map(lambda a, shape=where.shape: _rows_of(a, shape), out))
+        places.append(where.reshape(-1))
+    back = np.argsort(np.concatenate(places))
+    return (jax.tree.map(lambda *parts: jnp.concatenate(parts)[back], *outputs), {}), notes
+
+
+def calls_on_rows(runner: Runner, batch: tuple[int, ...], asked: Asked) -> list[Rows]:
+    """Return a call for all conditions that have equally many rows, and where these are.
+
+    Args:
         runner: The runner.
-        encoded: The conditions, `(B,)`.
+        batch: The batch of conditions, `(B,)`.
         asked: The call; its arrays are `(R, ...)`, or `(K R, ...)` with each row K times in place.
-        rows: The condition of each row, `(R,)`; known outside of `jit`.
 
     Raises:
         TypeError: Rows that are no integers, or are traced.
         ValueError: Rows beside one condition or a state, or inputs that do not pair with them.
         IndexError: A row of a condition that there is not.
     """
-    index = _expanded(_known(rows, encoded), asked)
     if asked.mutable or asked.state:
         got = "them beside state= or mutable="
         raise ValueError(message("rows", got, "a call whose target keeps no state"))
+    index = _expanded(known_rows(asked.rows, batch), asked)
     inputs = PairedInputs.of((len(index),), asked.inputs, asked.in_axes, asked.kwargs)
     keys = runner.target.keys(asked.streams, asked.method)
-    whole = Call(encoded.batch, inputs)
-    keys = split_keys(keys, whole, runner.execution.randomness)
-    outputs, places, notes = [], [], None
+    keys = split_keys(keys, Call(batch, inputs), runner.execution.randomness)
+    calls = []
     for conditions, where in groups_of_equal_counts(index):
         paired = [jnp.asarray(a)[where] for a in inputs.paired]
         keys_of_rows = {name: key[conditions] for name, key in keys.items()}
         call = Call(conditions.shape, inputs, method=asked.method)
         call = call.with_slices((paired, keys_of_rows, {}), conditions.shape)
-        ids = None if encoded.ids is None else encoded.ids[conditions]
-        part = Encoded(encoded.vector[conditions], ids)
-        way = route(generator.plan, runner, call, part.vector.dtype.itemsize)
-        make = maker(generator, runner, way, call, generator.trunk_key(asked.streams))
-        (out, _), notes = travel(runner, way, make, part, call)
-        outputs.append(jax.tree.map(lambda a, shape=where.shape: _rows_of(a, shape), out))
-        places.append(where.reshape(-1))
-    if notes is None:
-        raise ValueError(message("rows", "none", "one row or more"))
-    back = np.argsort(np.concatenate(places))
-    joined = jax.tree.map(lambda *parts: jnp.concatenate(parts)[back], *outputs)
-    return store(runner, asked, (joined, {}), notes)
+        calls.append((conditions, where, call))
+    return calls
 
 
-def _known(rows: Any, encoded: Encoded) -> np.ndarray:
+def known_rows(rows: Any, batch: tuple[int, ...]) -> np.ndarray:
     """Return the condition of each row as numbers."""
-    if len(encoded.batch) != 1:
-        got = f"rows beside conditions {encoded.batch}"
+    if len(batch) != 1:
+        got = f"rows beside conditions {batch}"
         raise ValueError(message("rows", got, "a batch of conditions (B,)"))
     if is_key(rows):
         wanted = "ints (R,): for each row the place of its condition"
@@ -91,7 +88,7 @@ def _known(rows: Any, encoded: Encoded) -> np.ndarray:
         way_out = "Give a NumPy array that the jitted function closes over, or a static argument."
         wanted = "numbers that are known while tracing: how many rows a condition has is a shape"
         raise TypeError(message("rows", "a traced array", wanted, way_out)) from error
-    check_rows(index, encoded.batch[0])
+    check_rows(index, batch[0])
     return index
 
 

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax import Array
 
 from hyperloom._core.choices.execution import SlowWarning
-from hyperloom._core.errors import a_bool, message
+from hyperloom._core.errors import message
 from hyperloom._core.plan.plan import Plan
 from hyperloom.jax._generate.encoded import Encoded
 from hyperloom.jax._generate.generator import Generator
 from hyperloom.jax._generate.norms import training
-from hyperloom.jax._run.call import Call
-from hyperloom.jax._run.checks import check_params, check_state
-from hyperloom.jax._run.pairing import Dims, PairedInputs, flat_batch, unflat_batch
+from hyperloom.jax._run.call import Asked, Call
+from hyperloom.jax._run.checks import check_params
+from hyperloom.jax._run.pairing import flat_batch, unflat_batch
 from hyperloom.jax._run.route import Route, route
+from hyperloom.jax._run.rows import Rows, calls_on_rows, on_rows
 from hyperloom.jax._run.runner import Runner
 from hyperloom.jax._run.strategies import STRATEGIES, Result, Target
-from hyperloom.jax._target.adaptor import Method, Notes
+from hyperloom.jax._target.adaptor import Notes
 from hyperloom.jax._target.refusal import naming_inputs
 from hyperloom.jax._weights.choose import Record
 from hyperloom.jax._weights.make import make_weights
@@ -32,44 +31,6 @@ from hyperloom.jax._weights.make import make_weights
 # `make(source, part)`: weights with a slice for each condition, and tensors that all share.
 # `source` has a slice for each condition; `part` counts the parts that a batch is run in.
 Make = Callable[[Any, Array], tuple[Mapping[str, Any], Mapping[str, Array]]]
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What a call is given beside the condition.
-
-    Attributes:
-        inputs: The target's positional inputs.
-        in_axes: As in `HyperNetwork.__call__`.
-        kwargs: Its keyword inputs.
-        streams: Random streams of this call, if it is given any.
-        state: The target's state, `{name: (*batch, *shape)}`, as far as it is given.
-        mutable: Whether the state after the call is wanted.
-        method: What of the target is called; `None` for the target itself.
-    """
-
-    inputs: tuple[Any, ...]
-    in_axes: Dims
-    kwargs: dict[str, Any]
-    streams: nnx.Rngs | None
-    state: Mapping[str, Array] | None = None
-    mutable: bool = False
-    method: Method = None
-
-    def of(self, runner: Runner, batch: tuple[int, ...]) -> Call:
-        """Return the call for a batch of conditions.
-
-        Raises:
-            ValueError: Inputs or state that do not pair with the conditions.
-        """
-        inputs = PairedInputs.of(batch, self.inputs, self.in_axes, self.kwargs)
-        a_bool("mutable", self.mutable)
-        state = check_state(runner.target.state(), self.state, batch, runner.memory.anew)
-        call = Call(batch, inputs, mutable=self.mutable, method=self.method)
-        keys = runner.target.keys(self.streams, self.method)
-        keys = split_keys(keys, call, runner.execution.randomness)
-        flat = jax.tree.map(lambda value: flat_batch(value, batch), state)
-        return call.with_slices((inputs.paired, keys, flat), batch)
 
 
 def forward(
@@ -82,12 +43,44 @@ def forward(
 
 def run_encoded(generator: Generator, runner: Runner, encoded: Encoded, asked: Asked) -> Any:
     """Generate and run for conditions that are encoded already."""
-    call = asked.of(runner, encoded.batch)
-    way = route(generator.plan, runner, call, encoded.vector.dtype.itemsize)
-    make = maker(generator, runner, way, call, generator.trunk_key(asked.streams))
+    calls, key = calls_of(runner, encoded.batch, asked), generator.trunk_key(asked.streams)
     with naming_inputs(generator.plan.spec.name, asked.inputs, asked.kwargs):
-        result, notes = travel(runner, way, make, flat_encoded(encoded), call)
+        result, notes = make_and_run(generator, runner, encoded, calls, key)
     return store(runner, asked, result, notes)
+
+
+def calls_of(runner: Runner, batch: tuple[int, ...], asked: Asked) -> Call | list[Rows]:
+    """Return what is to be run: one call, or those of rows."""
+    return asked.of(runner, batch) if asked.rows is None else calls_on_rows(runner, batch, asked)
+
+
+def make_and_run(
+    generator: Generator,
+    runner: Runner,
+    encoded: Encoded,
+    calls: Call | list[Rows],
+    key: Array | None,
+    record: Record | None = None,
+) -> tuple[Result, Notes]:
+    """Generate and run, and store nothing.
+
+    Args:
+        generator: The generator.
+        runner: The runner.
+        encoded: The conditions.
+        calls: What `calls_of` returned.
+        key: For dropout in the trunk.
+        record: Who is told how generated tensors are used.
+    """
+
+    def part(encoded: Encoded, call: Call) -> tuple[Result, Notes]:
+        way = route(generator.plan, runner, call, encoded.vector.dtype.itemsize)
+        make = maker(generator, runner, way, call, key)
+        return travel(runner, way, make, encoded, call, record)
+
+    if isinstance(calls, Call):
+        return part(flat_encoded(encoded), calls)
+    return on_rows(calls, lambda places, call: part(encoded.take(places), call))
 
 
 def run_given(plan: Plan, runner: Runner, params: Mapping[str, Array], asked: Asked) -> Any:
@@ -210,12 +203,3 @@ def flat_encoded(encoded: Encoded) -> Encoded:
     return Encoded(
         flat_batch(encoded.vector, batch), None if ids is None else flat_batch(ids, batch)
     )
-
-
-def split_keys(keys: Mapping[str, Array], call: Call, randomness: str) -> dict[str, Array]:
-    """Return keys for each condition, its own or the same for all."""
-    if not call.batch:
-        return dict(keys)
-    if randomness == "same":
-        return {name: jnp.broadcast_to(key, (call.num, *key.shape)) for name, key in keys.items()}
-    return {name: jax.random.split(key, call.num) for name, key in keys.items()}

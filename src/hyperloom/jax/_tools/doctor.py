@@ -36,9 +36,10 @@ from hyperloom.jax._generate.encoded import Encoded
 from hyperloom.jax._generate.heads import HeadModule
 from hyperloom.jax._generate.table import Table
 from hyperloom.jax._hypernetwork import HyperNetwork
+from hyperloom.jax._run.call import Asked
 from hyperloom.jax._run.checks import as_rngs
 from hyperloom.jax._run.explain import explain
-from hyperloom.jax._run.run import Asked, run_encoded
+from hyperloom.jax._run.run import run_encoded
 from hyperloom.jax._run.runner import Memory
 from hyperloom.jax._target.adaptor import Box, dotted
 from hyperloom.jax._tools.doctor_layers import Gradients, floats, look_inside
@@ -84,9 +85,10 @@ def examine(
     seen = hnet.memory  # what is warned of here was not the user's own call
     copy._memory = Box(Memory(dict(seen.loops), set(seen.warned)))
     carry = options.pop("carry", None) if hnet.plan.condition.has_carry else None
-    in_axes, rngs, state, method = map(options.pop, ("in_axes", "rngs", "state", "method"))
+    in_axes, rngs, state = map(options.pop, ("in_axes", "rngs", "state"))
+    own = {name: options.pop(name) for name in ("method", "rows")}
     given, kwargs = unpacked(inputs, options)
-    asked = Asked(given, in_axes, kwargs, as_rngs(rngs), state, method=method)
+    asked = Asked(given, in_axes, kwargs, as_rngs(rngs), state, **own)
     call, plan = Examined(copy, condition, carry, asked), hnet.plan
     readings = Readings(plan.spec.name, 1, parts=_parts(hnet), kept=plan.kept, cuts=_CUTS)
     with warnings.catch_warnings(record=True) as caught:
@@ -100,7 +102,7 @@ def examine(
             return Report(replace(readings, errors=(told("the call fails", error),)))
         heard = dict.fromkeys(str(w.message).strip().splitlines()[0] for w in caught)
         stages, tensors, unchecked = _differences(call, encoded)
-        inside = look_inside(copy, encoded, call.asked().of(copy.runner, encoded.batch), tensors)
+        inside = look_inside(copy, encoded, call.asked(), tensors)
     return Report(
         replace(
             readings,

@@ -6,8 +6,9 @@ layers return is reported to the host as it is computed, inside loops and transf
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,7 +23,8 @@ from hyperloom._core.reports.measures import rms, told
 from hyperloom._core.reports.readings import Inside, LayerReading, TensorReading
 from hyperloom.jax._generate.encoded import Encoded
 from hyperloom.jax._hypernetwork import HyperNetwork
-from hyperloom.jax._run.call import Call
+from hyperloom.jax._run.call import Asked, Call
+from hyperloom.jax._run.rows import calls_on_rows
 from hyperloom.jax._run.run import flat_encoded
 from hyperloom.jax._run.strategies import Target
 from hyperloom.jax._target.adaptor import Notes, Tap
@@ -149,38 +151,50 @@ def _mean_square(value: Array) -> Array:
 
 
 def look_inside(
-    hnet: HyperNetwork, encoded: Encoded, call: Call, tensors: tuple[TensorReading, ...]
+    hnet: HyperNetwork, encoded: Encoded, asked: Asked, tensors: tuple[TensorReading, ...]
 ) -> Inside:
     """Run single networks for a few conditions, and as many of the template's own start."""
     generated = hnet.generator.tensors(flat_encoded(encoded), hnet.generator.trunk_key(None))
     names = dict.fromkeys(n.rpartition(".")[0] for t in hnet.plan.spec for n in t.names)
     layers, errors = _Layers(list(names)), ()
+    places, calls = zip(*_first_calls(hnet, encoded.batch, asked), strict=True)
+    each = [{name: value[place] for name, value in generated.items()} for place in places]
     try:
-        run = _Runs(hnet, call, layers.tap)
-        ours, outputs = run(_each(call, generated))
-        rows = layers.take()
+        run = _Runs(hnet, calls, layers.tap)
+        ours, outputs = run(each)
+        seen = layers.take()
         run([_native(hnet, i) for i in range(len(ours))])
-        readings = tuple(_readings(rows, layers.take()))
+        readings = tuple(_readings(seen, layers.take()))
     except Exception as error:  # the user's own modules: whatever they raise is told
         readings, errors = (), (told("layers are not measured", error),)
         try:
-            ours, outputs = _Runs(hnet, call)(_each(call, generated))
+            ours, outputs = _Runs(hnet, calls)(each)
         except Exception as again:
             return Inside(tensors, (), (), (*errors, told("tensors are not measured", again)))
     missing = [t.name for t in tensors if all(grads[t.name] is None for grads in ours)]
-    used = _used(hnet, call, _each(call, generated)[0], missing[:_MOST_TRIED])
+    used = _used(hnet, calls[0], each[0], missing[:_MOST_TRIED])
     read = tuple(
         replace(t, gradient=_gradient(ours, t.name), used=used.get(t.name)) for t in tensors
     )
     return Inside(read, readings, tuple(str(out.dtype) for out in outputs), errors)
 
 
-def _each(call: Call, generated: Mapping[str, Array]) -> list[dict[str, Array]]:
-    """Return the tensors of the first few conditions."""
-    if not call.batch:
-        return [dict(generated)]
-    num = min(_MOST_CONDITIONS, call.num)
-    return [{name: value[i] for name, value in generated.items()} for i in range(num)]
+def _first_calls(
+    hnet: HyperNetwork, batch: tuple[int, ...], asked: Asked
+) -> Iterator[tuple[Any, Call]]:
+    """Yield the place and the call of the first few conditions; those without rows are left out."""
+    if not batch:
+        yield (), asked.of(hnet.runner, batch)
+        return
+    if asked.rows is None:
+        whole = asked.of(hnet.runner, batch)
+        calls = iter([(range(whole.num), whole)])
+    else:
+        calls = ((at, call) for at, _, call in calls_on_rows(hnet.runner, batch, asked))
+    each = ((place, call, i) for at, call in calls for i, place in enumerate(at))
+    for place, call, i in itertools.islice(each, _MOST_CONDITIONS):
+        slices = jax.tree.map(lambda a, i=i: a[i], call.slices())
+        yield int(place), call.with_slices(slices, ())
 
 
 def _native(hnet: HyperNetwork, seed: int) -> dict[str, Array]:
@@ -196,7 +210,7 @@ def _native(hnet: HyperNetwork, seed: int) -> dict[str, Array]:
 
 
 def _network(hnet: HyperNetwork, call: Call, tap: Tap | None) -> Callable[..., Any]:
-    """Return one network as `f(tensors, state, slices)`, of the first conditions' inputs."""
+    """Return one network as `f(tensors, state, slices)`; `call` is that of any one condition."""
     runner = hnet.runner
     graphdef, _ = nnx.split(runner.modules())
 
@@ -209,24 +223,20 @@ def _network(hnet: HyperNetwork, call: Call, tap: Tap | None) -> Callable[..., A
     return run
 
 
-def _slices(call: Call, index: int) -> Any:
-    return jax.tree.map(lambda a: a[index], call.slices()) if call.batch else call.slices()
-
-
 class _Runs:
     """Runs networks forward and backward, each on the inputs of its condition."""
 
-    def __init__(self, hnet: HyperNetwork, call: Call, tap: Tap | None = None) -> None:
-        self.state, self.call = nnx.split(hnet.runner.modules())[1], call
-        self.gradients = Gradients(_network(hnet, call, tap))
+    def __init__(self, hnet: HyperNetwork, calls: Sequence[Call], tap: Tap | None = None) -> None:
+        self.state, self.calls = nnx.split(hnet.runner.modules())[1], calls
+        self.gradients = Gradients(_network(hnet, calls[0], tap))
 
     def __call__(
         self, networks: list[dict[str, Array]]
     ) -> tuple[list[dict[str, Array | None]], list[Array]]:
         """Return the gradients of each network's tensors, and outputs."""
         gradients, outputs = [], []
-        for i, tensors in enumerate(networks):
-            outputs, grads = self.gradients(tensors, self.state, _slices(self.call, i))
+        for tensors, call in zip(networks, self.calls, strict=True):
+            outputs, grads = self.gradients(tensors, self.state, call.slices())
             gradients.append(grads)
         return gradients, outputs
 
@@ -243,7 +253,7 @@ def _used(
     """Tell of tensors without a gradient whether the outputs change with them."""
     if not names:
         return {}
-    state, slices = nnx.split(hnet.runner.modules())[1], _slices(call, 0)
+    state, slices = nnx.split(hnet.runner.modules())[1], call.slices()
     network = jax.jit(_network(hnet, call, None))
     outputs = lambda tensors: floats(network(tensors, state, slices))  # noqa: E731
     before, is_used = outputs(tensors), {}

@@ -17,8 +17,9 @@ from hyperloom._core.errors import message
 from hyperloom.jax._arrays import ARRAY
 from hyperloom.jax._generate.encoded import Encoded
 from hyperloom.jax._hypernetwork import HyperNetwork
+from hyperloom.jax._run.call import Asked
 from hyperloom.jax._run.checks import as_rngs
-from hyperloom.jax._run.run import Asked, run_encoded
+from hyperloom.jax._run.run import run_encoded
 from hyperloom.jax._tools.given import a_hypernetwork
 
 

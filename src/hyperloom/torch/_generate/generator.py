@@ -13,6 +13,7 @@ from hyperloom._core.backend.checks import growing
 from hyperloom._core.backend.views import need_carry
 from hyperloom._core.choices.conditions import Embedding
 from hyperloom._core.choices.trunks import MLP, Linear
+from hyperloom._core.plan.part import Part
 from hyperloom._core.plan.plan import Plan
 from hyperloom.torch._generate.build import Built
 from hyperloom.torch._generate.conditions import EmbeddingCondition
@@ -21,6 +22,7 @@ from hyperloom.torch._generate.norms import IdNorm
 from hyperloom.torch._generate.numbers import assemble, raw_numbers
 from hyperloom.torch._generate.supplied import generate_with
 from hyperloom.torch._generate.table import grow_rows
+from hyperloom.torch._target.placeholder import Ungenerated
 from hyperloom.torch._target.tensors import TensorTree
 
 
@@ -115,6 +117,57 @@ class Generator(nn.Module):
         for name, dtype in self.dtypes.items():
             self.dtypes[name] = fn(torch.empty(0, dtype=dtype)).dtype
         return self
+
+
+class PartGenerator(Generator):
+    """What generates some of the tensors, from the numbers that another generator has.
+
+    Made for one call: it holds cuts of the parameters as they are.
+
+    Args:
+        whole: The other generator.
+        part: Of its plan.
+        device: Where the tensors are.
+        uses: Where uses of tensors are noted that are left out.
+
+    Attributes:
+        left_out: What stands in the place of those, by name.
+    """
+
+    def __init__(self, whole: Generator, part: Part, device: torch.device, uses: list[str]) -> None:
+        nn.Module.__init__(self)
+        modules: Any = whole._modules
+        self.condition = modules["condition"]
+        self.plan, self.dtypes = part.plan, whole.dtypes
+        trunks, heads = list(modules["trunks"]), modules["heads"]
+        self.trunks = nn.ModuleList([trunks[place] for place in part.trunks])
+        self.heads = nn.ModuleDict(
+            {
+                head.name: heads[head.name].taken(part.plan, i, part.ranges[i])
+                for i, head in enumerate(part.plan.heads)
+            }
+        )
+        scales = whole.scales
+        self.scales = scales if scales is None else scales[list(part.pieces)]
+        self.bases, self.banks = whole.bases, whole.banks
+        self.left_out: dict[str, Tensor] = {
+            name: Ungenerated.of(name, whole.plan.spec[name].shape, dtype, device, uses)
+            for name, dtype in whole.dtypes.items()
+            if name in whole.plan.rows_by_name and name not in part.plan.rows_by_name
+        }
+
+
+def runs_slots_alone(generator: Generator) -> bool:
+    """Whether a trunk gives each slot what it would without the others."""
+    trunk = generator.plan.trunk
+    alone = isinstance(trunk, MLP) and not trunk.dropout and trunk.norm != "batch"
+    return alone or isinstance(trunk, Linear)
+
+
+def is_hooked(generator: Generator) -> bool:
+    """Whether a head has hooks, which are to see all of it."""
+    heads: Any = generator._modules["heads"]
+    return any(h._forward_hooks or h._forward_pre_hooks for h in heads._modules.values())
 
 
 def tensors_of(generator: Generator, encoded: Encoded) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from hyperloom._core.records import Head, Segment, Source, slot_signs
 from hyperloom.torch._generate.table import Table, grow_rows, unit_rows
 
 Native = Mapping[str, Tensor]
+Ranges = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +48,11 @@ class HeadModule(nn.Module, ABC):
         rows: The pieces of its output, as rows of `plan.pieces`, in order.
         sizes: Numbers of each; a last one without a piece is cut off.
         slots: Slot embeddings, if it has any. A head without them has one slot, and no axis for it.
+        ranges: The slots, or rows, that it takes of the head of a whole plan, in one of a part.
     """
 
     slots: Table | nn.Parameter | None
+    ranges: Ranges | None = None
 
     def __init__(self, plan: Plan, index: int) -> None:
         super().__init__()
@@ -76,9 +80,11 @@ class HeadModule(nn.Module, ABC):
         """Return `(C, w)`, or `(*batch, C, w)` where each id has its own."""
         if isinstance(self.slots, Table):
             assert ids is not None
-            return self.slots.look_up(ids)
-        assert self.slots is not None
-        return self.slots
+            every = self.slots.look_up(ids)
+        else:
+            assert self.slots is not None
+            every = self.slots
+        return every if self.ranges is None else some(every, self.ranges, -2)
 
     @abstractmethod
     def numbers(self, seen: Seen) -> Tensor:
@@ -95,6 +101,25 @@ class HeadModule(nn.Module, ABC):
         Returns:
             What the scales of its pieces are to be divided by.
         """
+
+    def taken(self, plan: Plan, index: int, ranges: Ranges) -> HeadModule:
+        """Return a head of a part of the plan over the numbers of this one.
+
+        Args:
+            plan: The part.
+            index: The head's place in it.
+            ranges: The slots, or without slot embeddings the rows, that it takes of this one.
+        """
+        kind = _HEADS[self.head.source]
+        other: Any = kind.__new__(kind)
+        nn.Module.__init__(other)
+        other.head, (other.rows, other.sizes) = plan.heads[index], plan.sections[index]
+        other.slots, other.ranges = self.slots, ranges
+        other.take(self)
+        return other
+
+    def take(self, whole: Any) -> None:
+        """Take the numbers of a part from the head of the whole plan."""
 
     def grow(self, num: int, native: Native) -> list[nn.Parameter]:
         """Add `num` ids to what is looked up by id; return the new parameters."""
@@ -117,6 +142,15 @@ class LinearHead(HeadModule):
             signs = slot_signs(self.head.num_slots, features)
             self.known_signs = torch.from_numpy(signs).to(self.weight.dtype)
         self.make_slots(plan.num_ids)
+
+    def take(self, whole: LinearHead) -> None:
+        assert self.ranges is not None
+        signs, weight, bias = whole.known_signs, whole.weight, whole.bias
+        if self.head.embedding:
+            signs = None if signs is None else some(signs, self.ranges, 0)
+        else:
+            weight, bias = (some(value, self.ranges, 0) for value in (weight, bias))
+        self.known_signs, self.weight, self.bias = signs, weight, bias
 
     @property
     def signs(self) -> Tensor | None:
@@ -216,7 +250,12 @@ class TableHead(HeadModule):
 
     def numbers(self, seen: Seen) -> Tensor:
         assert seen.ids is not None
-        return self.table.look_up(seen.ids)
+        if self.ranges is None:
+            return self.table.look_up(seen.ids)
+        return F.embedding(seen.ids, some(self.table.rows(), self.ranges, 1))
+
+    def take(self, whole: TableHead) -> None:
+        self.table = whole.table
 
     def start(self, moment: float, native: Native) -> float:
         self._fill(self.table[0], native)
@@ -239,6 +278,10 @@ class SharedHead(HeadModule):
         super().__init__(plan, index)
         self.row = nn.Parameter(torch.empty(self.head.slot_size))
 
+    def take(self, whole: SharedHead) -> None:
+        assert self.ranges is not None
+        self.row = some(whole.row, self.ranges, 0)
+
     def numbers(self, seen: Seen) -> Tensor:
         # A clone: a view would let what was generated change when the row is trained.
         return self.row.clone().expand(*seen.batch, -1)
@@ -259,6 +302,20 @@ _HEADS: dict[Source, type[HeadModule]] = {
 def build_head(plan: Plan, index: int) -> HeadModule:
     """Return a head of the plan as a module; its numbers are still to be filled."""
     return _HEADS[plan.heads[index].source](plan, index)
+
+
+def some(tensor: Tensor, ranges: Ranges, axis: int) -> Tensor:
+    """Return ranges of a tensor along an axis, one after the other.
+
+    They are cut in one split: its backward pass is one concatenation.
+    """
+    size = tensor.shape[axis]
+    if ranges == ((0, size),):
+        return tensor
+    edges = [0, *itertools.chain.from_iterable(ranges), size]
+    sizes = [stop - first for first, stop in itertools.pairwise(edges)]
+    kept = tensor.split(sizes, axis)[1::2]
+    return kept[0] if len(kept) == 1 else torch.cat(kept, axis)
 
 
 def uniform(values: Tensor, std: float) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperloom._core.backend.walk import join
-from hyperloom._core.plan.plan import Plan
+from hyperloom._core.plan.plan import NO_PIECE, Plan
 from hyperloom.torch._generate.encoded import Encoded
 from hyperloom.torch._generate.heads import Seen
 from hyperloom.torch._generate.trunks import LinearTrunk
@@ -122,6 +122,8 @@ def cut(plan: Plan, raw: list[Tensor]) -> list[Tensor]:
         cuts = (flat,) if len(sizes) == 1 else torch.split_with_sizes(flat, sizes, -1)
         batch = flat.shape[:-1]
         for row, part in zip(rows, cuts, strict=False):
+            if row == NO_PIECE:
+                continue
             shape = plan.block_shapes[row]
             if shape is None:
                 parts[row] = plan.pieces[row].arrange(part, torch.permute)

@@ -26,12 +26,14 @@ from hyperloom.torch._run.watching import ChangedError
 from hyperloom.torch._target.buffers import Buffers
 from hyperloom.torch._target.checkpointing import CheckpointedError
 from hyperloom.torch._target.copies import Copies, Draws
+from hyperloom.torch._target.placeholder import UngeneratedError
 from hyperloom.torch._target.private import inside_transform, warn_of_slow_operations
 from hyperloom.torch._target.trace import Trace
 from hyperloom.torch._weights.rows import NotRowsError
 
-# The second is how a recomputation ends that was started by checkpointing around the call.
-ENDS_THE_CALL = (torch.OutOfMemoryError, _StopRecomputationError)
+# The second is how a recomputation ends that was started by checkpointing around the call; after
+# the third, more is generated.
+ENDS_THE_CALL = (torch.OutOfMemoryError, _StopRecomputationError, UngeneratedError)
 _LONGEST = 160
 
 

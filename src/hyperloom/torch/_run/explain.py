@@ -19,19 +19,19 @@ from hyperloom.torch._run.runner import Runner
 def explain(generator: Generator, runner: Runner, encoded: Encoded, call: Call) -> Explanation:
     """Run once, and tell the way of the call and of each weight."""
     way, uses, plan = route(generator, runner, encoded, call, whole=True), Uses(), generator.plan
+    reads = None
     if way.program is None:
         buffers = runner.buffers(encoded.ids, call.batch)
-        make_and_run(generator, runner, way, encoded, call, buffers, uses)
+        with runner.skeleton.noting() as reads:
+            make_and_run(generator, runner, way, encoded, call, buffers, uses)
         way = route(generator, runner, encoded, call, whole=True)  # a way that failed is another
     else:
         uses += [(name, "linear", choice, layer) for name, choice, layer in way.program.ways]
     seen = {name for name, *_ in uses}
-    traced = way.strategy in ("vmap", "rows") or uses.way is not None
     for entry in plan.entries:
         if entry.tensor not in seen:
-            # Any use of a matrix is told.
-            unused = traced and len(plan.spec[entry.tensor].shape) >= 2
-            unused = unused and not is_shared(plan, entry)
+            # A chain's steps do not come past: they use everything.
+            unused = reads is not None and reads.names and entry.tensor not in reads.names
             operation, choice = ("none", "unused") if unused else ("other", "dense")
             uses.append((entry.tensor, operation, choice, None))
     num, single = math.prod(call.batch), not call.batch

@@ -58,6 +58,7 @@ class Memory:
         not_on_rows: What was not, though conditions repeat.
         compared: Modes in which buffers were compared after a run under `vmap`.
         changed: What has once changed something that the target keeps.
+        used: By kind of call, the generated tensors that the target's code uses.
         said: What was warned of.
     """
 
@@ -71,6 +72,7 @@ class Memory:
     not_on_rows: set[Any] = field(default_factory=set)
     compared: set[Any] = field(default_factory=set)
     changed: set[Any] = field(default_factory=set)
+    used: dict[Any, frozenset[str]] = field(default_factory=dict)
     said: set[Any] = field(default_factory=set)
 
     def copy(self) -> Memory:

@@ -6,13 +6,20 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from hyperloom._core.choices.execution import Execution
 from hyperloom._core.errors import message
 from hyperloom._core.plan.contraction import contracts, has_factors
+from hyperloom._core.plan.part import Part, part_of
 from hyperloom.torch._generate.encoded import Encoded
-from hyperloom.torch._generate.generator import Generator, may_share
+from hyperloom.torch._generate.generator import (
+    Generator,
+    is_hooked,
+    may_share,
+    runs_slots_alone,
+)
 from hyperloom.torch._generate.numbers import waits_for_gradient
 from hyperloom.torch._rules.hidden import NotAtOnceError
 from hyperloom.torch._run.call import Call
@@ -50,6 +57,8 @@ class Route:
         tried: Whether such a call has gone well before.
         checked: Whether it was compared with one condition alone, or is not to be.
         slow: What is run by a slower way, and why.
+        part: The part of the plan that generates what such calls use; `None` for all of it.
+        noting: Whether what the call uses is to be noted, for those that follow.
     """
 
     strategy: str
@@ -65,6 +74,8 @@ class Route:
     tried: bool = False
     checked: bool = True
     slow: tuple[Fallback, ...] = ()
+    part: Part | None = None
+    noting: bool = False
 
 
 def route(
@@ -85,6 +96,7 @@ def route(
     known = runner.memory.routes.get(kind)
     if known is None:
         known = _decided(generator, runner, encoded, call, whole)
+        known = _in_part(generator, runner, call, known)
         runner.memory.keep(kind, known)
     return known if not runner.ordered else loop_where_repeated(known, runner, encoded.ids)
 
@@ -153,6 +165,35 @@ def _decided(
         shares=may_share(generator, encoded),
         rows_first=from_parts and way.guarded and way.strategy == "vmap" and has_factors(plan),
     )
+
+
+def _in_part(generator: Generator, runner: Runner, call: Call, way: Route) -> Route:
+    """Return the way with the part of the plan that is to be generated, where that is known.
+
+    Distributed training waits for gradients of everything, so everything is generated there.
+    """
+    plan, used = generator.plan, runner.memory.used.get(used_kind(runner, call))
+    if way.size is not None or way.program is not None or way.strategy == "chain":
+        return way
+    if len(plan.entries) < 2 or (dist.is_available() and dist.is_initialized()):
+        return way
+    if used is None:
+        return replace(way, noting=True)
+    left_out = plan.num_generated - sum(
+        piece.numel for e in plan.entries if e.tensor in used for piece in e.pieces
+    )
+    settled = not way.guarded or way.rows_first or (way.tried and way.checked)
+    if not used or left_out * _WORTH < plan.num_generated or not settled or is_hooked(generator):
+        return way
+    return replace(way, part=part_of(plan, used, runs_slots_alone(generator)))
+
+
+_WORTH = 16  # one part in so many is worth leaving out
+
+
+def used_kind(runner: Runner, call: Call) -> Any:
+    """Return what tells calls apart that may use different tensors of the target."""
+    return kind_of(runner, call), len(call.batch)
 
 
 def strategy_of(runner: Runner, call: Call) -> Route:

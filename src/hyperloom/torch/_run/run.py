@@ -9,10 +9,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 from hyperloom.torch._generate.encoded import Encoded
-from hyperloom.torch._generate.generator import Generator, distinct, tensors_of
+from hyperloom.torch._generate.generator import (
+    Generator,
+    PartGenerator,
+    distinct,
+    tensors_of,
+)
 from hyperloom.torch._rules.hidden import NotAtOnceError
 from hyperloom.torch._run.attempt import ENDS_THE_CALL, attempt, quietly, run_instead
 from hyperloom.torch._run.call import Call, Uses, slices
@@ -26,11 +32,13 @@ from hyperloom.torch._run.route import (
     on_rows,
     route,
     strategy_of,
+    used_kind,
 )
 from hyperloom.torch._run.rows import run_rows
 from hyperloom.torch._run.runner import Runner
 from hyperloom.torch._target.buffers import NO_BUFFERS, Buffers
 from hyperloom.torch._target.copies import Copies, Draws
+from hyperloom.torch._target.placeholder import Ungenerated
 from hyperloom.torch._target.private import inside_transform
 from hyperloom.torch._weights.make import weights_of
 from hyperloom.torch._weights.weights import Dense
@@ -40,12 +48,53 @@ def follow(generator: Generator, runner: Runner, way: Route, encoded: Encoded, c
     """Make the weights, run the target with them, and store what it has written."""
     if way.size is not None:
         return _follow_in_parts(generator, runner, way, encoded, call)
+    if way.part is not None:
+        return _follow_in_part(generator, runner, way, encoded, call)
     # A target without buffers is not asked for them.
     buffers = runner.buffers(encoded.ids, call.batch) if runner.has_buffers else NO_BUFFERS
-    output = make_and_run(generator, runner, way, encoded, call, buffers)
+    if way.noting:
+        with runner.skeleton.noting() as reads:
+            output = make_and_run(generator, runner, way, encoded, call, buffers)
+        note_used(generator, runner, call, reads.names)
+    else:
+        output = make_and_run(generator, runner, way, encoded, call, buffers)
     if runner.has_buffers:
         store(runner, buffers)
     return output
+
+
+def _follow_in_part(
+    generator: Generator, runner: Runner, way: Route, encoded: Encoded, call: Call
+) -> Any:
+    """Generate what calls of the kind use; where this one uses more, start again with all."""
+    assert way.part is not None
+    uses: list[str] = []
+    some = PartGenerator(generator, way.part, encoded.vector.device, uses)
+    buffers = runner.buffers(encoded.ids, call.batch) if runner.has_buffers else NO_BUFFERS
+    draws, trace = Draws(), runner.skeleton.watch((call.inputs, call.kwargs))
+    output, error = None, None
+    try:
+        output = make_and_run(some, runner, replace(way, part=None), encoded, call, buffers)
+    except Exception as caught:
+        error = caught
+    returned = any(isinstance(leaf, Ungenerated) for leaf in tree_leaves(output))
+    if not uses and not returned:
+        if error is not None:
+            raise error
+        store(runner, buffers)
+        return output
+    note_used(generator, runner, call, {tensor.name for tensor in generator.plan.spec})
+    draws.restore()
+    if trace is not None:
+        trace.restore()
+    return follow(generator, runner, route(generator, runner, encoded, call), encoded, call)
+
+
+def note_used(generator: Generator, runner: Runner, call: Call, names: set[str]) -> None:
+    """Remember which generated tensors calls of a kind use."""
+    generated = frozenset(entry.tensor for entry in generator.plan.entries)
+    runner.memory.used[used_kind(runner, call)] = generated & names
+    runner.memory.routes.clear()
 
 
 def make_and_run(
@@ -97,6 +146,8 @@ def make(
     if way.program is not None:
         return way.program.make(generator, few), {}
     kept = runner.kept() if generator.plan.kept else {}
+    if isinstance(generator, PartGenerator):
+        kept |= generator.left_out
     if way.from_parts:
         weights, shared = weights_of(generator, few, index, uses)
         for name, way_of_it in runner.ways.items():

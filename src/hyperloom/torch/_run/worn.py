@@ -102,7 +102,7 @@ def _shaken(weight: Weight) -> Weight:
         spread = value.std(correction=0) if value.numel() > 1 else value.new_zeros(())
         noise = torch.randn(value.shape, dtype=value.dtype, device="cpu").to(value.device)
         owned.append(value + noise * spread.clamp(min=0.1))
-    return replace(weight.with_owned(tuple(owned)), lead=1)
+    return replace(weight.with_owned(tuple(owned)), lead=1, record=None)
 
 
 def run_on(place: Place, seats: Seats, meeting: Meeting, call: RowCall) -> Any:

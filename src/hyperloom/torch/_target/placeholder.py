@@ -7,10 +7,11 @@ weights, a scripted function, a transform inside the target) would compute with 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 _make: Any = Tensor._make_wrapper_subclass  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -54,6 +55,50 @@ class Placeholder(Tensor):
     def __reduce_ex__(self, protocol: Any) -> Any:
         wanted = self.requires_grad if isinstance(self, nn.Parameter) else None
         return _again, (tuple(self.shape), self.dtype, wanted)
+
+
+class UngeneratedError(PlaceholderError):
+    """A tensor was used that no earlier call of the kind has used, and so was not generated."""
+
+
+class Ungenerated(Tensor):
+    """Stands for a generated tensor that calls of a kind do not use: a shape and a dtype.
+
+    Any use raises and is counted: code that catches the error has used it all the same.
+    """
+
+    uses: list[str]
+    label: str
+
+    @staticmethod
+    def of(name: str, shape: Any, dtype: torch.dtype, device: Any, uses: list[str]) -> Ungenerated:
+        """Return a stand-in; its uses are noted in `uses`."""
+        tensor = empty_like(Ungenerated, shape, dtype, device)
+        tensor.label, tensor.uses = name, uses
+        return tensor
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _TOLD:
+            with torch._C.DisableTorchFunctionSubclass():
+                return func(*args, **(kwargs or {}))
+        return _refuse(args, kwargs)
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _refuse(args, kwargs)
+
+
+def _refuse(args: Any, kwargs: Any) -> NoReturn:
+    used = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Ungenerated)]
+    for tensor in used:
+        tensor.uses.append(tensor.label)
+    raise UngeneratedError(f"{[tensor.label for tensor in used]} was not generated")
+
+
+_TOLD = {
+    getattr(Tensor, name).__get__ for name in ("shape", "ndim", "dtype", "device", "layout")
+} | {Tensor.size, Tensor.dim, Tensor.numel, Tensor.__len__, Tensor.is_floating_point}
 
 
 def as_parameter(tensor: Tensor, like: Tensor) -> nn.Parameter:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import nullcontext
+from collections.abc import Collection, Generator, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from functools import cache, partial
 from typing import Any
 
@@ -32,6 +32,7 @@ from hyperloom.torch._target.private import (
     no_cached_parametrizations,
     saving_hooks,
 )
+from hyperloom.torch._target.reads import Reads
 from hyperloom.torch._target.scan import draws, keepers, on_gradients, seeds
 from hyperloom.torch._target.trace import Trace
 
@@ -49,6 +50,7 @@ class Skeleton:
         self.module = copy_with(target, Placeholder.of)
         refuse_outside_references(target, self.module)
         self._holder = holder(self.module)
+        self.reads: Reads | None = None
         # Modes in which the values of buffers were compared, and what that has found.
         self.compared: set[bool] = set()
         self.secretly_written: set[str] = set()
@@ -117,6 +119,15 @@ class Skeleton:
         for tensor in (*self.module.parameters(), *self.module.buffers()):
             tensor.data = Placeholder.of(tensor, fn(torch.empty(0, dtype=tensor.dtype)).dtype)
 
+    @contextmanager
+    def noting(self) -> Generator[Reads]:
+        """Note which tensors the target's code uses."""
+        before, self.reads = self.reads, Reads()
+        try:
+            yield self.reads
+        finally:
+            self.reads = before
+
     def hooks_on_gradients(self) -> str | None:
         """Return the name of hooks that are called with gradients, if there are any."""
         if any(HOOKS_ON_GRADIENTS):
@@ -169,6 +180,8 @@ class Skeleton:
         """
         given = {path: tensors[name] for name, paths in self._paths.items() for path in paths}
         given.update(buffers)
+        if self.reads is not None:
+            self.reads.know(tensors)
         if self._holder is not None:
             if at_once:
                 held = f"it holds tensors of its own in its attribute {self._holder!r}"
@@ -244,10 +257,10 @@ class Skeleton:
         kwargs: Mapping[str, Any],
         method: str,
     ) -> Any:
-        if method == "forward":
+        if method == "forward" and self.reads is None:
             return functional_call(self.module, given, args, dict(kwargs), tie_weights=False)
         prefixed = {f"target.{name}": value for name, value in given.items()}
-        called = _Method(self.module, method)
+        called = _Method(self.module, method, self.reads)
         try:
             return functional_call(called, prefixed, args, dict(kwargs), tie_weights=False)
         finally:  # what the target has put in place of a buffer
@@ -315,7 +328,7 @@ class Skeleton:
             copied = SharedCopy(self.module, lambda t: by_id[id(t)])
         module = copied.module
         called = module if method == "forward" else getattr(module, method)
-        with Watch(self.module, running=module):
+        with Watch(self.module, running=module), self.reads or nullcontext():
             outputs = called(*args, **kwargs)
         with self.lock:
             copied.give_back()
@@ -378,14 +391,16 @@ def _in_eager() -> Any:
 
 
 class _Method(nn.Module):
-    """A module whose forward is a method of another."""
+    """A module whose forward is a method of another, whose reads may be noted."""
 
-    def __init__(self, target: nn.Module, name: str) -> None:
+    def __init__(self, target: nn.Module, name: str, reads: Reads | None) -> None:
         super().__init__()
-        self.target, self.name = target, name
+        self.target, self.name, self.reads = target, name, reads
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return getattr(self.target, self.name)(*args, **kwargs)
+        called = self.target if self.name == "forward" else getattr(self.target, self.name)
+        with self.reads or nullcontext():
+            return called(*args, **kwargs)
 
 
 def _parameter_paths(module: nn.Module) -> Iterator[tuple[nn.Module, list[tuple[str, str]]]]:

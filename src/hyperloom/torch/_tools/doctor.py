@@ -47,26 +47,27 @@ def examine(
     hnet: HyperNetwork,
     condition: Any,
     inputs: tuple[Any, ...],
-    in_dims: Any,
-    kwargs: dict[str, Any],
+    options: dict[str, Any],
     optimizer: Optimizer | None = None,
 ) -> Report:
-    """Take all readings and return the report; the arguments are those of `forward`."""
+    """Take all readings and return the report; inputs and options are those of `forward`."""
     check_optimizer(optimizer)
+    kwargs = dict(options)
+    in_dims, rows, method = map(kwargs.pop, ("in_dims", "rows", "method"))
     name, kept = hnet.plan.spec.name, hnet.plan.kept
     readings = Readings(name, 1, parts=_parts(hnet, None, None), kept=kept)
     with _as_it_was(hnet) as again, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             encoded = hnet.encode(condition)
-            call = Call(encoded.batch, inputs, kwargs, in_dims)
+            call = hnet.call_of(encoded, inputs, kwargs, in_dims, rows, method)
             readings = replace(readings, conditions=max(1, encoded.batch.numel()))
             again()
-            outputs = hnet(*inputs, condition=condition, in_dims=in_dims, **kwargs)
+            outputs = hnet(*inputs, condition=condition, **options)
             grads = _gradients(hnet, outputs)
             again()
             with torch.no_grad():
-                how = hnet.explain(*inputs, condition=condition, in_dims=in_dims, **kwargs)
+                how = hnet.explain(*inputs, condition=condition, **options)
         except Exception as error:  # whatever the user's modules raise is what is to be told
             return Report(replace(readings, errors=(told("the call fails", error),)))
         # What follows are calls of ours. Slow ways are told by explain().

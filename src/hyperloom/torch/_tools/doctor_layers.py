@@ -19,6 +19,7 @@ from hyperloom._core.reports.readings import Inside, LayerReading, TensorReading
 from hyperloom.torch._generate.encoded import Encoded
 from hyperloom.torch._generate.generator import tensors_of
 from hyperloom.torch._run.call import Call
+from hyperloom.torch._run.row_calls import RowCall, part_of
 
 if TYPE_CHECKING:
     from hyperloom.torch._hypernetwork import HyperNetwork
@@ -73,12 +74,11 @@ def look_inside(
     dtypes: tuple[str, ...] = ()
     tensors = tuple(replace(t, attached=attached[t.name]) for t in tensors)
     try:
-        for index in first_conditions(call.batch):
-            args, kwargs = inputs_of(call, index)
+        for index in first_conditions(call):
             weights = {name: value[index].detach() for name, value in generated.items()}
-            outputs = runs[0].add(plain_module(hnet, weights), args, kwargs)
+            outputs = runs[0].add(plain_module(hnet, weights), call, index)
             dtypes = tuple(str(t.dtype).removeprefix("torch.") for t in floats(outputs))
-            runs[1].add(plain_module(hnet, native_tensors(hnet)), args, kwargs)
+            runs[1].add(plain_module(hnet, native_tensors(hnet)), call, index)
         used = _used(hnet, generated, call, runs[0].missing([t.name for t in tensors]))
     except Exception as error:  # the user's own modules: whatever they raise is told
         lines = str(error).strip().splitlines() or [""]
@@ -90,19 +90,26 @@ def look_inside(
     return Inside(read, tuple(_layers(*runs)), dtypes, ())
 
 
-def first_conditions(batch: torch.Size) -> list[tuple[int, ...]]:
-    """Return the indices of the first few conditions."""
-    num = min(_MOST_CONDITIONS, batch.numel())
+def first_conditions(call: Call) -> list[tuple[int, ...]]:
+    """Return the indices of the first few conditions; those without rows are left out."""
+    if call.by is not None:
+        return [(number,) for number in call.by.present()[:_MOST_CONDITIONS]]
+    batch, num = call.batch, min(_MOST_CONDITIONS, call.batch.numel())
     indices = [torch.unravel_index(torch.tensor(i), batch) for i in range(num)] if batch else [()]
     return [tuple(int(i) for i in index) for index in indices]
 
 
-def inputs_of(call: Call, index: tuple[int, ...]) -> tuple[Any, Any]:
+def run_plain(module: nn.Module, call: Call, index: tuple[int, ...]) -> Any:
+    """Run a module, as the call runs the target, on the inputs of one condition."""
     args, kwargs = call.inputs, call.kwargs
-    for i in index:
-        args = pick_like(args, call.dims, i)
-        kwargs = pick_like(kwargs, call.kwargs_dims, i)
-    return args, kwargs
+    if call.by is not None:
+        args, kwargs = part_of(RowCall(call.by, args, kwargs, call.paired), index[0])
+    else:
+        for i in index:
+            args = pick_like(args, call.dims, i)
+            kwargs = pick_like(kwargs, call.kwargs_dims, i)
+    function = module if call.method == "forward" else getattr(module, call.method)
+    return function(*args, **kwargs)
 
 
 def pick_like(tree: Any, dims: Any, index: int) -> Any:
@@ -144,14 +151,14 @@ class _Runs:
         self.layers: dict[str, _Layer] = {}
         self.grads: dict[str, list[Tensor | None]] = {}
 
-    def add(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
-        """Run a module forward and backward; return its outputs."""
+    def add(self, module: nn.Module, call: Call, index: tuple[int, ...]) -> Any:
+        """Run a module forward and backward for one condition; return its outputs."""
         handles = [
             part.register_forward_hook(self._hook(name))
             for name, part in module.named_modules()
             if any(p is not None for p in part._parameters.values())
         ]
-        outputs = module(*args, **kwargs)
+        outputs = run_plain(module, call, index)
         for handle in handles:
             handle.remove()
         named = dict(module.named_parameters())
@@ -194,13 +201,12 @@ def _used(
     """Tell of tensors without a gradient whether the outputs change with them."""
     if not names:
         return {}
-    index = first_conditions(call.batch)[0]
-    args, kwargs = inputs_of(call, index)
+    index = first_conditions(call)[0]
     weights = {name: value[index].detach() for name, value in generated.items()}
 
     def outputs(tensors: Mapping[str, Tensor]) -> list[Tensor]:
         torch.manual_seed(0)
-        return floats(plain_module(hnet, tensors)(*args, **kwargs))
+        return floats(run_plain(plain_module(hnet, tensors), call, index))
 
     with torch.no_grad():
         before, used = outputs(weights), {}

@@ -23,11 +23,11 @@ from hyperloom.torch._hypernetwork import HyperNetwork
 from hyperloom.torch._run.call import Call
 from hyperloom.torch._tools.doctor_layers import (
     first_conditions,
-    inputs_of,
     native_tensors,
     plain_module,
     probe,
     rms,
+    run_plain,
 )
 
 Tensors = Mapping[str, Tensor]
@@ -94,8 +94,8 @@ def _plain(hnet: HyperNetwork, call: Call, optimizer: Optimizer) -> dict[str, tu
     """Do the same with a plain network, all of it at the rate of the optimiser's first group."""
     tensors = native_tensors(hnet)
     module = plain_module(hnet, tensors)
-    args, kwargs = inputs_of(call, first_conditions(call.batch)[0])
-    params, loss = dict(module.named_parameters()), probe(module(*args, **kwargs))
+    params = dict(module.named_parameters())
+    loss = probe(run_plain(module, call, first_conditions(call)[0]))
     gradients: Any = [None] * len(params)
     if loss is not None:
         gradients = torch.autograd.grad(loss, list(params.values()), allow_unused=True)
