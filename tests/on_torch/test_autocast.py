@@ -175,8 +175,9 @@ def test_recurrent_layers_return_what_this_processor_does(
         try:
             plain = tree_leaves(hnet.instantiate(0)(x[0]))
         except RuntimeError as error:  # some processors have no half precision for it; ours has
-            assert kind is nn.LSTM and "could not create a primitive" in str(error)
-            return
+            if kind is nn.LSTM and "could not create a primitive" in str(error):
+                return
+            raise
     assert [y.dtype for y in batch] == [y.dtype for y in plain]
     assert [y.shape[1:] for y in batch] == [y.shape for y in plain]
 
