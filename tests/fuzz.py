@@ -35,6 +35,7 @@ FORMS: dict[str, Any] = {  # those of weights; vectors have `Whole` or `Delta`
     "whole": hl.Whole(),
     "delta": hl.Delta(trained=True),
     "lora": hl.LoRA(2, alpha=3.0),
+    "dora": hl.DoRA(2),
     "low rank": hl.LowRank(2),
     "scale": hl.Scale(),
     "scale of inputs": hl.Scale(inputs=True, trained=True),

@@ -21,6 +21,7 @@ from hyperloom._core.choices.deconv import Deconv
 from hyperloom._core.choices.execution import Execution, SlowWarning
 from hyperloom._core.choices.forms import (
     Delta,
+    DoRA,
     Form,
     LoRA,
     LowRank,
@@ -87,6 +88,7 @@ __all__ = [
     "Deconv",
     "Delta",
     "Direct",
+    "DoRA",
     "Embedding",
     "Execution",
     "Explanation",

@@ -10,6 +10,7 @@ from hyperloom._core.choices.inits import Init
 from hyperloom._core.choices.layouts.base import Layout, in_slots, whole_piece
 from hyperloom._core.choices.layouts.rows import own_rows
 from hyperloom._core.choices.structure import (
+    Directed,
     Formed,
     Plain,
     Product,
@@ -25,6 +26,7 @@ from hyperloom._core.target.spec import TensorSpec
 __all__ = [
     "ZERO",
     "Bank",
+    "Directed",
     "Form",
     "Formed",
     "Head",

@@ -55,6 +55,7 @@ FORMS: dict[str, Callable[[Target], Any]] = {
     "mixed-forms": lambda t: t.mixed_form,
     # What the patterns do not name is generated whole.
     "low-rank": lambda t: dict.fromkeys(t.matrices, hl.LoRA(2, alpha=3.0)),
+    "directed": lambda t: dict.fromkeys(t.matrices, hl.DoRA(2, alpha=3.0)),
     "product": lambda t: dict.fromkeys(t.matrices, hl.LowRank(2)),
     "scale": lambda t: dict.fromkeys(t.matrices, hl.Scale()) | {"*.bias": hl.Shift()},
     "scale-inputs": lambda t: dict.fromkeys(t.matrices, hl.Scale(trained=True, inputs=True)),

@@ -61,6 +61,8 @@ EXAMPLES = [
     hl.Whole(),
     hl.Delta(trained=True),
     hl.LoRA(2, alpha=0.5),
+    hl.LoRA(2, rslora=True),
+    hl.DoRA(2, trained=True),
     hl.LowRank(2),
     hl.Scale(inputs=True),
     hl.Shift(),
@@ -144,6 +146,7 @@ REQUIRED = {
     "CustomTrunk": {"width"},
     "Deconv": {"image", "filters", "kernel"},
     "Direct": {"size"},
+    "DoRA": {"rank"},
     "Embedding": {"num", "dim"},
     "Entry": {"tensor", "form", "pieces"},
     "Head": {

@@ -139,10 +139,13 @@ DOORS = [
     door("Tiles", {"smallest": 4}, {"smallest": INTS}),
     *(door(name, {"trained": False}, {"trained": BOOLS}) for name in ("Delta", "Shift", "RankOne")),
     door("Scale", {"trained": False, "inputs": False}, {"trained": BOOLS, "inputs": BOOLS}),
-    door(
-        "LoRA",
-        {"rank": 2, "alpha": 4.0, "trained": False},
-        {"rank": INTS, "alpha": ("None", *NUMBERS), "trained": BOOLS},
+    *(
+        door(
+            name,
+            {"rank": 2, "alpha": 4.0, "rslora": False, "trained": False},
+            {"rank": INTS, "alpha": ("None", *NUMBERS), "rslora": BOOLS, "trained": BOOLS},
+        )
+        for name in ("LoRA", "DoRA")
     ),
     door("LowRank", {"rank": 2}, {"rank": INTS}),
     door("Templates", {"num": 2}, {"num": INTS}),

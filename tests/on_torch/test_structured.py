@@ -31,6 +31,7 @@ FORMS = {
     "whole": hl.Whole(),
     "delta": hl.Delta(trained=True),
     "low rank": hl.LoRA(2, alpha=3.0, trained=True),
+    "directed": hl.DoRA(2, alpha=3.0, trained=True),
     "product": hl.LowRank(2),
     "scale": hl.Scale(trained=True),
     "scale inputs": hl.Scale(trained=True, inputs=True),

@@ -152,10 +152,18 @@ def _low_rank(base: Any, u: Any, v: Any) -> Any:
     return base + 3.0 / 2 * np.einsum("or,ri->oi", u, v)
 
 
+def _directed(base: Any, u: Any, v: Any, g: Any) -> Any:
+    changed = _low_rank(base, u, v)
+    lengths = [np.sqrt(np.einsum("oi,oi->o", w, w)) for w in (base, changed)]
+    return (1 + g) * (lengths[0] / lengths[1])[:, None] * changed
+
+
 FORMULAS: list[tuple[Any, Callable[..., Any]]] = [
     (hl.Whole(), lambda base, part: part),
     (hl.Delta(), lambda base, part: base + part),
     (hl.LoRA(2, alpha=3.0), _low_rank),
+    (hl.LoRA(4, alpha=3.0, rslora=True), lambda base, u, v: base + 3.0 / 2 * u @ v),
+    (hl.DoRA(2, alpha=3.0), _directed),
     (hl.LowRank(2), lambda base, u, v: np.einsum("or,ri->oi", u, v)),
     (hl.Scale(), lambda base, s: np.einsum("oi,o->oi", base, 1 + s[:, 0])),
     (hl.Scale(inputs=True), lambda base, s: np.einsum("oi,i->oi", base, 1 + s[0])),

@@ -10,6 +10,7 @@ from hyperloom import (
     Deconv,
     Delta,
     Direct,
+    DoRA,
     Embedding,
     Execution,
     Explanation,
@@ -41,6 +42,7 @@ from hyperloom import (
     Whole,
     draw,
 )
+from hyperloom._core.backend.factors import Factors
 from hyperloom._core.backend.inputs import Inputs
 
 __all__ = [
@@ -53,9 +55,11 @@ __all__ = [
     "Deconv",
     "Delta",
     "Direct",
+    "DoRA",
     "Embedding",
     "Execution",
     "Explanation",
+    "Factors",
     "Full",
     "Given",
     "Grouped",

@@ -17,6 +17,7 @@ from hyperloom.jax._tools.perturbed import Perturbed
 from hyperloom.jax._tools.rates import param_groups
 from hyperloom.jax._tools.regularizer import OutputRegularizer
 from hyperloom.jax._tools.views import (
+    concatenate,
     conditional_parameters,
     flatten,
     shared_parameters,
@@ -37,6 +38,7 @@ __all__ = [
     "OutputRegularizer",
     "Perturbed",
     "Shapes",
+    "concatenate",
     "conditional_parameters",
     "flatten",
     "functional",

@@ -10,6 +10,7 @@ from jax import Array
 
 from hyperloom._core.backend import protocol
 from hyperloom._core.backend.documented import completes
+from hyperloom._core.backend.factors import Factors
 from hyperloom._core.backend.inputs import unpacked
 from hyperloom._core.choices.execution import Execution
 from hyperloom._core.choices.forms import Form
@@ -273,9 +274,32 @@ class HyperNetwork(nnx.Module):
         tensors = generator.tensors(encoded, generator.trunk_key(streams))
         return (tensors, encoded.carry) if self.plan.condition.has_carry else tensors
 
+    def factors(self, condition: Any, *, rngs: Any = None, carry: Any = None) -> Any:
+        """Generate the factors of low-rank changes: no tensor is formed.
+
+        Args:
+            condition: Raw value of one condition, or of a batch.
+            rngs: As in a call.
+            carry: For a condition that carries a state, that of the call before.
+
+        Returns:
+            `{name: Factors(a, b, scaling)}` for every tensor whose form is a product of factors
+            (`LoRA`, `LowRank`, `VeRA`): `W = base + scaling * B @ A`, with `a`
+            `(*batch, rank, inputs)` and `b` `(*batch, outputs, rank)` as PEFT has them: a Flax
+            kernel is the transpose of `W`. In the dtype of the generator; differentiable. With a
+            condition that carries a state, the pair of that and the next state.
+
+        Raises:
+            ValueError: No tensor's form has factors. Otherwise as a call.
+        """
+        streams, generator = as_rngs(rngs), self.generator
+        encoded = generator.encode(condition, streams, carry)
+        factors = generator.factors(encoded, generator.trunk_key(streams))
+        return (factors, encoded.carry) if self.plan.condition.has_carry else factors
+
     def run(
         self,
-        params: Mapping[str, Array],
+        params: Mapping[str, Array | Factors],
         *inputs: Any,
         in_axes: Dims = 0,
         rngs: Any = None,
@@ -291,7 +315,7 @@ class HyperNetwork(nnx.Module):
         """
         inputs, kwargs = unpacked(inputs, kwargs)
         asked = Asked(inputs, in_axes, kwargs, as_rngs(rngs), state, mutable, method)
-        return run_given(self.plan, self.runner, params, asked)
+        return run_given(self.generator, self.runner, params, asked)
 
     def encode(self, condition: Any, *, rngs: Any = None, carry: Any = None) -> Encoded:
         """Return the vector of a raw condition, with ids and the next state where there are any.

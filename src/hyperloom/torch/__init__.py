@@ -22,6 +22,7 @@ from hyperloom.torch._tools.perturbed import Perturbed
 from hyperloom.torch._tools.rates import param_groups
 from hyperloom.torch._tools.regularizer import OutputRegularizer
 from hyperloom.torch._tools.views import (
+    concatenate,
     conditional_parameters,
     flatten,
     shared_parameters,
@@ -41,6 +42,7 @@ __all__ = [
     "Shapes",
     "SharedStatistics",
     "SlowWarning",
+    "concatenate",
     "conditional_parameters",
     "flatten",
     "load",

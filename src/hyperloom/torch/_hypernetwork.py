@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hyperloom._core.backend import protocol
 from hyperloom._core.backend.documented import completes
+from hyperloom._core.backend.factors import Factors
 from hyperloom._core.checkpoint.base import FINGERPRINT, SAME_BASE
 from hyperloom._core.choices.execution import Execution
 from hyperloom._core.choices.forms import Form
@@ -26,7 +27,7 @@ from hyperloom.torch._generate.encoded import Encoded
 from hyperloom.torch._generate.generator import Generator, grow, tensors_of
 from hyperloom.torch._run.bound import Bound, Hand, check_method
 from hyperloom.torch._run.call import Call, Dims
-from hyperloom.torch._run.checks import check_params, ids_of
+from hyperloom.torch._run.checks import check_params, ids_of, with_weights
 from hyperloom.torch._run.explain import explain
 from hyperloom.torch._run.pairing import refuse_meta_inputs
 from hyperloom.torch._run.route import route
@@ -225,7 +226,7 @@ class HyperNetwork(Generator):
 
     def run(
         self,
-        params: Mapping[str, Tensor],
+        params: Mapping[str, Tensor | Factors],
         *inputs: Any,
         condition: Any = None,
         in_dims: Dims = 0,
@@ -244,9 +245,12 @@ class HyperNetwork(Generator):
         """
         batch = check_params(self, params)
         call = Call(batch, inputs, kwargs, in_dims)
-        refuse_meta_inputs(call, next(iter(params.values())).device)
-        generated = {name: value for name, value in params.items() if name not in self.plan.kept}
-        kept = {name: value for name, value in params.items() if name in self.plan.kept}
+        first = next(iter(params.values()))
+        refuse_meta_inputs(call, (first.a if isinstance(first, Factors) else first).device)
+        given = with_weights(self, self._runner, params, batch)
+        own = {n for n in self.plan.kept if n in params and not isinstance(params[n], Factors)}
+        generated = {name: value for name, value in given.items() if name not in own}
+        kept: Any = {name: given[name] for name in own}
         return run_given(self._runner, generated, kept, call, ids_of(self, condition, batch))
 
     def bind(self, condition: Any, *, rows: Any = None, carry: Any = None) -> Bound:

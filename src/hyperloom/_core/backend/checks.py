@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from hyperloom._core.arrays import ArrayKind
+from hyperloom._core.backend.factors import Factors, check_factors
 from hyperloom._core.choices.conditions import Condition, Custom, CustomRecurrent
 from hyperloom._core.choices.trunks import CustomTrunk, Trunk
 from hyperloom._core.errors import (
@@ -75,8 +76,17 @@ def check_params(
         raise ValueError(message("params", got, f"{kind.word} for every generated name"))
     batch: tuple[int, ...] | None = None
     for name, value in params.items():
+        if isinstance(value, Factors):
+            for side in value[:2]:
+                kind.check(f"params[{name!r}]", side, f"factors that are {kind.plural}")
+            lead = check_factors(value, plan.spec[name])
+            if batch is not None and lead != batch:
+                got = f"factors of conditions {lead} beside others of {batch}"
+                raise ValueError(message(f"params[{name!r}]", got, "one batch for all"))
+            batch = lead
+            continue
         if not isinstance(value, kind.types):
-            raise TypeError(message(f"params[{name!r}]", value, kind.word))
+            raise TypeError(message(f"params[{name!r}]", value, f"{kind.word}, or Factors"))
         check(name, value)
         kept = name in plan.kept
         lead = _leading(plan, name, tuple(value.shape), () if kept else batch)

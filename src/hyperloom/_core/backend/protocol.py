@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from hyperloom._core.backend.factors import Factors
 from hyperloom._core.backend.tools import Array, Arrays, Assembled, OutputRegularizer, Perturbed
 from hyperloom._core.choices.execution import Execution
 from hyperloom._core.plan.plan import Plan
@@ -135,6 +136,8 @@ class HyperNetwork(Protocol):
         Args:
             params: What `generate` returns, or arrays of the same names and shapes, with common
                 leading batch dimensions. Tensors that the hypernetwork keeps may be given too.
+                In the place of an array there may be `Factors`, of what `factors` returns or any
+                others: they change the target's own tensor, unless its form has no base.
             *inputs: As in a call.
 
         Returns:
@@ -268,6 +271,29 @@ class Backend(Protocol):
         Raises:
             TypeError: Not a list of dicts from names to arrays.
             ValueError: No sample, or samples with other names than the first.
+        """
+        ...
+
+    def concatenate(self, factors: Any, weights: Any = None) -> dict[str, Factors]:
+        """Sum low-rank changes by putting their factors side by side: exact, nothing is formed.
+
+        The rank of the sum is the sum of the ranks. For the chunks of a long document
+        (Doc-to-LoRA), and for weighted mixtures of adapters.
+
+        Args:
+            factors: Factors of a batch of conditions, `{name: Factors}`, which are summed over the
+                last dimension of the batch; or a list of such dicts of equal batch, which are
+                summed, and whose ranks may differ.
+            weights: Factors on the summands: an array `(*batch, N)`, or for a list a list of
+                numbers. `None` (default) for 1. A weight of zero leaves a condition out.
+
+        Returns:
+            `{name: Factors}`, for `hnet.run`.
+
+        Raises:
+            TypeError: No factors.
+            ValueError: Factors of one condition where a batch is summed over, adapters of other
+                tensors or sizes than the first, or weights that do not pair with the summands.
         """
         ...
 

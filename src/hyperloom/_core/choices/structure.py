@@ -54,6 +54,14 @@ class Structure:
         """
         return ""
 
+    def factors(self, parts: tuple[Any, ...], bank: Any) -> tuple[Any, Any, float] | None:
+        """Return `U` `(*batch, rows, rank)`, `V` `(*batch, rank, columns)` and a number.
+
+        The tensor, as a matrix, is then `number * U V`, plus the base if there is one. `None`
+        where it is not of that kind.
+        """
+        return None
+
 
 @dataclass(frozen=True, slots=True)
 class Plain(Structure):
@@ -125,6 +133,53 @@ class Product(Structure):
         rank = parts[0][-1:]
         fits = parts == ((rows, *rank), (*rank, columns))
         return "" if fits else f"two parts, ({rows}, rank) and (rank, {columns})"
+
+    def factors(self, parts: tuple[Any, ...], bank: Any) -> tuple[Any, Any, float] | None:
+        return parts[0], parts[1], self.factor
+
+
+@dataclass(frozen=True, slots=True)
+class Directed(Structure):
+    """`(1 + g) * |base| * V / |V|` with `V = base + factor * U V`.
+
+    Attributes:
+        factor: A number.
+        split: As of `Product`.
+        inputs: The axes that lengths are taken over, counted from the end.
+    """
+
+    factor: float
+    split: int
+    inputs: tuple[int, ...]
+    factored: ClassVar[bool] = True
+
+    def dense(self, parts: tuple[Any, ...], base: Any, bank: Any, shape: Shape) -> Any:
+        changed = Product(self.factor, self.split).dense(parts[:2], base, bank, shape)
+        lengths = self.length(base) / self.length(changed)
+        return changed * (lengths * (1 + parts[2]))
+
+    def unmet(self, parts: tuple[Shape, ...], base: bool, bank: Shape | None, shape: Shape) -> str:
+        missing = Product(self.factor, self.split).unmet(parts[:2], base, bank, shape)
+        axes = range(-len(shape), 0)
+        ones = tuple(1 if i in self.inputs else n for i, n in zip(axes, shape, strict=True))
+        fits = base and not missing and parts[2:] == (ones,)
+        return "" if fits else f"{_BASE}, factors as of a Product, and a part {ones}"
+
+    def length(self, tensor: Any) -> Any:
+        """Return the lengths over the inputs, with 1 along their axes."""
+        return (tensor * tensor).sum(axis=self.inputs, keepdims=True) ** 0.5
+
+    def scale(self, parts: tuple[Any, ...], base: Any) -> Any:
+        """Return what `V` is multiplied with, `(*batch, rows)`; `V` is not formed.
+
+        For a tensor whose outputs are its rows: all of `inputs` are columns.
+        """
+        u, v, g = parts
+        rows = base.reshape((base.shape[0], -1))
+        squares, u = (rows * rows).sum(axis=-1), self.factor * u
+        crossed, gram = rows @ v.mT, v @ v.mT
+        lengths = squares + (u * (2 * crossed + u @ gram)).sum(axis=-1)
+        return (squares / lengths) ** 0.5 * (1 + g.reshape((*g.shape[: u.ndim - 2], -1)))
 
 
 @dataclass(frozen=True, slots=True)

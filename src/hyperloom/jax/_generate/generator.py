@@ -10,12 +10,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from hyperloom._core.backend.factors import Factors, join_factors
 from hyperloom._core.backend.views import need_carry
 from hyperloom._core.errors import positive_int
 from hyperloom._core.plan.plan import Plan
 from hyperloom.jax._arrays import ranks_promoted
 from hyperloom.jax._generate.encoded import Encoded
-from hyperloom.jax._generate.numbers import assemble, raw_numbers, slot_features
+from hyperloom.jax._generate.numbers import assemble, cut, raw_numbers, slot_features
 from hyperloom.jax._target.streams import draw
 from hyperloom.jax._target.variables import Fixed, arrays_of
 
@@ -102,6 +103,13 @@ class Generator:
         raw = raw_numbers(self.plan, self.heads, encoded, features)
         dtypes = {t.name: jnp.dtype(t.dtype) for t in self.plan.spec}
         return assemble(self.plan, raw, *self.numbers(), dtypes)
+
+    @ranks_promoted
+    def factors(self, encoded: Encoded, key: Array | None = None) -> dict[str, Factors]:
+        """Return the factors of every tensor that has any; arguments as of `tensors`."""
+        raw = raw_numbers(self.plan, self.heads, encoded, self.features(encoded, key))
+        scales, _, banks = self.numbers()
+        return join_factors(self.plan, cut(self.plan, raw, scales), banks)
 
     def numbers(self) -> tuple[Array | None, dict[str, Array], list[Array]]:
         """Return scales, bases and banks as arrays."""

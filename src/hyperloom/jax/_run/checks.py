@@ -9,9 +9,14 @@ import numpy as np
 from flax import nnx
 
 from hyperloom._core.backend import checks
+from hyperloom._core.backend.factors import Factors, dense, rows_first
 from hyperloom._core.errors import a_mapping, did_you_mean, message, shown
 from hyperloom._core.plan.plan import Plan
 from hyperloom.jax._arrays import ARRAY, is_array, is_key
+from hyperloom.jax._generate.generator import Generator
+from hyperloom.jax._run.pairing import flat_batch
+from hyperloom.jax._run.runner import Runner
+from hyperloom.jax._weights.weights import factored
 
 
 def as_rngs(rngs: Any) -> nnx.Rngs | None:
@@ -69,3 +74,30 @@ def check_params(plan: Plan, params: Mapping[str, Any]) -> tuple[int, ...]:
             raise TypeError(message(f"params[{name!r}]", f"{value.dtype}", dtype, way_out))
 
     return checks.check_params(plan, params, ARRAY, check)
+
+
+def with_weights(
+    generator: Generator, runner: Runner, params: Mapping[str, Any], batch: tuple[int, ...]
+) -> dict[str, Any]:
+    """Return given arrays, `(B, *shape)`, with a weight object in the place of factors.
+
+    Args:
+        generator: What generates.
+        runner: What runs.
+        params: Checked arrays, and factors, which change the target's own tensor.
+        batch: Their batch; kept tensors have none.
+    """
+    plan, bases, kept = generator.plan, generator.numbers()[1], runner.kept_tensors()
+    weights = {}
+    for name, value in params.items():
+        if not isinstance(value, Factors):
+            weights[name] = value if name in kept else flat_batch(value, batch)
+            continue
+        tensor, base = plan.spec[name], bases.get(name, kept.get(name))
+        if batch:
+            u, v = (flat_batch(side, batch) for side in rows_first(value, tensor))
+            sizes = tensor.shape, tensor.dtype, value.scaling * u, v, tensor.matrix_split
+            weights[name] = factored(name, *sizes, base)
+        else:
+            weights[name] = dense(value, tensor, base).astype(tensor.dtype)
+    return weights

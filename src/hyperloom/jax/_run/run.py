@@ -10,14 +10,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from hyperloom._core.backend.factors import Factors
 from hyperloom._core.choices.execution import SlowWarning
 from hyperloom._core.errors import message
-from hyperloom._core.plan.plan import Plan
 from hyperloom.jax._generate.encoded import Encoded
 from hyperloom.jax._generate.generator import Generator
 from hyperloom.jax._generate.norms import training
 from hyperloom.jax._run.call import Asked, Call
-from hyperloom.jax._run.checks import check_params
+from hyperloom.jax._run.checks import check_params, with_weights
 from hyperloom.jax._run.pairing import flat_batch, unflat_batch
 from hyperloom.jax._run.route import Route, route
 from hyperloom.jax._run.rows import Rows, calls_on_rows, on_rows
@@ -83,13 +83,16 @@ def make_and_run(
     return on_rows(calls, lambda places, call: part(encoded.take(places), call))
 
 
-def run_given(plan: Plan, runner: Runner, params: Mapping[str, Array], asked: Asked) -> Any:
-    """Run with tensors that are given."""
+def run_given(generator: Generator, runner: Runner, params: Mapping[str, Any], asked: Asked) -> Any:
+    """Run with tensors that are given, or factors in their place."""
+    plan = generator.plan
     batch = check_params(plan, params)
     call = asked.of(runner, batch)
     way = route(plan, runner, call, None)
-    kept = {name: value for name, value in params.items() if name in plan.kept}
-    source = {n: flat_batch(v, batch) for n, v in params.items() if n not in kept}
+    given = with_weights(generator, runner, params, batch)
+    own = {n for n in plan.kept if n in params and not isinstance(params[n], Factors)}
+    kept = {name: given[name] for name in own}
+    source = {name: value for name, value in given.items() if name not in own}
     with naming_inputs(plan.spec.name, asked.inputs, asked.kwargs):
         result, notes = travel(runner, way, lambda source, _: (source, kept), source, call)
     return store(runner, asked, result, notes)

@@ -10,8 +10,10 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
+from hyperloom._core.backend import factors as adapters
 from hyperloom._core.backend import protocol, views
 from hyperloom._core.backend.documented import completes
+from hyperloom._core.backend.factors import Factors
 from hyperloom._core.plan.plan import Plan
 from hyperloom.jax._arrays import ARRAY
 from hyperloom.jax._generate.table import Table
@@ -44,6 +46,14 @@ def unstack(params: Mapping[str, Array]) -> list[Params]:
 @completes(protocol.Backend.stack)
 def stack(samples: Sequence[Mapping[str, Array]]) -> Params:
     return views.stack(samples, ARRAY, jnp.stack)
+
+
+@completes(protocol.Backend.concatenate)
+def concatenate(
+    factors: Mapping[str, Factors] | Sequence[Mapping[str, Factors]],
+    weights: Array | Sequence[float] | None = None,
+) -> dict[str, Factors]:
+    return adapters.concatenate(factors, weights, jnp.concatenate)
 
 
 @completes(protocol.Backend.shared_parameters)

@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 
 from hyperloom._core.backend import weights
-from hyperloom._core.choices.structure import Product, Scaled, Shifted, Structure, Sum
+from hyperloom._core.choices.structure import Directed, Product, Scaled, Shifted, Structure, Sum
 from hyperloom._core.plan.contraction import contracts
 from hyperloom._core.plan.plan import Plan
 from hyperloom._core.target.spec import TensorSpec
@@ -22,7 +22,14 @@ from hyperloom.jax._generate.numbers import scale_and_shift
 from hyperloom.jax._generate.sharing import every_id
 from hyperloom.jax._generate.table import look_up
 from hyperloom.jax._weights.choose import device_class
-from hyperloom.jax._weights.weights import StructuredWeight, combined, factored, scaled, shifted
+from hyperloom.jax._weights.weights import (
+    StructuredWeight,
+    combined,
+    factored,
+    scaled,
+    shifted,
+    times,
+)
 
 Weights = tuple[dict[str, Any], dict[str, Any]]
 
@@ -145,6 +152,8 @@ class WeightMaker(weights.WeightMaker):
             case Product(factor=factor, split=split):
                 u = parts[0] if factor == 1.0 else factor * parts[0]
                 return factored(name, shape, dtype, u, parts[1], split, base)
+            case Directed() if base is not None and len(tensor.out_axes) == 1:
+                return _directed(structure, tensor, parts, base)
             case Sum() if bank is not None:
                 coefficients = parts[0].reshape(len(parts[0]), -1)
                 return combined(name, shape, dtype, coefficients, jnp.moveaxis(bank, 0, -1), base)
@@ -169,3 +178,20 @@ class WeightMaker(weights.WeightMaker):
 
     def cast(self, value: Array, tensor: TensorSpec) -> Array:
         return value.astype(tensor.dtype)
+
+
+def _directed(
+    structure: Directed, tensor: TensorSpec, parts: tuple[Array, ...], base: Array
+) -> StructuredWeight | None:
+    """Return the weight of DoRA; `None` where its outputs are neither its rows nor its columns."""
+    u, v, g = parts
+    axis = tensor.out_axes[0]
+    if axis == 0:
+        scale = structure.scale((u, v, g), base)
+    elif tensor.outputs_last:
+        scale = structure.scale((v.mT, u.mT, g), base.reshape(-1, tensor.shape[-1]).T)
+    else:
+        return None
+    u = structure.factor * u
+    change = factored(tensor.name, tensor.shape, tensor.dtype, u, v, structure.split, base)
+    return times(change, scale, axis)

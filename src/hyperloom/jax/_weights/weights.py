@@ -277,6 +277,12 @@ def scaled(name: str, base: Any, dtype: Any, factors: Sequence[Any]) -> Structur
     return StructuredWeight((term,), name, axes, tuple(base.shape), np.dtype(dtype))
 
 
+def times(weight: StructuredWeight, numbers: Any, axis: int) -> StructuredWeight:
+    """Return a weight with numbers `(B, size)` multiplied in along one axis."""
+    factor = Factor(numbers, (weight.axes[axis],), True)
+    return replace(weight, terms=tuple((*term, factor) for term in weight.terms))
+
+
 def shifted(name: str, base: Any, dtype: Any, shift: Any) -> StructuredWeight:
     """Return `base + s`; arguments as of `scaled`, with one array."""
     return _weight(name, base.shape, dtype, (_narrow(shift),), base)

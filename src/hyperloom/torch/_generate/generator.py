@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperloom._core.backend.checks import growing
+from hyperloom._core.backend.factors import Factors, join_factors
 from hyperloom._core.backend.views import need_carry
 from hyperloom._core.choices.conditions import Embedding
 from hyperloom._core.choices.trunks import MLP, Linear
@@ -19,7 +20,7 @@ from hyperloom.torch._generate.build import Built
 from hyperloom.torch._generate.conditions import EmbeddingCondition
 from hyperloom.torch._generate.encoded import Encoded
 from hyperloom.torch._generate.norms import IdNorm
-from hyperloom.torch._generate.numbers import assemble, raw_numbers
+from hyperloom.torch._generate.numbers import assemble, cut, raw_numbers
 from hyperloom.torch._generate.supplied import generate_with
 from hyperloom.torch._generate.table import grow_rows
 from hyperloom.torch._target.placeholder import Ungenerated
@@ -112,6 +113,27 @@ class Generator(nn.Module):
         tensors = tensors_of(self, encoded)
         return (tensors, encoded.carry) if self._has_carry else tensors
 
+    def factors(self, condition: Any, *, carry: Any = None) -> Any:
+        """Generate the factors of low-rank changes: no tensor is formed.
+
+        Args:
+            condition: Raw value of one condition, or of a batch.
+            carry: For a condition that carries a state, that of the call before.
+
+        Returns:
+            `{name: Factors(a, b, scaling)}` for every tensor whose form is a product of factors
+            (`LoRA`, `LowRank`, `VeRA`): `W = base + scaling * B @ A`, with `a`
+            `(*batch, rank, inputs)` and `b` `(*batch, outputs, rank)` as PEFT has them, in the
+            dtype of the generator; differentiable. With a condition that carries a state, the
+            pair of that and the next state.
+
+        Raises:
+            ValueError: No tensor's form has factors. Otherwise as `forward`.
+        """
+        encoded = self.encode(condition, carry)
+        factors = factors_of(self, encoded)
+        return (factors, encoded.carry) if self._has_carry else factors
+
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         super()._apply(fn, recurse)
         for name, dtype in self.dtypes.items():
@@ -176,6 +198,14 @@ def tensors_of(generator: Generator, encoded: Encoded) -> dict[str, Tensor]:
     scales, bases, banks = fixed_of(generator)
     raw = raw_numbers(generator.plan, modules["trunks"], modules["heads"], encoded, scales)
     return assemble(generator.plan, raw, bases, banks, generator.dtypes)
+
+
+def factors_of(generator: Generator, encoded: Encoded) -> dict[str, Factors]:
+    """Return the factors `{name: Factors}` of encoded conditions."""
+    modules: Any = generator._modules
+    scales, _, banks = fixed_of(generator)
+    raw = raw_numbers(generator.plan, modules["trunks"], modules["heads"], encoded, scales)
+    return join_factors(generator.plan, cut(generator.plan, raw), banks)
 
 
 def fixed_of(generator: Generator) -> tuple[Tensor | None, dict[str, Tensor], list[Tensor]]:

@@ -239,12 +239,15 @@ def run_encoded(generator: Generator, runner: Runner, encoded: Encoded, call: Ca
 
 def run_given(
     runner: Runner,
-    tensors: Mapping[str, Tensor],
+    tensors: Mapping[str, Any],
     kept: Mapping[str, Tensor],
     call: Call,
     ids: Tensor | None,
 ) -> Any:
-    """Run the target with given tensors `(*batch, *shape)`, and `kept` in place of its own."""
+    """Run the target with given tensors `(*batch, *shape)`, and `kept` in place of its own.
+
+    For one batch dimension weight objects may stand among the tensors.
+    """
     buffers = runner.buffers(ids, call.batch)
     way = loop_where_repeated(strategy_of(runner, call), runner, ids)
     output = run(runner, way, tensors, {**runner.kept(), **kept}, call, buffers)

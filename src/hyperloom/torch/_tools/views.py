@@ -8,8 +8,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from hyperloom._core.backend import factors as adapters
 from hyperloom._core.backend import protocol, views
 from hyperloom._core.backend.documented import completes
+from hyperloom._core.backend.factors import Factors
 from hyperloom._core.plan.plan import Plan
 from hyperloom.torch._arrays import TENSOR
 from hyperloom.torch._generate.table import Table
@@ -35,6 +37,14 @@ def unstack(params: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
 @completes(protocol.Backend.stack)
 def stack(samples: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return views.stack(samples, TENSOR, torch.stack)
+
+
+@completes(protocol.Backend.concatenate)
+def concatenate(
+    factors: Mapping[str, Factors] | Sequence[Mapping[str, Factors]],
+    weights: Tensor | Sequence[float] | None = None,
+) -> dict[str, Factors]:
+    return adapters.concatenate(factors, weights, torch.cat)
 
 
 @completes(protocol.Backend.shared_parameters)

@@ -10,13 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hyperloom._core.backend import weights
-from hyperloom._core.choices.structure import Product, Scaled, Shifted, Structure, Sum
+from hyperloom._core.choices.structure import Directed, Product, Scaled, Shifted, Structure, Sum
 from hyperloom._core.plan.plan import Plan
 from hyperloom._core.target.spec import TensorSpec
 from hyperloom.torch._generate.encoded import Encoded
 from hyperloom.torch._generate.generator import Generator, fixed_of
 from hyperloom.torch._generate.heads import Seen
 from hyperloom.torch._generate.numbers import slot_features
+from hyperloom.torch._weights.directed import directed
 from hyperloom.torch._weights.factored import LowRankWeight, ScaledWeight, ShiftedWeight
 from hyperloom.torch._weights.sums import SumWeight
 from hyperloom.torch._weights.weights import Dense, Weight
@@ -142,6 +143,8 @@ class WeightMaker(weights.WeightMaker):
         match structure:
             case Product(factor=factor) if parts[0].shape[-2] == shape[0]:
                 return LowRankWeight(*named, parts[0], parts[1], factor, base, **record)
+            case Directed() if base is not None and parts[2].shape[1] == shape[0]:
+                return directed(named, structure, parts, base, self.record)
             case Sum() if bank is not None:
                 return SumWeight(*named, parts[0].flatten(1), bank.flatten(1).mT, base, **record)
             case Shifted() if base is not None and parts[0].shape[1:] == (shape[0], 1):

@@ -2,12 +2,13 @@
 
 from hyperloom._core.choices.forms.base import Form, OnBase
 from hyperloom._core.choices.forms.factors import RankOne, Scale, Shift
-from hyperloom._core.choices.forms.low_rank import LoRA, LowRank
+from hyperloom._core.choices.forms.low_rank import DoRA, LoRA, LowRank
 from hyperloom._core.choices.forms.templates import Templates
 from hyperloom._core.choices.forms.whole import Delta, Whole
 
 __all__ = [
     "Delta",
+    "DoRA",
     "Form",
     "LoRA",
     "LowRank",
