@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -384,6 +385,18 @@ def test_another_target(saved: tuple[Path, bytes]) -> None:
         refused(lambda: hl.load(path, target), hl.CheckpointError, text, target)  # noqa: B023
         hnet = make(target=target, layout=hl.Chunked(7, embedding=3))
         refused(lambda: hnet.load(path), hl.CheckpointError, text, target, hnet)  # noqa: B023
+
+
+def test_a_target_in_the_dtype_that_its_hypernetwork_was_converted_to(tmp_path: Path) -> None:
+    hnet, path = make().double(), tmp_path / "double"
+    hl.save(hnet, path)
+    assert hl.load(path, mlp()).generate(0)["0.weight"].dtype == torch.float64
+    text = (
+        "Build the target in the dtypes that it had when the hypernetwork was made: load() gives "
+        "it those in which the file was saved."
+    )
+    with pytest.raises(hl.CheckpointError, match=rf"{re.escape(text)}$"):
+        hl.load(path, mlp().double())
 
 
 def test_a_target_that_is_tied_otherwise(saved: tuple[Path, bytes]) -> None:

@@ -218,6 +218,9 @@ def other_target(path: Any, differences: list[str]) -> CheckpointError:
     more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
     got = f"the parameters of another target: {'; '.join(differences[:3])}{more}"
     way_out = "Build the target as it was when the checkpoint was saved."
+    if all(" has dtype " in difference for difference in differences):
+        way_out = "Build the target in the dtypes that it had when the hypernetwork was made: "
+        way_out += "load() gives it those in which the file was saved."
     return CheckpointError(message(f"checkpoint {path}", got, "the target's own", way_out))
 
 

@@ -121,8 +121,10 @@ def checked_rows(rows: Any, batch: torch.Size, device: torch.device) -> Rows:
         raise ValueError(
             message("rows", f"rows= beside {got}", "a batch of conditions (B,)", way_out)
         )
-    if rows.ndim != 1 or not len(rows):
+    if rows.ndim != 1:
         raise ValueError(message("rows", f"shape {tuple(rows.shape)}", wanted))
+    if not len(rows):
+        raise ValueError(message("rows", "none", "one row or more"))
     low, high = (int(value) for value in torch.aminmax(rows))
     if low < 0 or high >= batch[0]:
         bad = low if low < 0 else high
