@@ -53,6 +53,8 @@ from hyperloom._core.choices.layouts import (
     Tensors,
     Tiles,
 )
+from hyperloom._core.choices.sets import AttentionPool, Context, MeanPool
+from hyperloom._core.choices.slot_trunks import Transformer
 from hyperloom._core.choices.statistics import (
     BatchStatistics,
     PerConditionStatistics,
@@ -75,12 +77,14 @@ __version__ = "0.1.0.dev0"
 
 __all__ = [
     "MLP",
+    "AttentionPool",
     "BatchStatistics",
     "BiasHyperInit",
     "CheckpointError",
     "Chunked",
     "Concat",
     "Condition",
+    "Context",
     "CosSin",
     "Custom",
     "CustomRecurrent",
@@ -107,6 +111,7 @@ __all__ = [
     "Linear",
     "LoRA",
     "LowRank",
+    "MeanPool",
     "Native",
     "Noise",
     "PerCondition",
@@ -127,6 +132,7 @@ __all__ = [
     "TensorSpec",
     "Tensors",
     "Tiles",
+    "Transformer",
     "Translation",
     "Trunk",
     "Unscaled",

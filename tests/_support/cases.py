@@ -116,7 +116,7 @@ class Row:
 def pick(conditions: Any, index: Any) -> Any:
     """Return one condition of a batch."""
     if isinstance(conditions, tuple):
-        return tuple(part[index] for part in conditions)
+        return tuple(pick(part, index) for part in conditions)
     return conditions[index]
 
 

@@ -57,6 +57,8 @@ def _value(value: Any) -> Any:
     """Return a raw value of one condition as NumPy has it."""
     if isinstance(value, tuple):
         return tuple(map(_value, value))
+    if value.dtype == torch.bool:  # a mask
+        return value.numpy()
     return value.double().numpy() if value.is_floating_point() else int(value)
 
 

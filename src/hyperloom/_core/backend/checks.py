@@ -10,6 +10,7 @@ from hyperloom._core.backend.factors import Factors, check_factors
 from hyperloom._core.choices.conditions import Condition, Custom, CustomRecurrent
 from hyperloom._core.choices.trunks import CustomTrunk, Trunk
 from hyperloom._core.errors import (
+    a_bool,
     a_kind,
     did_you_mean,
     message,
@@ -38,7 +39,8 @@ def check_again(plan: Plan, condition: Condition | None, trunk: Any, module: typ
         carries = isinstance(condition, CustomRecurrent) == isinstance(
             plan.condition, CustomRecurrent
         )
-        if not (same and carries and condition.width == plan.condition.width):
+        sizes = [(c.width, c.context_width) for c in (condition, plan.condition)]
+        if not (same and carries and sizes[0] == sizes[1]):
             raise ValueError(message("condition", f"{condition}", f"{plan.condition}, as the plan"))
     if isinstance(plan.trunk, CustomTrunk):
         a_kind("trunk", trunk, module, f"the module that the plan calls {plan.trunk}")
@@ -124,14 +126,39 @@ def num_steps(sizes: Iterable[int], kind: ArrayKind) -> int:
 
 
 def check_trunk_output(
-    module: object, output: Any, shape: tuple[int, int], kind: ArrayKind
+    module: object, output: Any, shape: tuple[int, ...], kind: ArrayKind
 ) -> None:
-    """Raise unless a trunk module of the user's own returns an array `(rows, F)`."""
+    """Raise unless a trunk module of the user's own returns an array of its shape."""
     array = isinstance(output, kind.types)
     if not array or tuple(output.shape) != shape:
         got = f"{kind.word} of shape {tuple(output.shape)}" if array else repr(output)
         argument = f"trunk module {type(module).__name__}"
         raise ValueError(message(argument, got, f"shape {shape}"))
+
+
+def sees_slots(module: object) -> bool:
+    """Whether a trunk module says by `over_slots` that it gets all slots at once."""
+    value = getattr(module, "over_slots", False)
+    a_bool(f"{type(module).__name__}.over_slots", value)
+    return value
+
+
+def context_dim(module: object, has_carry: bool) -> int:
+    """Return the width of the context that a condition module says it returns; 0 for none."""
+    value = getattr(module, "context_dim", None)
+    if value is None:
+        return 0
+    name = type(module).__name__
+    if has_carry:
+        got, wanted = "beside has_carry = True", "a context, or a state"
+        raise ValueError(message(f"{name}.context_dim", got, wanted))
+    return positive_int(f"{name}.context_dim", value)
+
+
+def context_wanted(dim: int, context: int) -> str:
+    """Return what a condition module with a context is to return."""
+    vector = f"a vector (*batch, {dim})" if dim else "None (its `dim` is 0)"
+    return f"{vector} and a context (*batch, L, {context}), and its mask (*batch, L) if it has one"
 
 
 def growing(plan: Plan, num: object, num_tables: int) -> int:

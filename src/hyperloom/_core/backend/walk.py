@@ -33,6 +33,15 @@ def needs_moments(plan: Plan) -> bool:
     return isinstance(plan.trunk, CustomTrunk) or any(head.needs_moment for head in plan.heads)
 
 
+SAMPLE_ELEMENTS = 8  # of a context, whose sizes are the data's
+
+
+def num_samples(plan: Plan) -> int:
+    """Return on how many conditions features are measured; few where slots meet in pairs."""
+    most = 16 if plan.trunk_over_slots else 256
+    return min(plan.condition.num_ids or most, most)
+
+
 def refuse_trunk(plan: Plan, rows: int, error: Exception) -> NoReturn:
     """Raise for a trunk that fails on `rows` sample conditions with `error`."""
     trunk = plan.trunk
@@ -41,6 +50,11 @@ def refuse_trunk(plan: Plan, rows: int, error: Exception) -> NoReturn:
     got = f"a {trunk.name} that fails on {rows} rows ({error})"
     width = plan.condition.width + plan.widths[0]
     wanted = f"a module (rows, {width}) -> (rows, {trunk.width})"
+    if trunk.over_slots:
+        got = f"a {trunk.name} over slots that fails ({error})"
+        context = plan.condition.context_width
+        more = f", (B, L, {context}), and a mask (B, L) or None" if context else ""
+        wanted = f"a module (B, C, {width}){more} -> (B, C, {trunk.width})"
     raise ValueError(message("trunk", got, wanted)) from error
 
 

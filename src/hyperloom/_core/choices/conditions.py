@@ -31,6 +31,11 @@ class Condition(Choice, instead="Give a module of your framework as condition.")
         raise TypeError(f"{type(self).__name__} does not define a width")
 
     @property
+    def context_width(self) -> int:
+        """Width of the elements that a trunk over slots attends to; 0 without a context."""
+        return 0
+
+    @property
     def num_ids(self) -> int | None:
         """How many ids the condition knows; `None` when it has no ids."""
         return None
@@ -196,16 +201,19 @@ class Custom(Condition):
         name: What it is, for printing.
         size: Its learned numbers.
         std: Root mean square that its output is expected to have.
+        context: Width of the elements that it returns beside the vector; 0 for none.
     """
 
     dim: int
     name: str = "module"
     size: int = 0
     std: float = 1.0
+    context: int = 0
 
     def __post_init__(self) -> None:
         name = type(self).__name__
-        positive_int(f"{name}(dim=)", self.dim)
+        positive_int(f"{name}(context=)", self.context, least=0)
+        positive_int(f"{name}(dim=)", self.dim, least=0 if self.context else 1)
         a_string(f"{name}(name=)", self.name)
         positive_int(f"{name}(size=)", self.size, least=0)
         finite_float(f"{name}(std=)", self.std, least=1e-12)
@@ -213,6 +221,10 @@ class Custom(Condition):
     @property
     def width(self) -> int:
         return self.dim
+
+    @property
+    def context_width(self) -> int:
+        return self.context
 
     @property
     def num_parameters(self) -> int:
@@ -228,7 +240,7 @@ class Concat(Condition):
             `HyperNetwork`.
 
     Raises:
-        ValueError: Fewer than two parts.
+        ValueError: Fewer than two parts, or more than one with a context.
         TypeError: A part that is neither a condition object nor a module.
     """
 
@@ -243,6 +255,11 @@ class Concat(Condition):
             if not isinstance(part, Condition) and (isinstance(part, type) or not callable(part)):
                 wanted = "condition objects or modules"
                 raise TypeError(message("Concat(*parts)", shown(part), wanted, call_it(part)))
+        contexts = [p for p in parts if isinstance(p, Condition) and p.context_width]
+        if len(contexts) > 1:
+            way_out = "Put the elements of both into one sequence, with a mark that tells them."
+            got = " and ".join(map(str, contexts))
+            raise ValueError(message("Concat(*parts)", got, "one context", way_out))
 
     def __repr__(self) -> str:
         return f"Concat({', '.join(map(repr, self.parts))})"
@@ -250,6 +267,10 @@ class Concat(Condition):
     @property
     def width(self) -> int:
         return sum(part.width for part in self.parts)
+
+    @property
+    def context_width(self) -> int:
+        return sum(part.context_width for part in self.parts)
 
     @property
     def num_ids(self) -> int | None:

@@ -167,7 +167,7 @@ class Deconv(Trunk):
     def out_width(self, in_width: int) -> int:
         return math.prod(self.image)
 
-    def num_parameters(self, in_width: int) -> int:
+    def num_parameters(self, in_width: int, context: int = 0) -> int:
         first = math.prod(self.first)
         total = (in_width + 1) * first
         total += sum(attention_numel(self.filters[i]) for i in self.attention)

@@ -45,8 +45,13 @@ class Trunk(Choice, instead="Give a module of your framework as trunk."):
         """Width `F` of the features for an input of `in_width`."""
         return in_width
 
-    def num_parameters(self, in_width: int) -> int:
-        """Learned numbers for an input of `in_width`."""
+    @property
+    def over_slots(self) -> bool:
+        """Whether the trunk gets all slots of a condition at once, and its context."""
+        return False
+
+    def num_parameters(self, in_width: int, context: int = 0) -> int:
+        """Learned numbers for an input of `in_width` and a context of width `context`."""
         return 0
 
 
@@ -154,7 +159,7 @@ class MLP(Trunk):
     def out_width(self, in_width: int) -> int:
         return self.widths[-1]
 
-    def num_parameters(self, in_width: int) -> int:
+    def num_parameters(self, in_width: int, context: int = 0) -> int:
         total = 0
         for width in self.widths:
             total += in_width * width + width + (2 * width if self._affine else 0)
@@ -174,19 +179,26 @@ class CustomTrunk(Trunk):
         width: Width `F` of the features that it returns.
         name: What it is, for printing.
         size: Its learned numbers.
+        sees_slots: Whether it gets all slots of a condition at once.
     """
 
     width: int
     name: str = "module"
     size: int = 0
+    sees_slots: bool = False
 
     def __post_init__(self) -> None:
         positive_int("CustomTrunk(width=)", self.width)
         a_string("CustomTrunk(name=)", self.name)
         positive_int("CustomTrunk(size=)", self.size, least=0)
+        a_bool("CustomTrunk(sees_slots=)", self.sees_slots)
+
+    @property
+    def over_slots(self) -> bool:
+        return self.sees_slots
 
     def out_width(self, in_width: int) -> int:
         return self.width
 
-    def num_parameters(self, in_width: int) -> int:
+    def num_parameters(self, in_width: int, context: int = 0) -> int:
         return self.size

@@ -41,7 +41,8 @@ def compile_plan(
     Raises:
         TypeError: An argument of another class, or a complex or integer tensor to generate.
         ValueError: A pattern that names nothing, two choices for one tensor, a layout that
-            needs ids with a condition that has none, or a tensor whose start is not finite.
+            needs ids with a condition that has none, a context that the trunk does not see, or
+            a tensor whose start is not finite.
     """
     for argument, value, kind in (
         ("spec", spec, TargetSpec),
@@ -74,6 +75,7 @@ def compile_plan(
         got, wanted = f"{trunk} with the condition {condition}", "a condition with ids"
         raise ValueError(message("trunk", got, wanted, "Use Embedding(num, dim)."))
     trunk = trunk or Linear()
+    _refuse_lost_context(condition, trunk)
     _refuse_other_width(heads, trunk, condition.width)
     banks, bank_of = _banks(spec, forms, parts, init or Native())
     entries = tuple(
@@ -101,10 +103,18 @@ def started_from_values(spec: TargetSpec, layout: object, form: object) -> set[s
 
 _WANTED = {
     "spec": "a TargetSpec, as target_spec(target) returns it",
-    "condition": "a condition object (Embedding, Vector, Noise, Concat)",
-    "trunk": "a trunk object (MLP(*widths)) or None",
+    "condition": "a condition object (Embedding, Vector, Noise, Context, Concat)",
+    "trunk": "a trunk object (MLP(*widths), Transformer(width)) or None",
     "init": "an init object (Native, HyperfanIn, HyperfanOut, Harmonic, BiasHyperInit, Unscaled)",
 }
+
+
+def _refuse_lost_context(condition: Condition, trunk: Trunk) -> None:
+    """Raise if a condition has a context that the trunk does not see."""
+    if condition.context_width and not trunk.over_slots:
+        got = f"{trunk} with the condition {condition}, whose context it does not see"
+        way_out = "Use Transformer(width), or for one vector of a set MeanPool or AttentionPool."
+        raise ValueError(message("trunk", got, "a trunk over slots", way_out))
 
 
 def _refuse_empty_features(condition: Condition, heads: tuple[Head, ...]) -> None:

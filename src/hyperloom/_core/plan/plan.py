@@ -151,6 +151,11 @@ class Plan:
         return self.trunk.needs_ids
 
     @cached_property
+    def trunk_over_slots(self) -> bool:
+        """Whether the trunk gets all slots at once, and the condition's context."""
+        return self.trunk.over_slots
+
+    @cached_property
     def widths(self) -> tuple[int, ...]:
         """Widths of the slot embeddings in use; there is one trunk for each, in this order."""
         widths_in_use = {h.embedding for h in self.heads if h.needs_features}
@@ -170,7 +175,11 @@ class Plan:
 
     def features(self, head: Head) -> int:
         """Width `F` of the features that `head` maps."""
-        return self.trunk.out_width(self.condition.width + head.embedding)
+        return self.out_width(head.embedding)
+
+    def out_width(self, embedding: int) -> int:
+        """Width `F` of the features for slot embeddings of width `embedding`."""
+        return self.trunk.out_width(self.condition.width + embedding)
 
     def trunk_index(self, head: Head) -> int:
         """Which of the trunks computes the features of `head`."""
@@ -208,7 +217,8 @@ class Plan:
     @property
     def num_parameters(self) -> int:
         """Learned numbers: condition, trunks, heads, slot embeddings, tables, trained bases."""
-        trunks = (self.trunk.num_parameters(self.condition.width + w) for w in self.widths)
+        width, context = self.condition.width, self.condition.context_width
+        trunks = (self.trunk.num_parameters(width + w, context) for w in self.widths)
         heads = (h.num_parameters(self.features(h), self.num_ids or 0) for h in self.heads)
         bases = (self.spec[e.tensor].numel for e in self.entries if e.form.trains_base)
         banks = (math.prod(bank.shape) for bank in self.banks)
@@ -255,15 +265,13 @@ _MOST_ROWS = 12
 
 def draw_plan(plan: Plan) -> str:
     """Draw the plan as a small tree, one line for each part and each tensor."""
-    width = plan.condition.width
     lines = [
         f"{plan.spec.name}: {human(plan.num_target_parameters)} parameters in {len(plan.spec)}"
         f" tensors, {human(plan.num_generated)} generated for each condition",
-        f"├─ condition  {plan.condition} -> ({width},)",
+        f"├─ condition  {plan.condition} -> {_draw_encoded(plan.condition)}",
     ]
-    for w in plan.widths:
-        seen = f"({width} + {w} slot embedding,)" if w else f"({width},)"
-        lines.append(f"├─ trunk      {plan.trunk}: {seen} -> ({plan.trunk.out_width(width + w)},)")
+    for i, w in enumerate(plan.widths):
+        lines.append(f"├─ trunk      {plan.trunk}: {_draw_seen(plan, i)} -> ({plan.out_width(w)},)")
     for i, head in enumerate(plan.heads):
         lines.append(f"├─ head       {head.drawn(plan.features(head), plan.num_ids)}")
         members = [(e, p) for e in plan.entries for p in e.pieces if p.head == i]
@@ -280,6 +288,25 @@ def draw_plan(plan: Plan) -> str:
     )
     lines.append(f"└─ learned    {size}, {plan.compression:.3g} x the target")
     return "\n".join(lines)
+
+
+def _draw_encoded(condition: Condition) -> str:
+    """Draw what a condition becomes: a vector, a context `(L, dim)`, or both."""
+    vector, context = f"({condition.width},)", f"(L, {condition.context_width})"
+    if not condition.context_width:
+        return vector
+    return f"{vector} and {context}" if condition.width else context
+
+
+def _draw_seen(plan: Plan, index: int) -> str:
+    """Draw what one of the trunks sees: one slot after the other, or all of them at once."""
+    width, embedding = plan.condition.width, plan.widths[index]
+    seen = f"({width} + {embedding} slot embedding,)" if embedding else f"({width},)"
+    if not plan.trunk.over_slots:
+        return seen
+    num = sum(plan.heads[i].num_slots for i in plan.trunk_heads[index])
+    context = plan.condition.context_width
+    return f"{num} x {seen}" + (f", context (L, {context})" if context else "")
 
 
 def _draw_piece(plan: Plan, entry: Entry, piece: Piece) -> str:

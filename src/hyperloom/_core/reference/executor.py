@@ -14,9 +14,12 @@ import numpy as np
 from hyperloom._core.choices.conditions import Concat, Condition, CosSin, Embedding, Recurrent
 from hyperloom._core.choices.deconv import Deconv
 from hyperloom._core.choices.layouts import Head, slot_signs
+from hyperloom._core.choices.sets import AttentionPool, Context, Elements, MeanPool
+from hyperloom._core.choices.slot_trunks import Transformer
 from hyperloom._core.choices.trunks import MLP, Linear
 from hyperloom._core.errors import message
 from hyperloom._core.plan.plan import Plan
+from hyperloom._core.reference.attention import pool, real_elements, transform
 from hyperloom._core.reference.deconv import activate, draw_image
 
 Tensors = Mapping[str, np.ndarray]
@@ -41,7 +44,12 @@ def generate(plan: Plan, tensors: Tensors, condition: Any) -> dict[str, np.ndarr
     """
     vector = _vector(plan.condition, tensors, condition, "condition")
     index = _id(plan.condition, condition)
-    flat = [_run_head(plan, head, tensors, vector, index) for head in plan.heads]
+    if plan.trunk.over_slots:
+        context = _context(plan.condition, condition)
+        features = _features_over_slots(plan, tensors, vector, context, index)
+        flat = [_run_head(plan, h, tensors, vector, index, features) for h in plan.heads]
+    else:
+        flat = [_run_head(plan, head, tensors, vector, index) for head in plan.heads]
     generated, row = {}, 0
     for entry in plan.entries:
         parts, tensor = [], plan.spec[entry.tensor]
@@ -72,6 +80,10 @@ def _vector(condition: Condition, tensors: Tensors, value: Any, name: str) -> np
     if isinstance(condition, CosSin):
         angles = np.asarray(value) * np.pi / 2
         return np.concatenate([np.cos(angles), np.sin(angles)])
+    if isinstance(condition, (MeanPool, AttentionPool)):
+        return pool(condition, tensors, value, name)
+    if isinstance(condition, Context):
+        return np.zeros(0)
     if type(condition).__name__ in ("Vector", "Noise"):
         return np.asarray(value)
     raise TypeError(message("plan", condition, "a condition that NumPy can compute"))
@@ -115,8 +127,22 @@ def _id(condition: Condition, value: Any) -> int | None:
     return None
 
 
+def _context(condition: Condition, value: Any) -> np.ndarray | None:
+    """Return the elements `(L, dim)` of the condition's context, if it has one."""
+    if isinstance(condition, Concat):
+        pairs = zip(condition.parts, value, strict=True)
+        return next((_context(p, v) for p, v in pairs if p.context_width), None)
+    known = isinstance(condition, Elements) and condition.context_width
+    return real_elements(condition, value) if known else None  # type: ignore[arg-type]
+
+
 def _run_head(
-    plan: Plan, head: Head, tensors: Tensors, vector: np.ndarray, index: int | None
+    plan: Plan,
+    head: Head,
+    tensors: Tensors,
+    vector: np.ndarray,
+    index: int | None,
+    features: dict[str, np.ndarray] | None = None,
 ) -> np.ndarray:
     """Return the head's numbers as one flat row `(num_slots * slot_size,)`."""
     name = f"heads.{head.name}"
@@ -126,11 +152,11 @@ def _run_head(
         return tensors[f"{name}.table"][index]
     out = []
     for slot in range(head.num_slots):
-        x = vector
-        if head.embedding:
-            slots = tensors[f"{name}.slots"]
-            x = np.concatenate([x, slots[index, slot] if head.per_condition else slots[slot]])
-        f = _run_trunk(plan, plan.trunk_index(head), tensors, x)
+        if features is None:
+            token = _token(head, tensors, vector, index, slot)
+            f = _run_trunk(plan, plan.trunk_index(head), tensors, token)
+        else:
+            f = features[head.name][slot]
         if head.given:
             out.append(f)
             continue
@@ -138,6 +164,43 @@ def _run_head(
             f = f * slot_signs(head.num_slots, len(f))[slot]
         out.append(tensors[f"{name}.weight"] @ f + tensors[f"{name}.bias"])
     return np.concatenate(out)
+
+
+def _token(
+    head: Head, tensors: Tensors, vector: np.ndarray, index: int | None, slot: int
+) -> np.ndarray:
+    """Return what the trunk sees for one slot: the vector, and the slot's embedding beside it."""
+    if not head.embedding:
+        return vector
+    slots = tensors[f"heads.{head.name}.slots"]
+    return np.concatenate([vector, slots[index, slot] if head.per_condition else slots[slot]])
+
+
+def _features_over_slots(
+    plan: Plan,
+    tensors: Tensors,
+    vector: np.ndarray,
+    context: np.ndarray | None,
+    index: int | None,
+) -> dict[str, np.ndarray]:
+    """Run every trunk on all slots that it sees: for each head features `(C, F)`."""
+    features = {}
+    for trunk, heads in enumerate(plan.trunk_heads):
+        members = [plan.heads[i] for i in heads]
+        # Heads without embeddings all see the one token of the vector.
+        single = not plan.widths[trunk]
+        places = (
+            [(members[0], 0)] if single else [(h, s) for h in members for s in range(h.num_slots)]
+        )
+        tokens = np.stack([_token(h, tensors, vector, index, s) for h, s in places])
+        if not isinstance(plan.trunk, Transformer):
+            raise TypeError(message("plan", plan.trunk, "a trunk that NumPy can compute"))
+        rows = transform(plan.trunk, tensors, f"trunks.{trunk}", tokens, context)
+        first = 0
+        for head in members:
+            features[head.name] = rows[first : first + head.num_slots]
+            first += 0 if single else head.num_slots
+    return features
 
 
 def _run_trunk(plan: Plan, index: int, tensors: Tensors, x: np.ndarray) -> np.ndarray:

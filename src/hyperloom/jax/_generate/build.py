@@ -13,7 +13,9 @@ from flax import nnx
 
 from hyperloom._core.backend.checks import a_plan, check_again, growing
 from hyperloom._core.backend.walk import (
+    SAMPLE_ELEMENTS,
     needs_moments,
+    num_samples,
     refuse_trunk,
     starts_of_later_ids,
     values_used,
@@ -30,6 +32,7 @@ from hyperloom.jax._generate.conditions import (
     EmbeddingCondition,
     Encoded,
     build_condition,
+    joined,
 )
 from hyperloom.jax._generate.draws import Start
 from hyperloom.jax._generate.generator import Generator
@@ -38,12 +41,11 @@ from hyperloom.jax._generate.linen import as_part
 from hyperloom.jax._generate.norms import IdNorm
 from hyperloom.jax._generate.numbers import feature_moments
 from hyperloom.jax._generate.recurrent import RecurrentCondition
+from hyperloom.jax._generate.sets import ContextCondition
 from hyperloom.jax._generate.trunks import build_trunk, neutral_trunk
 from hyperloom.jax._target.adaptor import Read
 from hyperloom.jax._target.read import read_target
 from hyperloom.jax._target.variables import Fixed, Param, is_traced, walk
-
-_MOST_SAMPLES = 256
 
 
 @ranks_promoted
@@ -108,17 +110,16 @@ def _moments(built: Generator) -> dict[int, Any]:
     """Measure the features that heads see, where a start depends on it."""
     if not needs_moments(built.plan):
         return {}  # samples of a flat vector as wide as a target would be large
-    samples = sample_conditions(built.plan.condition, built.condition)
+    samples = sample_conditions(built.plan, built.condition)
     try:
         return feature_moments(built.plan, built.trunks, built.heads, samples)
     except (TypeError, ValueError) as error:
         refuse_trunk(built.plan, len(samples.vector), error)
 
 
-def sample_conditions(choice: Condition, module: Any) -> Encoded:
+def sample_conditions(plan: Plan, module: Any) -> Encoded:
     """Return conditions to measure features on: the ids there are, or draws of the given std."""
-    num = min(choice.num_ids or _MOST_SAMPLES, _MOST_SAMPLES)
-    return _sample(choice, module, num, np.random.RandomState(0))
+    return _sample(plan.condition, module, num_samples(plan), np.random.RandomState(0))
 
 
 def _sample(choice: Condition, module: Any, num: int, draws: np.random.RandomState) -> Encoded:
@@ -129,16 +130,27 @@ def _sample(choice: Condition, module: Any, num: int, draws: np.random.RandomSta
     if isinstance(choice, Concat):
         assert isinstance(module, ConcatCondition)
         pairs = zip(choice.parts, module.parts, strict=True)
-        encoded_parts = [_sample(part, built, num, draws) for part, built in pairs]
-        ids = [m.ids for m in encoded_parts if m.ids is not None]
-        wide = jnp.concatenate([m.vector for m in encoded_parts], axis=-1)
-        return Encoded(wide, ids[0] if ids else None)
+        return joined([_sample(part, built, num, draws) for part, built in pairs])
+    if isinstance(module, ContextCondition):
+        shape = num, SAMPLE_ELEMENTS, module.choice.dim
+        return module(_draw(shape, module.choice.std, draws, module))
+    std = getattr(choice, "std", 1.0)
+    context = None
+    if choice.context_width:
+        context = _draw((num, SAMPLE_ELEMENTS, choice.context_width), 1.0, draws, module)
+    return Encoded(_draw((num, choice.width), std, draws, module), context=context)
+
+
+def _draw(
+    shape: tuple[int, ...], std: float, draws: np.random.RandomState, module: Any
+) -> jax.Array:
+    """Return normal draws in the dtype of what a module holds."""
     held = [v.dtype for _, v in walk(module) if jnp.issubdtype(v.dtype, jnp.floating)]
     dtype = getattr(module, "dtype", held[0] if held else jnp.float32)
-    draw = draws.standard_normal((num, choice.width))
+    draw = draws.standard_normal(shape)
     # Of exactly the mean square that is said: else a linear head's start is off by the draws' own.
-    draw *= getattr(choice, "std", 1.0) / np.sqrt(np.square(draw).mean())
-    return Encoded(jnp.asarray(draw.astype(dtype)))
+    draw *= std / np.sqrt(np.square(draw).mean()) if draw.size else 1.0
+    return jnp.asarray(draw.astype(dtype))
 
 
 @ranks_promoted
@@ -222,4 +234,5 @@ def build_trunks(plan: Plan, given: Any, start: Start) -> nnx.List[Any]:
         got = f"one module for inputs of widths {widths}"
         raise ValueError(message("trunk", got, "heads that agree on the input's width", way_out))
     choice = given if isinstance(given, nnx.Module) else plan.trunk
-    return nnx.List([build_trunk(choice, width, plan.num_ids, start) for width in widths])
+    known = plan.num_ids, start, plan.condition.context_width
+    return nnx.List([build_trunk(choice, width, *known) for width in widths])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
+from hyperloom._core.backend.checks import context_dim, context_wanted
 from hyperloom._core.choices.conditions import (
     Concat,
     Condition,
@@ -22,14 +24,27 @@ from hyperloom._core.choices.conditions import (
     Recurrent,
     Vector,
 )
+from hyperloom._core.choices.sets import AttentionPool, Context, Elements, MeanPool
 from hyperloom._core.errors import call_it, message, positive_int
 from hyperloom.jax._generate.draws import Start
 from hyperloom.jax._generate.encoded import Encoded, shown
 from hyperloom.jax._generate.linen import as_part, class_name
 from hyperloom.jax._generate.recurrent import RecurrentCondition
+from hyperloom.jax._generate.sets import (
+    AttentionPoolCondition,
+    ContextCondition,
+    MeanPoolCondition,
+    check_mask,
+)
 from hyperloom.jax._generate.table import Table
 from hyperloom.jax._target.streams import draw
 from hyperloom.jax._target.variables import is_traced, walk
+
+_SETS: dict[type, Any] = {
+    Context: ContextCondition,
+    MeanPool: MeanPoolCondition,
+    AttentionPool: AttentionPoolCondition,
+}
 
 
 class EmbeddingCondition(nnx.Module):
@@ -84,11 +99,11 @@ class VectorCondition(nnx.Module):
 
 
 class CustomCondition(nnx.Module):
-    """A module of the user's own: its output is the vector, or the vector and a state."""
+    """A module of the user's own: its output is the vector; beside it a state, or a context."""
 
-    def __init__(self, module: nnx.Module, dim: int) -> None:
+    def __init__(self, module: nnx.Module, dim: int, context: int = 0) -> None:
         self.module = module
-        self.dim = dim
+        self.dim, self.context = dim, context
         self.has_carry = _has_carry(module)
 
     def __call__(self, value: Any, keys: Any = None, carry: Any = None) -> Encoded:
@@ -96,6 +111,8 @@ class CustomCondition(nnx.Module):
         values = value if isinstance(value, tuple) else (value,)
         vector, new = call(*values, carry) if self.has_carry else call(*values), None
         name = type(self.module).__name__
+        if self.context:
+            return self._with_context(name, vector)
         if self.has_carry:
             if not isinstance(vector, tuple) or len(vector) != 2:
                 pair = "a pair (vector, state), as its `has_carry` says"
@@ -105,6 +122,25 @@ class CustomCondition(nnx.Module):
         if not isinstance(vector, Array) or vector.ndim == 0 or vector.shape[-1] != self.dim:
             raise ValueError(message(f"condition module {name}", shown(vector), wanted))
         return Encoded(vector, None, new)
+
+    def _with_context(self, name: str, output: Any) -> Encoded:
+        """Return a vector and a context, with a mask where there is one."""
+        argument, wanted = f"condition module {name}", context_wanted(self.dim, self.context)
+        if not isinstance(output, tuple) or len(output) not in (2, 3):
+            raise ValueError(message(argument, shown(output), wanted))
+        vector, context, mask = (*output, None)[:3]
+        if not isinstance(context, Array) or context.ndim < 2:
+            raise ValueError(message(argument, f"the context {shown(context)}", wanted))
+        if vector is None and not self.dim:
+            vector = jnp.zeros((*context.shape[:-2], 0), context.dtype)
+        fits = isinstance(vector, Array) and vector.shape == (*context.shape[:-2], self.dim)
+        if not fits or context.shape[-1] != self.context:
+            got = f"{shown(vector)} and {shown(context)}"
+            raise ValueError(message(argument, got, wanted))
+        if mask is not None:
+            check_mask(mask, context, argument)
+            context = jnp.where(mask[..., None], context, 0)
+        return Encoded(vector, None, None, context, mask)
 
     def initial_carry(self, batch: tuple[int, ...]) -> Any:
         """Return the state before the first step, as the module gives it."""
@@ -145,11 +181,8 @@ class ConcatCondition(nnx.Module):
             part(None, keys, batch) if m is None else m
             for part, m in zip(parts, encoded_parts, strict=True)
         ]
-        vectors = [jnp.broadcast_to(m.vector, (*batch, m.vector.shape[-1])) for m in done]
-        ids = [m.ids for m in done if m.ids is not None] if self.has_ids else []
-        wide = jnp.concatenate(vectors, axis=-1)
         new = tuple(m.carry for m in done) if self.has_carry else None
-        return Encoded(wide, jnp.broadcast_to(ids[0], batch) if ids else None, new)
+        return replace(joined(done, batch, self.has_ids), carry=new)
 
     def initial_carry(self, batch: tuple[int, ...]) -> Any:
         """Return a tuple of the parts' states, `None` for those that have none."""
@@ -165,6 +198,28 @@ class ConcatCondition(nnx.Module):
 
 def _has_carry(part: Any) -> bool:
     return bool(getattr(part, "has_carry", False))
+
+
+def joined(
+    parts: Sequence[Encoded], batch: tuple[int, ...] | None = None, has_ids: bool = True
+) -> Encoded:
+    """Put conditions side by side; one condition goes with any batch.
+
+    Args:
+        parts: The conditions.
+        batch: Their batch; default that of the first.
+        has_ids: Whether the ids of one of them are those of all.
+    """
+    front = parts[0].batch if batch is None else batch
+    whole = [
+        part.each(lambda a, own=part: jnp.broadcast_to(a, (*front, *a.shape[len(own.batch) :])))
+        for part in parts
+    ]
+    ids = [part.ids for part in whole if part.ids is not None] if has_ids else []
+    sets = [(part.context, part.mask) for part in whole if part.context is not None]
+    context, mask = sets[0] if sets else (None, None)
+    vector = jnp.concatenate([part.vector for part in whole], axis=-1)
+    return Encoded(vector, ids[0] if ids else None, None, context, mask)
 
 
 def _common_batch(encoded_parts: list[Encoded]) -> tuple[int, ...]:
@@ -194,15 +249,18 @@ def build_condition(choice: Any, start: Start) -> tuple[Condition, nnx.Module]:
         return choice, VectorCondition(choice, start)
     if isinstance(choice, Recurrent):
         return choice, RecurrentCondition(choice, start)
+    if isinstance(choice, Elements):
+        return choice, _SETS[type(choice)](choice, start)
     choice = as_part(choice)
     if isinstance(choice, nnx.Module):
-        dim = output_width("condition", choice)
-        neutral = CustomRecurrent if _has_carry(choice) else Custom
-        size = num_learned(choice)
-        return neutral(dim, class_name(choice), size), CustomCondition(choice, dim)
+        context = context_dim(choice, _has_carry(choice))
+        dim = getattr(choice, "dim", 0) if context else output_width("condition", choice)
+        kind = CustomRecurrent if _has_carry(choice) else Custom
+        neutral = kind(dim, class_name(choice), num_learned(choice), context=context)
+        return neutral, CustomCondition(choice, dim, context)
     wanted = (
-        "a condition object (Embedding, Vector, Noise, Recurrent, Concat), an nnx.Module or "
-        "Linen(module, *inputs)"
+        "a condition object (Embedding, Vector, Noise, Recurrent, Context, Concat), an "
+        "nnx.Module or Linen(module, *inputs)"
     )
     raise TypeError(message("condition", shown(choice), wanted, call_it(choice)))
 

@@ -1,8 +1,10 @@
-"""What a condition becomes: a vector, and ids and a state where there are any."""
+"""What a condition becomes: a vector, and ids, a context and a state where there are any."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -19,11 +21,15 @@ class Encoded:
         vector: `(*batch, E)`.
         ids: `(*batch,)`, or `None` where the condition has no ids.
         carry: What a condition with a state gives back beside the vector.
+        context: Elements that a trunk over slots attends to, `(*batch, L, D)`, or `None`.
+        mask: Which of them are real, `(*batch, L)`, or `None` where all are.
     """
 
     vector: Array
     ids: Array | None = None
     carry: Any = None
+    context: Array | None = None
+    mask: Array | None = None
 
     @property
     def batch(self) -> tuple[int, ...]:
@@ -32,7 +38,16 @@ class Encoded:
 
     def take(self, places: np.ndarray) -> Encoded:
         """Return some of the conditions `(B,)`, without their next state."""
-        return Encoded(self.vector[places], None if self.ids is None else self.ids[places])
+        return self.each(lambda value: value[places])
+
+    def each(self, change: Callable[[Array], Array]) -> Encoded:
+        """Return it with every array `(*batch, ...)` changed, and without the state."""
+        return jax.tree.map(change, replace(self, carry=None))
+
+    def flat(self) -> Encoded:
+        """Return it with one batch dimension, and without the state."""
+        dims, size = len(self.batch), math.prod(self.batch)
+        return self.each(lambda value: value.reshape(size, *value.shape[dims:]))
 
 
 def shown(value: Any) -> str:

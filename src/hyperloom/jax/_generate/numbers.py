@@ -47,17 +47,26 @@ def slot_features(
         members = plan.trunk_heads[index]
         trunk = trunks[index]
         if not width:
-            features = trunk(encoded.vector, None, key, encoded.ids)
+            features = _run_trunk(plan, trunk, encoded, None, key)
             features_of_head.update((i, features) for i in members)
             continue
         slots = [heads[plan.heads[i].name].slot_embeddings(encoded.ids) for i in members]
         if any(s.ndim > 2 for s in slots):
             slots = [jnp.broadcast_to(s, (*encoded.batch, *s.shape[-2:])) for s in slots]
         wide = slots[0] if len(slots) == 1 else jnp.concatenate(slots, axis=-2)
-        features = trunk(encoded.vector, wide, key, encoded.ids)
+        features = _run_trunk(plan, trunk, encoded, wide, key)
         ends = np.cumsum([plan.heads[i].num_slots for i in members])
         features_of_head.update(zip(members, jnp.split(features, ends[:-1], axis=-2), strict=True))
     return features_of_head
+
+
+def _run_trunk(
+    plan: Plan, trunk: Any, encoded: Encoded, slots: Array | None, key: Array | None
+) -> Array:
+    """Run a trunk on slots one by one, or on all of them at once and the context."""
+    if plan.trunk_over_slots:
+        return trunk(encoded, slots)
+    return trunk(encoded.vector, slots, key, encoded.ids)
 
 
 def assemble(
@@ -115,12 +124,12 @@ def feature_moments(plan: Plan, trunks: Any, heads: Any, encoded: Encoded) -> di
     graphdef, state = nnx.split((trunks, heads))
 
     @jax.jit  # one compilation, rather than one for every operation
-    def features(state: Any, vector: Array, ids: Array | None) -> dict[int, Array]:
+    def features(state: Any, encoded: Encoded) -> dict[int, Array]:
         trunks, heads = nnx.merge(graphdef, state)
         trunks.eval()
-        return slot_features(plan, trunks, heads, Encoded(vector, ids))
+        return slot_features(plan, trunks, heads, encoded)
 
-    features_of_head = features(state, encoded.vector, encoded.ids)
+    features_of_head = features(state, encoded)
     return {i: _moment(features) for i, features in features_of_head.items()}
 
 

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from hyperloom._core.backend.checks import check_trunk_output
+from hyperloom._core.backend.checks import check_trunk_output, sees_slots
 from hyperloom._core.choices.deconv import Deconv
+from hyperloom._core.choices.slot_trunks import Transformer
 from hyperloom._core.choices.trunks import MLP, CustomTrunk, Linear, Trunk
 from hyperloom._core.errors import call_it, message
 from hyperloom.jax._arrays import ARRAY
@@ -22,6 +23,7 @@ from hyperloom.jax._generate.deconv import DeconvTrunk
 from hyperloom.jax._generate.draws import Start
 from hyperloom.jax._generate.linen import class_name
 from hyperloom.jax._generate.norms import IdNorm, make_statistics, over_rows, standard
+from hyperloom.jax._generate.slot_trunks import CustomSlotTrunk, TransformerTrunk
 from hyperloom.jax._generate.slots import beside
 
 
@@ -139,18 +141,32 @@ def neutral_trunk(choice: Any) -> Trunk:
         return choice
     if isinstance(choice, nnx.Module):
         width = output_width("trunk", choice)
-        return CustomTrunk(width, class_name(choice), num_learned(choice))
+        return CustomTrunk(width, class_name(choice), num_learned(choice), sees_slots(choice))
     got = choice if isinstance(choice, type) else repr(choice)
-    wanted = "None, MLP(*widths), Deconv(image), an nnx.Module or Linen(module, *inputs)"
+    wanted = "None, MLP(*widths), Transformer(width), Deconv(image), an nnx.Module or "
+    wanted += "Linen(module, *inputs)"
     raise TypeError(message("trunk", got, wanted, call_it(choice)))
 
 
-def build_trunk(choice: Any, in_width: int, num_ids: int | None, start: Start) -> nnx.Module:
-    """Return the trunk as a module, for inputs of `in_width` and a condition with `num_ids` ids."""
+def build_trunk(
+    choice: Any, in_width: int, num_ids: int | None, start: Start, context: int = 0
+) -> nnx.Module:
+    """Return the trunk as a module.
+
+    Args:
+        choice: The trunk object or module.
+        in_width: Width of its inputs.
+        num_ids: Ids of the condition, if it has any.
+        start: Where the start of learned numbers comes from.
+        context: Width of the elements of the condition's context, if it has one.
+    """
     if isinstance(choice, MLP):
         return MLPTrunk(choice, in_width, num_ids, start)
     if isinstance(choice, Deconv):
         return DeconvTrunk(choice, in_width, start)
+    if isinstance(choice, Transformer):
+        return TransformerTrunk(choice, in_width, context, start)
     if isinstance(choice, nnx.Module):
-        return CustomTrunkModule(choice, output_width("trunk", choice))
+        width = output_width("trunk", choice)
+        return (CustomSlotTrunk if sees_slots(choice) else CustomTrunkModule)(choice, width)
     return LinearTrunk()

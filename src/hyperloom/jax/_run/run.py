@@ -202,7 +202,5 @@ def store(runner: Runner, asked: Asked, result: Result, notes: Notes) -> Any:
 
 def flat_encoded(encoded: Encoded) -> Encoded:
     """Return conditions `(*batch,)` as `(B,)`, without their next state."""
-    batch, ids = encoded.batch, encoded.ids
-    return Encoded(
-        flat_batch(encoded.vector, batch), None if ids is None else flat_batch(ids, batch)
-    )
+    batch = encoded.batch
+    return encoded.each(lambda value: flat_batch(value, batch))

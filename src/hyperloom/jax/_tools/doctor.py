@@ -226,16 +226,16 @@ def _differences(call: Examined, encoded: Encoded) -> tuple[Stages, tuple[Tensor
     bases = call.hnet.generator.numbers()[1]
 
     @jax.jit
-    def measured(state: Any, vector: Array, ids: Array | None) -> Any:
+    def measured(state: Any, here: Encoded) -> Any:
         copy_of_net = nnx.merge(graphdef, state, copy=True)
-        generator, here = copy_of_net.generator, Encoded(vector, ids)
+        generator = copy_of_net.generator
         key = generator.trunk_key(call.streams())
         features = generator.features(here, key) if plan.widths else {}
         out = run_encoded(generator, copy_of_net.runner, here, call.asked())
         return list(features.values()), generator.tensors(here, key), floats(out)
 
     def seen(encoded: Encoded) -> Any:
-        return jax.tree.map(np.asarray, measured(state, encoded.vector, encoded.ids))
+        return jax.tree.map(np.asarray, measured(state, encoded.each(lambda value: value)))
 
     other, unchecked = _others(call, encoded)
     one = seen(encoded)
@@ -252,7 +252,7 @@ def _differences(call: Examined, encoded: Encoded) -> tuple[Stages, tuple[Tensor
     )
     if other is None or two is None:
         return (), tensors, unchecked
-    vectors = (numbers([encoded.vector]), numbers([other.vector]))
+    vectors = (numbers(_seen_by_trunk(encoded)), numbers(_seen_by_trunk(other)))
     pairs = [(one[i], two[i]) for i in range(3)]
     return differences(plan, vectors, pairs[0], pairs[1], pairs[2]), tensors, unchecked
 
@@ -276,8 +276,12 @@ def _others(call: Examined, encoded: Encoded) -> tuple[Encoded | None, str]:
         flat = value.reshape(-1, *value.shape[len(batch) :])
         return jnp.roll(flat, 1, 0).reshape(value.shape)
 
-    ids = None if encoded.ids is None else rolled(encoded.ids)
-    return Encoded(rolled(encoded.vector), ids), ""
+    return encoded.each(rolled), ""
+
+
+def _seen_by_trunk(encoded: Encoded) -> list[Array]:
+    """Return what trunks see of conditions: vectors, and contexts if there are any."""
+    return [encoded.vector] + ([] if encoded.context is None else [encoded.context])
 
 
 def _raw_differs(condition: Any, batch: tuple[int, ...]) -> bool:

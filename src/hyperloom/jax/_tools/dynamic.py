@@ -46,16 +46,16 @@ def unroll(
         values = [next(given) if m else v for v, m in zip(leaves, moving, strict=True)]
         return generator.encode(jax.tree.unflatten(tree, values), None, carry)
 
-    def step(carry: Any, now: list[Any]) -> tuple[Any, tuple[Array, Array | None]]:
+    def step(carry: Any, now: list[Any]) -> tuple[Any, Encoded]:
         encoded = encode(now, carry)
-        return encoded.carry, (encoded.vector, encoded.ids)
+        return encoded.carry, encoded.each(lambda value: value)
 
     xs = [jnp.asarray(v) for v, m in zip(leaves, moving, strict=True) if m]
     # The first step by itself: it tells what the state looks like.
     first = encode([x[0] for x in xs], carry)
     last, rest = jax.lax.scan(step, first.carry, [x[1:] for x in xs])
-    first_step = (first.vector, first.ids)
-    vector, ids = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first_step, rest)
+    first_step = first.each(lambda value: value)
+    every = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first_step, rest)
     front = (steps, *first.batch)
 
     def join(value: Any) -> Any:
@@ -68,9 +68,7 @@ def unroll(
 
     streams, method = as_rngs(kwargs.pop("rngs", None)), kwargs.pop("method", None)
     given, named = jax.tree.map(join, inputs), jax.tree.map(join, kwargs)
-    flat = None if ids is None else ids.reshape(-1)
-    encoded = Encoded(vector.reshape(-1, vector.shape[-1]), flat)
     asked = Asked(given, 0, named, streams, method=method)
-    out = run_encoded(generator, hnet.runner, encoded, asked)
+    out = run_encoded(generator, hnet.runner, every.flat(), asked)
     split = lambda v: v.reshape(*front, *v.shape[1:])  # noqa: E731
     return jax.tree.map(split, out), last

@@ -120,8 +120,7 @@ class OutputRegularizer(nnx.Module):
             raise ValueError(message("rngs", got, "what to draw the subset from", way_out))
         key = streams.subset()
         index = jax.random.choice(key, self.num_conditions, (self.subset,), replace=False)
-        ids = None if encoded.ids is None else encoded.ids[index]
-        return Encoded(encoded.vector[index], ids), index
+        return encoded.each(lambda value: value[index]), index
 
 
 def _as_arrays(choice: Condition, value: Any) -> Any:

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from hyperloom._core.backend.checks import check_again
 from hyperloom._core.backend.walk import (
+    SAMPLE_ELEMENTS,
     needs_moments,
+    num_samples,
     refuse_trunk,
     starts_of_later_ids,
     values_used,
@@ -30,14 +32,14 @@ from hyperloom.torch._generate.conditions import (
     EmbeddingCondition,
     Encoded,
     build_condition,
+    joined,
 )
 from hyperloom.torch._generate.heads import build_head, uniform
 from hyperloom.torch._generate.numbers import feature_moments
 from hyperloom.torch._generate.recurrent import RecurrentCondition
+from hyperloom.torch._generate.sets import ContextCondition
 from hyperloom.torch._generate.trunks import build_trunk, neutral_trunk
 from hyperloom.torch._target.tensors import TensorTree, reference_to
-
-_MOST_SAMPLES = 256
 
 
 @dataclass
@@ -85,7 +87,8 @@ def _build_trunks(plan: Plan, given: Any) -> nn.ModuleList:
         got = f"one module for inputs of widths {widths}"
         raise ValueError(message("trunk", got, "heads that agree on the input's width", way_out))
     choice = given if isinstance(given, nn.Module) else plan.trunk
-    return nn.ModuleList(build_trunk(choice, width, plan.num_ids) for width in widths)
+    known = plan.num_ids, plan.condition.context_width
+    return nn.ModuleList(build_trunk(choice, width, *known) for width in widths)
 
 
 def build(
@@ -155,7 +158,7 @@ def _moments(built: Built) -> dict[int, float]:
     """Measure the features that heads see, where a start depends on it."""
     if not needs_moments(built.plan):
         return {}  # samples of a flat vector as wide as a target would be large
-    samples = sample_conditions(built.plan.condition, built.condition)
+    samples = sample_conditions(built.plan, built.condition)
     try:
         return feature_moments(built.plan, built.trunks, built.heads, samples)
     except RuntimeError as error:
@@ -177,9 +180,9 @@ def _move(built: Built, target: nn.Module) -> None:
         built.scales = built.scales.to(None if device.type == "meta" else device, dtype)
 
 
-def sample_conditions(choice: Condition, module: nn.Module) -> Encoded:
+def sample_conditions(plan: Plan, module: nn.Module) -> Encoded:
     """Return conditions to measure features on: the ids there are, or draws of the given std."""
-    num = min(choice.num_ids or _MOST_SAMPLES, _MOST_SAMPLES)
+    choice, num = plan.condition, num_samples(plan)
     with torch.no_grad():
         return _sample(choice, module, num, torch.Generator().manual_seed(0))
 
@@ -193,14 +196,21 @@ def _sample(choice: Condition, module: nn.Module, num: int, draws: torch.Generat
     if isinstance(choice, Concat):
         assert isinstance(module, ConcatCondition)
         pairs = zip(choice.parts, module.parts, strict=True)
-        samples = [_sample(part, built, num, draws) for part, built in pairs]
-        vector = torch.cat([sample.vector for sample in samples], dim=-1)
-        ids = [sample.ids for sample in samples if sample.ids is not None]
-        return Encoded(vector, ids[0] if ids else None)
+        return joined([_sample(part, built, num, draws) for part, built in pairs])
+    if isinstance(module, ContextCondition):
+        shape = num, SAMPLE_ELEMENTS, module.choice.dim
+        return module(_draw(shape, module.choice.std, draws, module))
     std = getattr(choice, "std", 1.0)
-    draw = torch.randn(num, choice.width, generator=draws)
+    context = None
+    if choice.context_width:
+        context = _draw((num, SAMPLE_ELEMENTS, choice.context_width), 1.0, draws, module)
+    return Encoded(_draw((num, choice.width), std, draws, module), context=context)
+
+
+def _draw(shape: tuple[int, ...], std: float, draws: torch.Generator, module: nn.Module) -> Tensor:
+    """Return normal draws, of the dtype and on the device of what a module holds."""
+    draw = torch.randn(shape, generator=draws)
     # Scaled to the stated mean square exactly: else chance in the draws shifts a head's start.
-    draw = draw * (std / draw.square().mean().sqrt())
+    draw = draw * (std / draw.square().mean().sqrt()) if draw.numel() else draw
     held = (*module.parameters(), *module.buffers())
-    like = next((t for t in held if t.is_floating_point()), draw)
-    return Encoded(draw.to(like))
+    return draw.to(next((t for t in held if t.is_floating_point()), draw))

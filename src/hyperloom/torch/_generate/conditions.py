@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hyperloom._core.backend.checks import context_dim, context_wanted
 from hyperloom._core.choices.conditions import (
     Concat,
     Condition,
@@ -20,11 +21,23 @@ from hyperloom._core.choices.conditions import (
     Recurrent,
     Vector,
 )
+from hyperloom._core.choices.sets import AttentionPool, Context, Elements, MeanPool
 from hyperloom._core.errors import call_it, message, positive_int, shown
 from hyperloom.torch._generate.encoded import Encoded, floating, refuse_meta
 from hyperloom.torch._generate.recurrent import RecurrentCondition
+from hyperloom.torch._generate.sets import (
+    AttentionPoolCondition,
+    ContextCondition,
+    MeanPoolCondition,
+    check_mask,
+)
 from hyperloom.torch._generate.table import Table, unit_rows
 
+_SETS: dict[type, Any] = {
+    Context: ContextCondition,
+    MeanPool: MeanPoolCondition,
+    AttentionPool: AttentionPoolCondition,
+}
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
@@ -84,18 +97,20 @@ class VectorCondition(nn.Module):
 
 
 class CustomCondition(nn.Module):
-    """A module of the user's own: its output is the vector, or the vector and a state."""
+    """A module of the user's own: its output is the vector; beside it a state, or a context."""
 
-    def __init__(self, module: nn.Module, dim: int) -> None:
+    def __init__(self, module: nn.Module, dim: int, context: int = 0) -> None:
         super().__init__()
         self.module = module
-        self.dim = dim
+        self.dim, self.context = dim, context
         self.has_carry = bool(getattr(module, "has_carry", False))
 
     def forward(self, value: Any, carry: Any = None) -> Encoded:
         values = value if isinstance(value, tuple) else (value,)
         output = self.module(*values, carry) if self.has_carry else self.module(*values)
         name = type(self.module).__name__
+        if self.context:
+            return self._with_context(name, output)
         wanted = f"a tensor (*batch, {self.dim}), as its width says"
         vector, new = output, None
         if self.has_carry:
@@ -106,6 +121,25 @@ class CustomCondition(nn.Module):
         if not isinstance(vector, Tensor) or vector.ndim == 0 or vector.shape[-1] != self.dim:
             raise ValueError(message(f"condition module {name}", shown(vector), wanted))
         return Encoded(vector, None, new)
+
+    def _with_context(self, name: str, output: Any) -> Encoded:
+        """Return a vector and a context, with a mask where there is one."""
+        argument, wanted = f"condition module {name}", context_wanted(self.dim, self.context)
+        if not isinstance(output, tuple) or len(output) not in (2, 3):
+            raise ValueError(message(argument, shown(output), wanted))
+        vector, context, mask = (*output, None)[:3]
+        if not isinstance(context, Tensor) or context.ndim < 2:
+            raise ValueError(message(argument, f"the context {shown(context)}", wanted))
+        if vector is None and not self.dim:
+            vector = context.new_zeros((*context.shape[:-2], 0))
+        fits = isinstance(vector, Tensor) and vector.shape == (*context.shape[:-2], self.dim)
+        if not fits or context.shape[-1] != self.context:
+            got = f"{shown(vector)} and {shown(context)}"
+            raise ValueError(message(argument, got, wanted))
+        if mask is not None:
+            check_mask(mask, context, argument)
+            context = context.masked_fill(~mask.unsqueeze(-1), 0.0)
+        return Encoded(vector, None, None, context, mask)
 
 
 class ConcatCondition(nn.Module):
@@ -135,10 +169,8 @@ class ConcatCondition(nn.Module):
             part(None, batch) if result is None else result
             for part, result in zip(self.parts, encoded, strict=True)
         ]
-        vector = torch.cat([m.vector.expand(*batch, -1) for m in done], dim=-1)
-        ids = [m.ids for m in done if m.ids is not None] if self.has_ids else []
         new = tuple(m.carry for m in done) if self.has_carry else None
-        return Encoded(vector, ids[0].expand(batch) if ids else None, new)
+        return joined(done, batch, self.has_ids)._replace(carry=new)
 
     @staticmethod
     def _drawn(part: nn.Module, value: Any) -> bool:
@@ -149,6 +181,28 @@ class ConcatCondition(nn.Module):
 
 def _has_carry(part: nn.Module) -> bool:
     return bool(getattr(part, "has_carry", False))
+
+
+def joined(
+    parts: Sequence[Encoded], batch: Sequence[int] | None = None, has_ids: bool = True
+) -> Encoded:
+    """Put conditions side by side; one condition goes with any batch.
+
+    Args:
+        parts: The conditions.
+        batch: Their batch; default that of the first.
+        has_ids: Whether the ids of one of them are those of all.
+    """
+    batch = parts[0].batch if batch is None else batch
+    whole = [
+        part.each(lambda t, own=part: t.expand(*batch, *t.shape[len(own.batch) :]))
+        for part in parts
+    ]
+    ids = [part.ids for part in whole if part.ids is not None] if has_ids else []
+    sets = [(part.context, part.mask) for part in whole if part.context is not None]
+    context, mask = sets[0] if sets else (None, None)
+    vector = torch.cat([part.vector for part in whole], dim=-1)
+    return Encoded(vector, ids[0] if ids else None, None, context, mask)
 
 
 def _common_batch(parts: list[Encoded]) -> torch.Size:
@@ -178,12 +232,17 @@ def build_condition(choice: Any) -> tuple[Condition, nn.Module]:
         return choice, VectorCondition(choice)
     if isinstance(choice, Recurrent):
         return choice, RecurrentCondition(choice)
+    if isinstance(choice, Elements):
+        return choice, _SETS[type(choice)](choice)
     if isinstance(choice, nn.Module):
-        dim = output_width("condition", choice)
+        context = context_dim(choice, _has_carry(choice))
+        dim = getattr(choice, "dim", 0) if context else output_width("condition", choice)
         size = sum(p.numel() for p in choice.parameters())
-        neutral = CustomRecurrent if _has_carry(choice) else Custom
-        return neutral(dim, type(choice).__name__, size), CustomCondition(choice, dim)
-    wanted = "a condition object (Embedding, Vector, Noise, Recurrent, Concat) or a torch.nn.Module"
+        kind = CustomRecurrent if _has_carry(choice) else Custom
+        neutral = kind(dim, type(choice).__name__, size, context=context)
+        return neutral, CustomCondition(choice, dim, context)
+    wanted = "a condition object (Embedding, Vector, Noise, Recurrent, Context, Concat) or a "
+    wanted += "torch.nn.Module"
     raise TypeError(message("condition", shown(choice), wanted, call_it(choice)))
 
 

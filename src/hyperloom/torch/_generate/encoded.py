@@ -1,7 +1,8 @@
-"""What a condition becomes: a vector, and ids and a state where there are any."""
+"""What a condition becomes: a vector, and ids, a context and a state where there are any."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -17,16 +18,30 @@ class Encoded(NamedTuple):
         vector: `(*batch, E)`.
         ids: `(*batch,)`, or `None` where the condition has no ids.
         carry: What a condition with a state gives back beside the vector.
+        context: Elements that a trunk over slots attends to, `(*batch, L, D)`, or `None`.
+        mask: Which of them are real, `(*batch, L)`, or `None` where all are.
     """
 
     vector: Tensor
     ids: Tensor | None = None
     carry: Any = None
+    context: Tensor | None = None
+    mask: Tensor | None = None
 
     @property
     def batch(self) -> torch.Size:
         """Leading dimensions; `()` for one condition."""
         return self.vector.shape[:-1]
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Encoded:
+        """Return it with every tensor `(*batch, ...)` changed, and without the state."""
+        fields = (self.vector, self.ids, None, self.context, self.mask)
+        return Encoded(*(None if f is None else change(f) for f in fields))  # type: ignore[arg-type]
+
+    def flat(self) -> Encoded:
+        """Return it with one batch dimension."""
+        dims, size = len(self.batch), self.batch.numel()
+        return self.each(lambda value: value.reshape(size, *value.shape[dims:]))
 
 
 def floating(value: Any, dim: int, like: Tensor, wanted: str) -> Tensor:

@@ -13,7 +13,7 @@ from hyperloom._core.backend.checks import growing
 from hyperloom._core.backend.factors import Factors, join_factors
 from hyperloom._core.backend.views import need_carry
 from hyperloom._core.choices.conditions import Embedding
-from hyperloom._core.choices.trunks import MLP, Linear
+from hyperloom._core.choices.trunks import MLP, CustomTrunk, Linear
 from hyperloom._core.plan.part import Part
 from hyperloom._core.plan.plan import Plan
 from hyperloom.torch._generate.build import Built
@@ -257,7 +257,8 @@ def _deterministic(generator: Generator) -> bool:
     trunk = generator.plan.trunk
     if isinstance(trunk, MLP):
         return not (_training(generator.trunks) and (trunk.dropout > 0 or trunk.norm == "batch"))
-    return isinstance(trunk, Linear)
+    own = trunk.over_slots and not isinstance(trunk, CustomTrunk)
+    return own or isinstance(trunk, Linear)
 
 
 def _training(module: nn.Module) -> bool:

@@ -54,6 +54,13 @@ def waits_for_gradient(plan: Plan) -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
+def beside_vector(plan: Plan, encoded: Encoded) -> tuple[Tensor | None, ...]:
+    """Return what a trunk is given after the vector and the slots' embeddings."""
+    if plan.trunk_over_slots:
+        return encoded.context, encoded.mask
+    return (encoded.ids,) if plan.trunk_needs_ids else ()
+
+
 def slot_features(
     plan: Plan, trunks: nn.ModuleList, heads: nn.ModuleDict, encoded: Encoded
 ) -> dict[int, Tensor]:
@@ -65,15 +72,14 @@ def slot_features(
     """
     features_of_head: dict[int, Tensor] = {}
     # Not by index: a ModuleList takes longer to find one than a small layer to run.
-    modules = trunks._modules.values()
+    modules, more = trunks._modules.values(), beside_vector(plan, encoded)
     for trunk, width, members in zip(modules, plan.widths, plan.trunk_heads, strict=True):
         assert trunk is not None
-        ids = (encoded.ids,) if plan.trunk_needs_ids else ()
         if not width:
             features = encoded.vector
             # No trunk: the vector is the features, unless somebody wants to be told of the call.
             if type(trunk) is not LinearTrunk or trunk._forward_hooks or trunk._forward_pre_hooks:
-                features = trunk(features, None, *ids)
+                features = trunk(features, None, *more)
             features_of_head.update((i, features) for i in members)
             continue
         with_slots: list[Any] = [heads[plan.heads[i].name] for i in members]
@@ -81,7 +87,7 @@ def slot_features(
         if any(s.ndim > 2 for s in slots):
             slots = [s.expand(*encoded.batch, *s.shape[-2:]) for s in slots]
         every = slots[0] if len(slots) == 1 else torch.cat(slots, -2)
-        features = trunk(encoded.vector, every, *ids)
+        features = trunk(encoded.vector, every, *more)
         counts = [plan.heads[i].num_slots for i in members]
         features_of_head.update(zip(members, features.split(counts, dim=-2), strict=True))
     return features_of_head

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hyperloom._core.backend.checks import check_trunk_output
+from hyperloom._core.backend.checks import check_trunk_output, sees_slots
 from hyperloom._core.choices.deconv import Deconv
+from hyperloom._core.choices.slot_trunks import Transformer
 from hyperloom._core.choices.trunks import MLP, CustomTrunk, Linear, Trunk
 from hyperloom._core.errors import call_it, message, shown
 from hyperloom.torch._arrays import TENSOR
@@ -20,6 +21,7 @@ from hyperloom.torch._generate.activations import ACTIVATIONS
 from hyperloom.torch._generate.conditions import output_width
 from hyperloom.torch._generate.deconv import DeconvTrunk
 from hyperloom.torch._generate.norms import IdNorm
+from hyperloom.torch._generate.slot_trunks import CustomSlotTrunk, TransformerTrunk
 from hyperloom.torch._generate.slots import with_slots
 
 
@@ -136,20 +138,31 @@ def neutral_trunk(choice: Any) -> Trunk:
         return choice
     if isinstance(choice, nn.Module):
         width = output_width("trunk", choice)
-        return CustomTrunk(
-            width, type(choice).__name__, sum(p.numel() for p in choice.parameters())
-        )
+        size = sum(p.numel() for p in choice.parameters())
+        return CustomTrunk(width, type(choice).__name__, size, sees_slots(choice))
     got = shown(choice)
-    wanted = "None, MLP(*widths), Deconv(image) or a torch.nn.Module"
+    wanted = "None, MLP(*widths), Transformer(width), Deconv(image) or a torch.nn.Module"
     raise TypeError(message("trunk", got, wanted, call_it(choice)))
 
 
-def build_trunk(choice: Any, in_width: int, num_ids: int | None = None) -> nn.Module:
-    """Return the trunk as a module, for inputs of `in_width` and a condition with `num_ids` ids."""
+def build_trunk(
+    choice: Any, in_width: int, num_ids: int | None = None, context: int = 0
+) -> nn.Module:
+    """Return the trunk as a module.
+
+    Args:
+        choice: The trunk object or module.
+        in_width: Width of its inputs.
+        num_ids: Ids of the condition, if it has any.
+        context: Width of the elements of its context, if it has one.
+    """
     if isinstance(choice, MLP):
         return MLPTrunk(choice, in_width, num_ids)
     if isinstance(choice, Deconv):
         return DeconvTrunk(choice, in_width)
+    if isinstance(choice, Transformer):
+        return TransformerTrunk(choice, in_width, context)
     if isinstance(choice, nn.Module):
-        return CustomTrunkModule(choice, output_width("trunk", choice))
+        width = output_width("trunk", choice)
+        return (CustomSlotTrunk if sees_slots(choice) else CustomTrunkModule)(choice, width)
     return LinearTrunk()

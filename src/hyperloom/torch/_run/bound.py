@@ -118,7 +118,7 @@ class Hand:
         self.encoded, self.batch = encoded, encoded.batch
         self.plan, self.dtypes = generator.plan, dict(generator.dtypes)
         self.trained, self.modes = _versions(generator), Modes.now(encoded.vector.device.type)
-        self.maker = maker_of(generator, _flat(encoded), None)
+        self.maker = maker_of(generator, encoded.flat(), None)
         self.worn = self._worn()
         base = rows or Rows.blocks(self.batch.numel(), 1)
         self.meeting = Meeting(base, Uses(), self.worn.device)
@@ -136,7 +136,7 @@ class Hand:
 
     def _worn(self) -> Worn:
         """Return the weights of the conditions; a weight is generated at its first use."""
-        plan, flat = self.plan, _flat(self.encoded)
+        plan, flat = self.plan, self.encoded.flat()
         names = [entry.tensor for entry in plan.entries if not is_shared(plan, entry)]
         make: dict[str, Callable[[], Weight]] = {n: partial(self._weight, n) for n in names}
         shapes: dict[str, Any] = {n: torch.Size(plan.spec[n].shape) for n in names}
@@ -287,13 +287,6 @@ def _method(hand: Hand, name: str, plain: Any) -> Callable[..., Any]:
 
     run.__name__, run.__doc__ = name, plain.__doc__
     return run
-
-
-def _flat(encoded: Encoded) -> Encoded:
-    """Return the conditions with one batch dimension."""
-    size = encoded.batch.numel()
-    ids = None if encoded.ids is None else encoded.ids.reshape(size)
-    return Encoded(encoded.vector.reshape(size, -1), ids)
 
 
 def _versions(generator: Generating) -> int:

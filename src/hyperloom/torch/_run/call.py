@@ -140,8 +140,8 @@ def slices(encoded: Encoded, call: Call, size: int) -> Iterator[tuple[Encoded, C
             yield encoded, call
             return
         stop = min(start + size, call.batch[0])
-        ids = None if encoded.ids is None else encoded.ids[start:stop]
-        yield Encoded(encoded.vector[start:stop], ids), call.narrow(start, stop)
+        part = encoded.each(lambda value, start=start, stop=stop: value[start:stop])
+        yield part, call.narrow(start, stop)
 
 
 class Uses(list[tuple[str, str, str, Layer | int | None]]):

@@ -307,6 +307,7 @@ def _sizes(plan: Plan) -> tuple[int, ...] | None:
         or head.scaled
         or plan.kept
         or plan.trunk.needs_ids
+        or plan.trunk.over_slots
         or len(plan.widths) != 1
         or plan.widths[0]
     ):

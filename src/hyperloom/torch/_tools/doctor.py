@@ -285,7 +285,7 @@ def _differences(
                 features[i] = slot_features(hnet.plan, hnet.trunks, hnet.heads, seen)
     stages = differences(
         hnet.plan,
-        ([_numbers(encoded.vector)], [_numbers(other.vector)]),
+        (_arrays(_seen_by_trunk(encoded)), _arrays(_seen_by_trunk(other))),
         (_arrays(features[0].values()), _arrays(features[1].values())),
         (
             {n: _numbers(v) for n, v in generated.items()},
@@ -294,6 +294,11 @@ def _differences(
         (_arrays(floats(one)), _arrays(floats(two))),
     )
     return stages, tensors, unchecked
+
+
+def _seen_by_trunk(encoded: Encoded) -> list[Tensor]:
+    """Return what trunks see of conditions: vectors, and contexts if there are any."""
+    return [encoded.vector] + ([] if encoded.context is None else [encoded.context])
 
 
 def _arrays(tensors: Iterable[Tensor]) -> list[np.ndarray]:
@@ -318,8 +323,7 @@ def _others(hnet: HyperNetwork, condition: Any, encoded: Encoded) -> tuple[Encod
         flat = value.flatten(0, len(batch) - 1)
         return flat.roll(1, 0).view(value.shape)
 
-    ids = None if encoded.ids is None else rolled(encoded.ids)
-    return Encoded(rolled(encoded.vector), ids), ""
+    return encoded.each(rolled), ""
 
 
 def _raw_differs(condition: Any, batch: torch.Size) -> bool:

@@ -40,10 +40,6 @@ def unroll(
         encoded.append(hnet.encode(now, carry))
         carry = encoded[-1].carry
     batch = encoded[0].batch
-    vector = torch.stack([one.vector for one in encoded]).flatten(0, len(batch))
-    ids = None
-    if encoded[0].ids is not None:
-        ids = torch.stack([one.ids for one in encoded]).flatten()  # type: ignore[arg-type]
 
     def join(value: Any) -> Any:
         if not isinstance(value, Tensor):
@@ -54,7 +50,9 @@ def unroll(
         return value.flatten(0, len(batch))
 
     given, named = tree_map(join, inputs), tree_map(join, kwargs)
-    joined = Encoded(vector, ids)
+    fields = zip(*(one.each(lambda value: value) for one in encoded), strict=True)
+    stacked = (None if steps_of[0] is None else torch.stack(steps_of) for steps_of in fields)
+    joined = Encoded(*stacked).flat()  # type: ignore[arg-type]
     call = Call(joined.batch, given, named, 0)
     out = run_encoded(hnet, hnet._runner, joined, call)
     split = (steps, *batch)

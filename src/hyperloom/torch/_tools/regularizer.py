@@ -184,8 +184,7 @@ class OutputRegularizer(nn.Module):
             return encoded, None
         # Encoded first, then chosen: a raw value may be a tuple of anything, shared parts and all.
         index = torch.randperm(self.num_conditions)[: self.subset].to(encoded.vector.device)
-        ids = None if encoded.ids is None else encoded.ids[index]
-        return Encoded(encoded.vector[index], ids), index
+        return encoded.each(lambda value: value[index]), index
 
     def _distance(self, name: str, now: Tensor, old: Tensor) -> Tensor:
         weight = weight_of(self.weights, name)
