@@ -70,8 +70,14 @@ DOORS = [
     *(
         door(
             name,
-            {"dim": 3, "name": "Encoder", "size": 7, "std": 1.0},
-            {"dim": INTS, "name": STRINGS, "size": ("0", *INTS), "std": POSITIVE},
+            {"dim": 3, "name": "Encoder", "size": 7, "std": 1.0, "context": 2},
+            {
+                "dim": ("0", *INTS),
+                "name": STRINGS,
+                "size": ("0", *INTS),
+                "std": POSITIVE,
+                "context": ("0", *INTS),
+            },
         )
         for name in ("Custom", "CustomRecurrent")
     ),
@@ -79,6 +85,25 @@ DOORS = [
         "Recurrent",
         {"dim": 3, "hidden": 4, "cell": "gru", "std": 1.0},
         {"dim": INTS, "hidden": INTS, "std": POSITIVE},
+    ),
+    door("Context", {"dim": 3, "std": 1.0}, {"dim": INTS, "std": POSITIVE}),
+    door("MeanPool", {"dim": 3, "std": 1.0}, {"dim": INTS, "std": POSITIVE}),
+    door(
+        "AttentionPool",
+        {"dim": 3, "out": 2, "heads": 1, "std": 1.0},
+        {"dim": INTS, "out": ("None", *INTS), "heads": INTS, "std": POSITIVE},
+    ),
+    door(
+        "Transformer",
+        {
+            "width": 4,
+            "depth": 2,
+            "heads": 2,
+            "feedforward": 8,
+            "activation": "relu",
+            "norm": "post",
+        },
+        {"width": INTS, "depth": INTS, "heads": INTS, "feedforward": ("None", *INTS)},
     ),
     door(
         "MLP",
@@ -118,8 +143,8 @@ DOORS = [
     ),
     door(
         "CustomTrunk",
-        {"width": 3, "name": "Net", "size": 7},
-        {"width": INTS, "name": STRINGS, "size": ("0", *INTS)},
+        {"width": 3, "name": "Net", "size": 7, "sees_slots": False},
+        {"width": INTS, "name": STRINGS, "size": ("0", *INTS), "sees_slots": BOOLS},
     ),
     door(
         "Chunked",

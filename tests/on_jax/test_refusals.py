@@ -182,7 +182,7 @@ class Empty(nnx.Module):
         ({"rngs": nnx.Rngs(noise=0)}, TypeError, "rngs: got Rngs without a stream for params;"),
         ({"condition": hl.Embedding}, TypeError, "condition: got the class Embedding; wanted a"),
         ({"condition": Empty()}, TypeError, "condition: got a Empty whose output width cannot be"),
-        ({"trunk": 3}, TypeError, "trunk: got 3; wanted None, MLP(*widths), Deconv(image), an nnx"),
+        ({"trunk": 3}, TypeError, "trunk: got 3; wanted None, MLP(*widths), Transformer(width), "),
         ({"layout": {"*.weight": hl.Full()}}, ValueError, "layout: got the pattern '*.weight', wh"),
         ({"layout": hl.PerCondition(), "condition": hl.Vector(2)}, ValueError, "layout: got per_"),
     ],

@@ -64,6 +64,7 @@ CONDITIONS: dict[str, tuple[Any, Any, Any]] = {  # the choice, one raw value, an
         ([0, 2], torch.ones(2, 3)),
     ),
     "carry": (hl.Recurrent(3, 4), torch.ones(3), torch.ones(2, 3)),
+    "set": (hl.MeanPool(3), torch.ones(4, 3), torch.ones(2, 4, 3)),
 }
 X, X_B = torch.ones(5, 3), torch.ones(2, 5, 3)
 
@@ -102,6 +103,7 @@ VALUES = {
     "noise": {1: ("None", *SHAPES_OF_ONE), 2: ("None", "2")},
     "concat": {1: (), 2: ()},
     "carry": {1: SHAPES_OF_ONE, 2: ()},
+    "set": {1: SHAPES_OF_ONE, 2: ()},  # one set of five
 }
 CONTAINERS = ("None", "an empty list", "a list", "an empty tuple", "a set")
 CONTAINERS_TOO = ("an empty dict", "a dict", "a dict by int")
@@ -163,6 +165,7 @@ OTHER_BATCH = {
     "noise": ("2", "a long tensor"),
     "concat": (),
     "carry": ("a long tensor",),
+    "set": ("a long tensor",),
 }
 
 

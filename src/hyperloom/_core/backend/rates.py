@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from hyperloom._core.choices.trunks import MLP
 from hyperloom._core.errors import finite_float
 from hyperloom._core.plan.plan import Plan
 
@@ -21,9 +20,9 @@ from hyperloom._core.plan.plan import Plan
 def divisors(plan: Plan, names: Iterable[str]) -> dict[str, int]:
     """Return by what the rate of each learned array of a hypernetwork is divided.
 
-    Weights of linear heads and of the layers of an `MLP` after the first: by their number of
-    inputs. All else (biases, conditions, slot embeddings, tables, banks, bases, a trunk's first
-    layer, modules of the user's) is not divided.
+    Weights of linear heads, and those of an `MLP` or a `Transformer` that read features of the
+    trunk's own: by their number of inputs. All else (biases, conditions, slot embeddings, tables,
+    banks, bases, a trunk's first layer, modules of the user's) is not divided.
 
     Args:
         plan: The hypernetwork's plan.
@@ -31,12 +30,11 @@ def divisors(plan: Plan, names: Iterable[str]) -> dict[str, int]:
     """
     linear = [head for head in plan.heads if head.linear]
     wide = {f"heads.{head.name}.weight": plan.features(head) for head in linear}
-    if isinstance(plan.trunk, MLP):
-        for trunk in range(len(plan.widths)):
-            for layer, width in enumerate(plan.trunk.widths[:-1], start=1):
-                # The layers are the trunk itself in torch, a list of its in JAX.
-                wide[f"trunks.{trunk}.{layer}.weight"] = width
-                wide[f"trunks.{trunk}.layers.{layer}.weight"] = width
+    for trunk in range(len(plan.widths)):
+        for name, width in plan.trunk.inner_fans().items():
+            # The layers of an MLP are the trunk itself in torch, a list of its in JAX.
+            wide[f"trunks.{trunk}.{name}"] = width
+            wide[f"trunks.{trunk}.layers.{name}"] = width
     return {name: wide.get(name, 1) for name in names}
 
 

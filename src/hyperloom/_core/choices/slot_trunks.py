@@ -71,6 +71,12 @@ class Transformer(Trunk):
     def out_width(self, in_width: int) -> int:
         return self.width
 
+    def inner_fans(self) -> dict[str, int]:
+        widths = dict.fromkeys(("among.query", "among.pairs", "among.out", "up"), self.width)
+        widths |= {"across.query": self.width, "across.out": self.width, "down": self.between}
+        layers = range(self.depth)
+        return {f"stages.{i}.{n}.weight": width for i in layers for n, width in widths.items()}
+
     def num_parameters(self, in_width: int, context: int = 0) -> int:
         width = self.width
         layer = attention_numel(width, width) + 2 * width + self.feedforward_numel

@@ -50,6 +50,10 @@ class Trunk(Choice, instead="Give a module of your framework as trunk."):
         """Whether the trunk gets all slots of a condition at once, and its context."""
         return False
 
+    def inner_fans(self) -> dict[str, int]:
+        """Inputs of each matrix that reads the trunk's own features, by its name in the trunk."""
+        return {}
+
     def num_parameters(self, in_width: int, context: int = 0) -> int:
         """Learned numbers for an input of `in_width` and a context of width `context`."""
         return 0
@@ -158,6 +162,9 @@ class MLP(Trunk):
 
     def out_width(self, in_width: int) -> int:
         return self.widths[-1]
+
+    def inner_fans(self) -> dict[str, int]:
+        return {f"{i}.weight": width for i, width in enumerate(self.widths[:-1], start=1)}
 
     def num_parameters(self, in_width: int, context: int = 0) -> int:
         total = 0

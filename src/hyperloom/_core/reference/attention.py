@@ -41,7 +41,7 @@ def transform(
         layer = f"{name}.stages.{i}"
         parts = [
             lambda y, own=layer: _attend(trunk, tensors, f"{own}.among", y, y),
-            lambda y, own=layer: _attend(trunk, tensors, f"{own}.across", y, context),
+            lambda y, own=layer: _attend(trunk, tensors, f"{own}.across", y, context),  # type: ignore[arg-type]
             lambda y, own=layer: np.stack([_between(trunk, tensors, own, token) for token in y]),
         ]
         for place, part in enumerate(parts):

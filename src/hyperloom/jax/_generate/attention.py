@@ -82,10 +82,10 @@ def attend(queries: Array, pairs: Array, heads: int, mask: Array | None) -> Arra
 
     query, (key, value) = by_head(queries), map(by_head, jnp.split(pairs, 2, -1))
     scores = jnp.einsum("...chd,...lhd->...hcl", query * (width // heads) ** -0.5, key)
-    if mask is not None:
+    some = None if mask is None else jnp.any(mask, -1, keepdims=True)
+    if mask is not None and some is not None:
         # All of a set that has no real elements, so that no number becomes NaN on the way.
-        some = jnp.any(mask, -1, keepdims=True)
         scores = jnp.where((mask | ~some)[..., None, None, :], scores, -jnp.inf)
     mixed = jnp.einsum("...hcl,...lhd->...chd", jax.nn.softmax(scores, -1), value)
     mixed = mixed.reshape(*batch, num, width)
-    return mixed if mask is None else mixed * some[..., None].astype(mixed.dtype)
+    return mixed if some is None else mixed * some[..., None].astype(mixed.dtype)

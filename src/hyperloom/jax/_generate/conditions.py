@@ -133,10 +133,11 @@ class CustomCondition(nnx.Module):
             raise ValueError(message(argument, f"the context {shown(context)}", wanted))
         if vector is None and not self.dim:
             vector = jnp.zeros((*context.shape[:-2], 0), context.dtype)
-        fits = isinstance(vector, Array) and vector.shape == (*context.shape[:-2], self.dim)
-        if not fits or context.shape[-1] != self.context:
-            got = f"{shown(vector)} and {shown(context)}"
-            raise ValueError(message(argument, got, wanted))
+        shape = (*context.shape[:-2], self.dim)
+        if not isinstance(vector, Array) or tuple(vector.shape) != shape:
+            raise ValueError(message(argument, f"the vector {shown(vector)}", wanted))
+        if context.shape[-1] != self.context:
+            raise ValueError(message(argument, f"the context {shown(context)}", wanted))
         if mask is not None:
             check_mask(mask, context, argument)
             context = jnp.where(mask[..., None], context, 0)

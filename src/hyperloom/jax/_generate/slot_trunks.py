@@ -31,7 +31,7 @@ class Stage(nnx.Module):
         self.norms = nnx.Dict({str(place): LayerNorm(width, start) for place in places})
         self.among = Attention(width, width, choice.heads, start)
         across = Attention(width, context, choice.heads, start) if context else None
-        self.across = nnx.data(across)
+        self.across: Any = nnx.data(across)
         self.up = Linear(width, choice.between, start, 2.0)
         self.down = Linear(choice.between, width, start)
 

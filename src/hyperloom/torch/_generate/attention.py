@@ -81,8 +81,9 @@ def attend(queries: Tensor, pairs: Tensor, heads: int, elements: Elements) -> Te
     """
     batch = queries.shape[:-2]
     key, value = pairs.chunk(2, -1)
-    split = [_by_head(t.expand(*batch, *t.shape[-2:]), heads) for t in (queries, key, value)]
-    mixed = _mixed(*split, elements.seen).transpose(-2, -3).flatten(-2)
+    query = _by_head(queries, heads)
+    key, value = (_by_head(t.expand(*batch, *t.shape[-2:]), heads) for t in (key, value))
+    mixed = _mixed(query, key, value, elements.seen).transpose(-2, -3).flatten(-2)
     return mixed if elements.some is None else mixed * elements.some
 
 
@@ -127,8 +128,8 @@ class _Fused(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         if torch.is_grad_enabled():
-            *inputs, seen = ctx.saved_tensors
-            output = _by_formula(*inputs, seen)
+            query, key, value, seen = ctx.saved_tensors
+            inputs, output = (query, key, value), _by_formula(query, key, value, seen)
             wanted = [t for t in inputs if t.requires_grad]
             found = iter(torch.autograd.grad(output, wanted, grads, create_graph=True))
             return (*(next(found) if t.requires_grad else None for t in inputs), None)

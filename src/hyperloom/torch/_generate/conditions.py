@@ -132,10 +132,11 @@ class CustomCondition(nn.Module):
             raise ValueError(message(argument, f"the context {shown(context)}", wanted))
         if vector is None and not self.dim:
             vector = context.new_zeros((*context.shape[:-2], 0))
-        fits = isinstance(vector, Tensor) and vector.shape == (*context.shape[:-2], self.dim)
-        if not fits or context.shape[-1] != self.context:
-            got = f"{shown(vector)} and {shown(context)}"
-            raise ValueError(message(argument, got, wanted))
+        shape = (*context.shape[:-2], self.dim)
+        if not isinstance(vector, Tensor) or tuple(vector.shape) != shape:
+            raise ValueError(message(argument, f"the vector {shown(vector)}", wanted))
+        if context.shape[-1] != self.context:
+            raise ValueError(message(argument, f"the context {shown(context)}", wanted))
         if mask is not None:
             check_mask(mask, context, argument)
             context = context.masked_fill(~mask.unsqueeze(-1), 0.0)
@@ -193,9 +194,9 @@ def joined(
         batch: Their batch; default that of the first.
         has_ids: Whether the ids of one of them are those of all.
     """
-    batch = parts[0].batch if batch is None else batch
+    front = tuple(parts[0].batch if batch is None else batch)
     whole = [
-        part.each(lambda t, own=part: t.expand(*batch, *t.shape[len(own.batch) :]))
+        part.each(lambda t, own=part: t.expand((*front, *t.shape[len(own.batch) :])))
         for part in parts
     ]
     ids = [part.ids for part in whole if part.ids is not None] if has_ids else []
