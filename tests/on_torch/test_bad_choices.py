@@ -24,7 +24,10 @@ Call = Callable[[], Any]
 
 LAYOUT_WANTED = "wanted a Layout object or a dict from name patterns to them."
 FORM_WANTED = "wanted a Form object or a dict from name patterns to them."
-CONDITION_WANTED = "wanted a condition object (Embedding, Vector, Noise, Recurrent, Context, "
+CONDITION_WANTED = (
+    "wanted a condition object (Embedding, Vector, Noise, Recurrent, Context, Concat) or a "
+    "torch.nn.Mod"
+)
 TRUNK_WANTED = "wanted None, MLP(*widths), Transformer(width), Deconv(image) or a torch.nn.Module."
 INIT_WANTED = "wanted an init object (Native, HyperfanIn, HyperfanOut, Harmonic, BiasHyperInit, "
 
