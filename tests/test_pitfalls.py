@@ -39,6 +39,13 @@ COVERED: dict[str, list[str]] = {
         "on_jax::test_shared_variables_are_generated_once",
         "on_jax::test_the_template_is_never_changed",
     ],
+    "weights that the target writes into: the user's module, learned rows, conditions": [
+        "on_torch::test_writes_hold_for_one_condition_and_one_call",
+        "on_torch::test_a_bound_network_writes_into_tensors_of_its_own",
+        "on_torch::test_a_condition_and_given_tensors_are_not_written",
+        "on_torch::test_a_write_that_comes_late_is_an_error_and_no_secret",
+        "on_torch::test_in_a_graph",
+    ],
     "parameters of Linen that nobody asked for": ["on_jax::test_given_parameters"],
     "weights assigned by hand, which cut the gradient": [
         "on_torch::test_a_generator_whose_outputs_are_detached",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -29,8 +29,11 @@ from hyperloom.torch._run.rows import examined, laid_out
 from hyperloom.torch._run.run import run, store
 from hyperloom.torch._run.runner import Runner
 from hyperloom.torch._run.strategies import STRATEGIES
+from hyperloom.torch._run.unwritten import first_run, refuse_late
 from hyperloom.torch._run.worn import Worn, run_on
+from hyperloom.torch._target.copies import Copies
 from hyperloom.torch._target.norms import norms_of
+from hyperloom.torch._target.writes import ACTIVE, lies_in, memory_of, versions
 from hyperloom.torch._weights.make import maker_of
 from hyperloom.torch._weights.rows import Rows
 from hyperloom.torch._weights.sums import SumWeight
@@ -119,6 +122,9 @@ class Hand:
         self.plan, self.dtypes = generator.plan, dict(generator.dtypes)
         self.trained, self.modes = _versions(generator), Modes.now(encoded.vector.device.type)
         self.maker = maker_of(generator, encoded.flat(), None)
+        # What outlives this network: it is not to be written through views.
+        lasting = (encoded.vector, *generator.parameters()) if runner.skeleton.may_store else ()
+        self.lasting = memory_of(lasting)
         self.worn = self._worn()
         base = rows or Rows.blocks(self.batch.numel(), 1)
         self.meeting = Meeting(base, Uses(), self.worn.device)
@@ -145,7 +151,8 @@ class Hand:
         for name, value in buffers.rows.items():
             kept = Dense(name, value.shape[1:], num, value)
             make[name], shapes[name], dtypes[name] = (lambda w=kept: w), kept.shape, value.dtype
-        shared = {**self.runner.kept(), **self.maker.shared()}
+        kept = {**self.runner.kept(), **self.maker.shared()}
+        shared = self.runner.skeleton.own_tensors(kept)
         worn_buffers = {name: value.clone() for name, value in buffers.shared.items()}
         worn_buffers |= {name: value[0] for name, value in buffers.rows.items()}
         return Worn(num, make, shapes, dtypes, shared, worn_buffers, flat.vector.device, self.modes)
@@ -173,10 +180,15 @@ class Hand:
             of_one = make().to(dtype)
             if isinstance(of_one, SumWeight) or len(of_one.shape) < 2:  # has no parts to keep apart
                 of_one = Dense(name, of_one.shape, 1, of_one.dense())
-            return of_one.with_owned(tuple(value[0] for value in of_one.owned))
+            owned = (value[0] for value in of_one.owned)
+            return of_one.with_owned(tuple(map(self._lent, owned)))
 
         kept = Kept(weight, self.modes)
         return Held.waiting(kept, self.worn.shapes[name], dtype, self.worn.device)
+
+    def _lent(self, value: Tensor) -> Tensor:
+        """Return a tensor that may be written: in memory of its own."""
+        return value.clone() if self.lasting and lies_in(value, self.lasting) else value
 
     # ---- what is read, and run ------------------------------------------------------------------
 
@@ -194,6 +206,48 @@ class Hand:
         if self.generator.plan is not self.plan or self.generator.dtypes != self.dtypes:
             got = "a network that was bound before its hypernetwork changed"
             raise ValueError(message("net", got, "one that was bound after", "Bind again."))
+        skeleton, memory = self.runner.skeleton, self.runner.memory
+        if torch.compiler.is_compiling():
+            return self._run(method, args, kwargs)
+        modes = method, self.module.training, torch.is_grad_enabled(), self.batch, self.rows is None
+        kind = modes, tuple(map(type, args)), tuple(kwargs)
+        if kind not in memory.watched:
+            output = first_run(
+                self.runner,
+                self.module,
+                (args, kwargs),
+                partial(self._run_watched, method, (args, kwargs)),
+                self._write_into_copies,
+            )
+            memory.watched.add(kind)
+            return output
+        if not skeleton.may_store:
+            return self._run(method, args, kwargs)
+        given = list(self.worn.shared.items())
+        before = versions(value for _, value in given)
+        output = self._run(method, args, kwargs)
+        try:
+            refuse_late(self.runner, given, before)
+        except RuntimeError:
+            self._write_into_copies(skeleton.written)
+            raise
+        return output
+
+    def _write_into_copies(self, names: Iterable[str]) -> None:
+        """Put copies of tensors into the module that is run."""
+        shared = self.worn.shared
+        for name in {*names} & shared.keys():
+            copied = self.modes.run(partial(shared[name].clone))
+            self.worn.shared = {**self.worn.shared, name: copied}
+            self.runner.skeleton.replace_parameter(self.module, name, copied)
+
+    def _run_watched(self, method: str, inputs: Any, copies: Copies | None) -> Any:
+        watch = ACTIVE.now
+        if watch is not None:
+            watch.guard(self.worn.shared, self.runner.skeleton.written)
+        return self._run(method, *(inputs if copies is None else copies.inputs))
+
+    def _run(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         updates = any(part.training for part in (m for _, m in norms_of(self.module)))
         if not self.batch and not updates:
             return tree_map(real, self._place(method)({}, {}, args, kwargs))
@@ -201,6 +255,8 @@ class Hand:
         with self._as_here():
             chain = call.by is None and strategy_of(self.runner, call).strategy == "chain"
             why = "it updates running statistics" if updates else ""
+            written = self.runner.skeleton.written
+            why = why or (f"it writes into its weight {min(written)!r}" if written else "")
             if not chain and not why and len(self.batch) == 1:
                 for laid in laid_out(call, self.worn.num):
                     place = partial(self.runner.skeleton.call, method=method)

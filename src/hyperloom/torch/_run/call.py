@@ -47,11 +47,14 @@ class Call:
         paired: The tensors (`id`) that have rows, beside `by`.
         index: For every place of the batch its condition, where repeated ones are generated once.
         mutable: Whether there are lists or dicts among the inputs, which the target could change.
+        theirs: Tensors of the user's that weights may be views of.
         usual: The input `(B, ...)` or `(...)`, where it is the only one, as a tensor.
 
     Raises:
         ValueError: Inputs that do not pair with the conditions.
     """
+
+    theirs: tuple[Tensor, ...] = ()
 
     def __init__(
         self,

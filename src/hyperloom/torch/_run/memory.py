@@ -57,6 +57,7 @@ class Memory:
         on_rows: What is run on rows because it cannot be run under `vmap`, and why.
         not_on_rows: What was not, though conditions repeat.
         compared: Modes in which buffers were compared after a run under `vmap`.
+        watched: What was watched for writes into weights.
         changed: What has once changed something that the target keeps.
         used: By kind of call, the generated tensors that the target's code uses.
         said: What was warned of.
@@ -71,6 +72,7 @@ class Memory:
     on_rows: dict[Any, Fallback] = field(default_factory=dict)
     not_on_rows: set[Any] = field(default_factory=set)
     compared: set[Any] = field(default_factory=set)
+    watched: set[Any] = field(default_factory=set)
     changed: set[Any] = field(default_factory=set)
     used: dict[Any, frozenset[str]] = field(default_factory=dict)
     said: set[Any] = field(default_factory=set)

@@ -59,6 +59,8 @@ class Route:
         slow: What is run by a slower way, and why.
         part: The part of the plan that generates what such calls use; `None` for all of it.
         noting: Whether what the call uses is to be noted, for those that follow.
+        watched: Whether such a call was watched for writes into weights, or runs no code of the
+            target's.
     """
 
     strategy: str
@@ -76,6 +78,7 @@ class Route:
     slow: tuple[Fallback, ...] = ()
     part: Part | None = None
     noting: bool = False
+    watched: bool = False
 
 
 def route(
@@ -198,6 +201,13 @@ def used_kind(runner: Runner, call: Call) -> Any:
 
 def strategy_of(runner: Runner, call: Call) -> Route:
     """Return how the target is run, whatever its weights are made of."""
+    way = _strategy_of(runner, call)
+    if way.strategy == "chain" or torch.compiler.is_compiling():  # a graph cannot be watched
+        return replace(way, watched=True)
+    return replace(way, watched=kind_of(runner, call) in runner.memory.watched)
+
+
+def _strategy_of(runner: Runner, call: Call) -> Route:
     asked = runner.execution.strategy
     if not call.batch:
         return _way("single", "one condition: the target is run as it is")

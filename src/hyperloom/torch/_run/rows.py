@@ -80,6 +80,8 @@ def run_rows(
         raise NotAtOnceError("one draw is asked for all conditions")
     if call.by is None and runner.skeleton.on_gradients:  # of all rows together, without a word
         raise NotAtOnceError(f"it uses {min(runner.skeleton.on_gradients)}")
+    if runner.skeleton.written:
+        raise NotAtOnceError(f"it writes into its weight {min(runner.skeleton.written)!r}")
     if runner.skeleton.statistics_now():
         raise NotAtOnceError("it updates running statistics: its rows meet")
     worn = worn_of(runner, weights, shared, buffers, call.index)

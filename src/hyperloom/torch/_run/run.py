@@ -36,10 +36,12 @@ from hyperloom.torch._run.route import (
 )
 from hyperloom.torch._run.rows import run_rows
 from hyperloom.torch._run.runner import Runner
+from hyperloom.torch._run.unwritten import first_run, handed, refuse_late
 from hyperloom.torch._target.buffers import NO_BUFFERS, Buffers
 from hyperloom.torch._target.copies import Copies, Draws
 from hyperloom.torch._target.placeholder import Ungenerated
 from hyperloom.torch._target.private import inside_transform
+from hyperloom.torch._target.writes import versions
 from hyperloom.torch._weights.make import weights_of
 from hyperloom.torch._weights.weights import Dense
 
@@ -107,12 +109,13 @@ def make_and_run(
     uses: Uses | None = None,
 ) -> Any:
     """Make the weights and run the target with them; a condition that repeats is generated once."""
+    call.theirs = (encoded.vector,)
     few, index = distinct(generator, encoded) if way.shares else (encoded, None)
     if (index is not None or way.rows_first) and on_rows(generator, runner, way, call):
         call.index = index
         try:
             tensors = make(generator, runner, replace(way, from_parts=True), few, None, uses)
-            output = run_rows(runner, *tensors, call, buffers)
+            output = run(runner, replace(way, run=run_rows, guarded=False), *tensors, call, buffers)
         except NotAtOnceError:
             runner.memory.not_on_rows.add(kind_of(runner, call))
         else:
@@ -176,14 +179,55 @@ def run(
     call: Call,
     buffers: Buffers,
 ) -> Any:
-    """Run the target; inputs that it refuses are named."""
+    """Run the target; inputs that it refuses are named, and no write outlives the call."""
+    skeleton = runner.skeleton
     try:
-        if way.guarded:
-            return _run_guarded(runner, way, weights, shared, call, buffers)
-        return way.run(runner, weights, shared, call, buffers)
+        if not way.watched:
+            return _run_first(runner, way, weights, shared, call, buffers)
+        if not skeleton.may_store or way.program is not None or torch.compiler.is_compiling():
+            return _run_once(runner, way, weights, shared, call, buffers)
+        given = handed(weights, shared)
+        before = versions(value for _, value in given)
+        output = _run_once(runner, way, weights, shared, call, buffers)
+        refuse_late(runner, given, before, call.theirs)
+        return output
     except Exception as error:
         name_inputs(error, runner, call)
         raise
+
+
+def _run_once(
+    runner: Runner,
+    way: Route,
+    weights: Mapping[str, Any],
+    shared: Mapping[str, Tensor],
+    call: Call,
+    buffers: Buffers,
+) -> Any:
+    if way.guarded:
+        return _run_guarded(runner, way, weights, shared, call, buffers)
+    return way.run(runner, weights, shared, call, buffers)
+
+
+def _run_first(
+    runner: Runner,
+    way: Route,
+    weights: Mapping[str, Any],
+    shared: Mapping[str, Tensor],
+    call: Call,
+    buffers: Buffers,
+) -> Any:
+    """Run a call of a kind that was not seen yet, and watch what it writes."""
+
+    def once(copies: Copies | None) -> Any:
+        copied = call if copies is None else call.over(copies)
+        return _run_once(runner, way, weights, shared, copied, buffers)
+
+    module, inputs = runner.skeleton.module, (call.inputs, call.kwargs)
+    output = first_run(runner, module, inputs, once, lambda _: buffers.forget())
+    runner.memory.watched.add(kind_of(runner, call))
+    runner.memory.routes.clear()
+    return output
 
 
 def _run_guarded(
@@ -248,6 +292,7 @@ def run_given(
 
     For one batch dimension weight objects may stand among the tensors.
     """
+    call.theirs = tuple(t for _, t in handed(tensors, {}))
     buffers = runner.buffers(ids, call.batch)
     way = loop_where_repeated(strategy_of(runner, call), runner, ids)
     output = run(runner, way, tensors, {**runner.kept(), **kept}, call, buffers)
@@ -280,7 +325,8 @@ def _recomputed(generator: Generator, runner: Runner, encoded: Encoded, call: Ca
     inputs that it writes into.
     """
     way = route(generator, runner, encoded, call, whole=True)
-    if way.guarded and not way.tried:  # the second run would not repeat what an attempt does
+    if not way.watched or (way.guarded and not way.tried):
+        # The second run would not repeat what a first call does.
         return follow(generator, runner, way, encoded, call)
     buffers = runner.buffers(encoded.ids, call.batch)
     way = route(generator, runner, encoded, call, whole=True)

@@ -73,6 +73,10 @@ class Buffers:
         copied.written, copied.by_id, copied.returned_rows = {}, {}, {}
         return copied
 
+    def forget(self) -> None:
+        """Forget what was written, for a run that starts again."""
+        self.written, self.by_id, self.returned_rows = {}, {}, {}
+
     @contextmanager
     def one(self, row: int) -> Generator[dict[str, Tensor]]:
         """Give the buffers of one condition; on leaving, note what was written into them."""

@@ -58,6 +58,34 @@ def on_gradients(target: nn.Module) -> frozenset[str]:
     return frozenset(name for code in codes for name in _GRADIENTS.intersection(code.co_names))
 
 
+def replaces_data(target: nn.Module) -> bool:
+    """Whether code of the target assigns to `data`: puts other memory into a tensor."""
+    codes = (c for m in target.modules() for f in _functions(m) for c in _codes(f.__code__))
+    return any(map(_assigns_data, codes))
+
+
+def writes_in_place(target: nn.Module) -> bool:
+    """Whether code of the target names a function that writes in place, or assigns to an index."""
+    codes = (c for m in target.modules() for f in _functions(m) for c in _codes(f.__code__))
+    return any(map(_writes_in, codes))
+
+
+def renormed_paths(target: nn.Module) -> set[str]:
+    """Return the names of tables whose rows are renormed in place when they are looked up."""
+    return {
+        f"{path}.weight" if path else "weight"
+        for path, part in target.named_modules()
+        if isinstance(part, (nn.Embedding, nn.EmbeddingBag)) and part.max_norm is not None
+    }
+
+
+@lru_cache(maxsize=4096)
+def _assigns_data(code: CodeType) -> bool:
+    return "data" in code.co_names and any(
+        i.opname == "STORE_ATTR" and i.argval == "data" for i in dis.get_instructions(code)
+    )
+
+
 def _functions(module: nn.Module) -> Iterator[FunctionType]:
     """Yield what may run in a module's forward: its class's code, hooks, and what they call."""
     functions, names = _of_class(type(module))
@@ -121,8 +149,19 @@ def _stores_in(code: CodeType) -> bool:
         i.opname == "STORE_DEREF" and i.argval in code.co_freevars
         for i in dis.get_instructions(code)
     )
-    in_place = any(n[-1] == "_" and n[0] != "_" for n in code.co_names)
-    return stores or free or in_place or bool(_CHANGES.intersection(code.co_names))
+    return stores or free or _names_in_place(code) or bool(_CHANGES.intersection(code.co_names))
+
+
+def _names_in_place(code: CodeType) -> bool:
+    return any(n[-1] == "_" and n[0] != "_" for n in code.co_names) or any(
+        "out" in names for names in code.co_consts if isinstance(names, tuple)
+    )
+
+
+@lru_cache(maxsize=4096)
+def _writes_in(code: CodeType) -> bool:
+    names = (i.opname for i in dis.get_instructions(code))
+    return _names_in_place(code) or "STORE_SUBSCR" in names
 
 
 def _stores(function: FunctionType) -> bool:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Generator, Iterator, Mapping
+from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager, nullcontext
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from hyperloom._core.target.spec import TargetSpec
 from hyperloom.torch._target.attributes import compute_by_hooks, computed_by_hooks
+from hyperloom.torch._target.calling import Method, in_eager, parameter_paths
 from hyperloom.torch._target.checkpointing import (
     CheckpointedError,
     Watch,
@@ -26,15 +27,24 @@ from hyperloom.torch._target.closures import holder, refuse_outside_references
 from hyperloom.torch._target.copies import Copies, Draws
 from hyperloom.torch._target.copying import Convert, SharedCopy, copy_over, copy_with, tie
 from hyperloom.torch._target.norms import momenta_of, norms_of
-from hyperloom.torch._target.placeholder import Placeholder, PlaceholderError
+from hyperloom.torch._target.placeholder import Placeholder, PlaceholderError, Ungenerated
 from hyperloom.torch._target.private import (
     HOOKS_ON_GRADIENTS,
     no_cached_parametrizations,
     saving_hooks,
 )
 from hyperloom.torch._target.reads import Reads
-from hyperloom.torch._target.scan import draws, keepers, on_gradients, seeds
+from hyperloom.torch._target.scan import (
+    draws,
+    keepers,
+    on_gradients,
+    renormed_paths,
+    replaces_data,
+    seeds,
+    writes_in_place,
+)
 from hyperloom.torch._target.trace import Trace
+from hyperloom.torch._target.writes import ACTIVE, is_stand_in
 
 
 class Skeleton:
@@ -57,6 +67,9 @@ class Skeleton:
         # Modes in which a call was watched, and in which it checkpoints activations.
         self.watched: set[bool] = set()
         self.checkpointing: set[bool] = set()
+        # Tensors that the target writes into: it is given a copy, anew at every call.
+        self.written: set[str] = set()
+        self.was_watched = False  # for writes into weights, in a call outside of graphs
         self.spec = spec
         self._rnns = [m for m in self.module.modules() if isinstance(m, nn.RNNBase)]
         self._computed = [(m, n) for m in self.module.modules() for n in computed_by_hooks(m)]
@@ -69,6 +82,8 @@ class Skeleton:
             for key in (*module._parameters, *module._buffers)
         }
         self._paths = {t.name: tuple(n for n in t.names if n in first_paths) for t in spec}
+        renormed = renormed_paths(self.module)
+        self.written.update(name for name, paths in self._paths.items() if renormed & {*paths})
         self.settle()
 
     def names_by_module(self) -> dict[int, dict[str, str]]:
@@ -96,6 +111,9 @@ class Skeleton:
         self._may_checkpoint = may_checkpoint(self.module)
         self._cannot_checkpoint = is_of_torch_alone(self.module)
         self._keepers, self._draws = keepers(self.module), draws(self.module)
+        self.may_store = bool(self._keepers)
+        self._replaces_data = replaces_data(self.module)
+        self._may_write_weights = writes_in_place(self.module)
         self.seeds = seeds(self.module)
         # Whether the code of a module with buffers, but for norms, may write them.
         norms = {id(m) for m in self._norms.values()}
@@ -110,7 +128,7 @@ class Skeleton:
         paths = {path for aliases in self._paths.values() for path in aliases}
         self._owners = [
             (part, [(key, full) for key, full in keys if full in paths])
-            for part, keys in _parameter_paths(self.module)
+            for part, keys in parameter_paths(self.module)
             if isinstance(part._parameters, dict)  # that of a scripted module is none
         ]
 
@@ -178,17 +196,14 @@ class Skeleton:
             ValueError: Activation checkpointing with `use_reentrant=True`, while gradients are
                 taken.
         """
-        given = {path: tensors[name] for name, paths in self._paths.items() for path in paths}
-        given.update(buffers)
-        if self.reads is not None:
-            self.reads.know(tensors)
+        given = {**self._placed(tensors), **buffers}
         if self._holder is not None:
             if at_once:
                 held = f"it holds tensors of its own in its attribute {self._holder!r}"
                 raise PlaceholderError(held)
             call = self._call_holder
             if torch.compiler.is_compiling():  # a graph cannot copy modules
-                call = partial(_in_eager(), call)
+                call = partial(in_eager(), call)
             return call(given, buffers, args, kwargs, method)
         if torch.compiler.is_compiling():  # a graph has no threads, and no locks
             outputs = self._call_traced(given, args, kwargs, method)
@@ -199,7 +214,7 @@ class Skeleton:
         elif self.module.training in self.checkpointing:
             outputs = self._call_own(given, args, kwargs, method)
         else:
-            outputs, given = self._call_watched(given, buffers, args, kwargs, method)
+            outputs, given = self._call_watched(given, tensors, buffers, args, kwargs, method)
         # functional_call notes here what the target has put in place of a buffer.
         buffers.update((name, given[name]) for name in buffers)
         return outputs
@@ -260,7 +275,7 @@ class Skeleton:
         if method == "forward" and self.reads is None:
             return functional_call(self.module, given, args, dict(kwargs), tie_weights=False)
         prefixed = {f"target.{name}": value for name, value in given.items()}
-        called = _Method(self.module, method, self.reads)
+        called = Method(self.module, method, self.reads)
         try:
             return functional_call(called, prefixed, args, dict(kwargs), tie_weights=False)
         finally:  # what the target has put in place of a buffer
@@ -282,6 +297,7 @@ class Skeleton:
     def _call_watched(
         self,
         given: dict[str, Tensor],
+        tensors: Mapping[str, Tensor],
         buffers: Mapping[str, Tensor],
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
@@ -293,7 +309,7 @@ class Skeleton:
         says that it may checkpoint; any other by what it reads, which is cheaper.
         """
         mode = self.module.training
-        given_before, start = dict(given), {n: value.clone() for n, value in buffers.items()}
+        start = {n: value.clone() for n, value in buffers.items()}
         closely = self._may_checkpoint or mode not in self.watched
         trace = Trace(self.module.named_modules(), (args, kwargs)) if closely else None
         trace, random = trace or self.watch((args, kwargs)), Draws()
@@ -312,7 +328,7 @@ class Skeleton:
             if trace is not None:
                 trace.restore()
         random.restore()
-        given = {**given_before, **start}
+        given = {**self._placed(tensors), **start}
         return self._call_own(given, args, kwargs, method), given
 
     def _call_own(
@@ -334,6 +350,37 @@ class Skeleton:
             copied.give_back()
         given.update((name, value) for name, value in module.named_buffers() if name in given)
         return outputs
+
+    def _placed(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return tensors by path; in place of one that the target writes into, a copy."""
+        watch = None if torch.compiler.is_compiling() else ACTIVE.now
+        if watch is not None:
+            watch.guard(tensors, self.written)
+        if self.written or self._replaces_data:
+            tensors = self.own_tensors(tensors)
+        if torch.compiler.is_compiling() and self._may_write_weights and not self.was_watched:
+            tensors = {n: t if is_stand_in(t) else t.clone() for n, t in tensors.items()}
+        if self.reads is not None:
+            self.reads.know(tensors)
+        return {path: tensors[name] for name, paths in self._paths.items() for path in paths}
+
+    def own_tensors(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return copies of tensors that the target writes into, and others as they are.
+
+        Where its code assigns to `data`, objects of their own: other memory may come into them. A
+        stand-in is of one call anyway.
+        """
+        written = {n: tensors[n] for n in self.written if n in tensors}
+        own = {n: t.clone() for n, t in written.items() if not isinstance(t, Ungenerated)}
+        if self._replaces_data:
+            plain = {n: t for n, t in tensors.items() if not is_stand_in(t)}
+            own = {**{n: t.view_as(t) for n, t in plain.items()}, **own}
+        return {**tensors, **own}
+
+    def replace_parameter(self, module: nn.Module, name: str, value: Tensor) -> None:
+        """Put a tensor in the place of the target's `name` in a copy of the target."""
+        for path, _, key in (full.rpartition(".") for full in self._paths[name]):
+            module.get_submodule(path)._parameters[key] = value  # type: ignore[assignment]
 
     def own(self, tensors: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> nn.Module:
         """Return a module of its own in which `tensors` and `buffers` stand as they are."""
@@ -378,34 +425,3 @@ class Skeleton:
         for part in module.modules():
             compute_by_hooks(part)
         return tie(module, self.spec)
-
-
-def _eager(function: Any, *args: Any) -> Any:
-    return function(*args)
-
-
-@cache
-def _in_eager() -> Any:
-    """Return `_eager` without compilation; built on first use, as this imports the compiler."""
-    return torch.compiler.disable(_eager)
-
-
-class _Method(nn.Module):
-    """A module whose forward is a method of another, whose reads may be noted."""
-
-    def __init__(self, target: nn.Module, name: str, reads: Reads | None) -> None:
-        super().__init__()
-        self.target, self.name, self.reads = target, name, reads
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        called = self.target if self.name == "forward" else getattr(self.target, self.name)
-        with self.reads or nullcontext():
-            return called(*args, **kwargs)
-
-
-def _parameter_paths(module: nn.Module) -> Iterator[tuple[nn.Module, list[tuple[str, str]]]]:
-    """Yield each module with the names of its parameters, its own and from the outermost."""
-    for path, part in module.named_modules():
-        keys = [key for key, value in part._parameters.items() if value is not None]
-        if keys:
-            yield part, [(key, f"{path}.{key}" if path else key) for key in keys]
