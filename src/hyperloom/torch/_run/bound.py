@@ -268,7 +268,7 @@ class Hand:
                     if not why:
                         self.meeting.uses.take(examination.uses)
                         output = run_on(self._place(method), self.seats, self.meeting, laid.call)
-                        return laid.finished(output, examination.outputs)
+                        return laid.finished(output, examination)
             return self._otherwise(call, why)
 
     def _call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:

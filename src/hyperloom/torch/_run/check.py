@@ -20,7 +20,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 from hyperloom.torch._run.call import Call
-from hyperloom.torch._run.loop import CONSTANT
+from hyperloom.torch._run.joined import CONSTANT
 from hyperloom.torch._run.pairing import select_like
 from hyperloom.torch._run.runner import Runner
 from hyperloom.torch._target.buffers import Buffers

@@ -6,16 +6,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from hyperloom.torch._rules.rows.following import SameDraws, following
 from hyperloom.torch._rules.rows.standin import MARK, Meeting, RowWise, Uses
-from hyperloom.torch._run.loop import CONSTANT
-from hyperloom.torch._run.row_calls import RowCall, rows_of, tensors_in
+from hyperloom.torch._run.joined import CONSTANT
+from hyperloom.torch._run.row_calls import RowCall, objects_in, rows_of, tensors_in
 from hyperloom.torch._run.worn import Place, Worn, without_stand_ins
-from hyperloom.torch._target.trace import Trace
+from hyperloom.torch._target.trace import Trace, inner_of
 from hyperloom.torch._weights.rows import NotRowsError, Rows
 
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
@@ -29,13 +30,15 @@ class Examination:
         uses: Which functions meet rows.
         outputs: Of each tensor of the output, whether it has rows.
         plain: Whether all tensors of the output are in a tree, and none in other objects.
-        object: What else it returns, but for what says the same for every condition: its class.
+        objects: The same of the tensors in each object of the output, such as a cache.
+        object: The class of one that cannot be cut into one for each condition; `""` without.
         why: Why the target is not to be run on rows; `""` where it is.
     """
 
     uses: Uses = field(default_factory=Uses)
     outputs: tuple[bool, ...] = ()
     plain: bool = True
+    objects: tuple[tuple[bool, ...], ...] = ()
     object: str = ""
     why: str = ""
 
@@ -93,8 +96,12 @@ def _compared(
     with SameDraws(), following(meeting):
         output = place(tensors, buffers, args, kwargs)
     whole = tensors_in(without_stand_ins(output, call.rows))
-    others = [v for v in tree_leaves(output) if not isinstance(v, (Tensor, *CONSTANT))]
-    examination.object = type(others[0]).__name__ if others else ""
+    objects = objects_in(output)
+    examination.objects = tuple(
+        tuple(hasattr(value, MARK) for value in tensors_in(value)) for value in objects
+    )
+    whole_ones = [value for value in objects if not _can_be_cut(value)]
+    examination.object = type(whole_ones[0]).__name__ if whole_ones else ""
     leaves = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
     examination.plain = len(whole) == len(leaves)
     examination.outputs = tuple(isinstance(v, RowWise) or hasattr(v, MARK) for v in leaves)
@@ -120,9 +127,30 @@ def _compared(
     return ""
 
 
+def _can_be_cut(value: Any) -> bool:
+    """Whether an object is one that holds tensors, to be copied with the rows of a condition."""
+    if callable(value) or isinstance(value, np.ndarray):
+        return False
+    tensors = tensors_in(value)
+    return bool(tensors) and not any(isinstance(tensor, RowWise) for tensor in tensors)
+
+
 def _constants(output: Any) -> list[Any]:
-    """Return what an output has beside tensors that says the same for every condition or not."""
-    return [str(leaf) for leaf in tree_leaves(output) if isinstance(leaf, CONSTANT)]
+    """Return what an output has beside tensors that says the same for every condition or not.
+
+    In objects such as caches too, all the way down.
+    """
+    found: list[Any] = []
+    waiting, seen = [output], set[int]()
+    while waiting:
+        for leaf in tree_leaves(waiting.pop()):
+            if isinstance(leaf, (*CONSTANT, np.ndarray, np.generic)):
+                found.append(f"{type(leaf).__name__} {np.shape(leaf)} {leaf}")
+            elif not isinstance(leaf, (Tensor, nn.Module, type)) and id(leaf) not in seen:
+                seen.add(id(leaf))
+                found.append(type(leaf).__name__)
+                waiting += inner_of(leaf)
+    return found
 
 
 def _difference(whole: list[Tensor], alone: list[Tensor], rows: Rows, number: int) -> str:

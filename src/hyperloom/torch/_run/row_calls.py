@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 
 from hyperloom._core.errors import message
 from hyperloom.torch._rules.rows.following import mark
+from hyperloom.torch._run.joined import CONSTANT
 from hyperloom.torch._run.pairing import all_dims
 from hyperloom.torch._weights.rows import Rows
 
@@ -85,6 +86,36 @@ def tensors_in(*trees: Any) -> list[Tensor]:
     with _Copying(note):
         copy.deepcopy(trees)
     return tensors
+
+
+def objects_in(tree: Any) -> list[Any]:
+    """Return what a tree holds beside tensors and constants, such as caches."""
+    return [leaf for leaf in tree_leaves(tree) if not isinstance(leaf, (Tensor, *CONSTANT))]
+
+
+def cut(value: Any, flags: Sequence[bool], num: int, single: bool) -> list[Any]:
+    """Return an object for each condition of a batch, with views of its rows.
+
+    Args:
+        value: The object, with the rows of all conditions in order, equally many for each.
+        flags: Of each tensor in it, in the order of `tensors_in`, whether it has rows.
+        num: Conditions.
+        single: Whether a condition alone has no axis for rows.
+    """
+
+    def of_one(number: int) -> Any:
+        has_rows = iter(flags)
+
+        def part(tensor: Tensor) -> Tensor:
+            if not next(has_rows):
+                return tensor.clone()
+            rows = tensor.unflatten(0, (num, -1))[number]
+            return rows[0] if single else rows
+
+        with _Copying(part):
+            return copy.deepcopy(value)
+
+    return [of_one(number) for number in range(num)]
 
 
 def rows_of(rows: Rows, number: int, tensor: Tensor) -> Tensor:

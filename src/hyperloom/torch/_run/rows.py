@@ -21,8 +21,9 @@ from hyperloom.torch._rules.hidden import NotAtOnceError
 from hyperloom.torch._rules.rows.standin import Meeting
 from hyperloom.torch._run.call import Call
 from hyperloom.torch._run.examine import Examination, examine
+from hyperloom.torch._run.joined import CONSTANT, OfEachLater
 from hyperloom.torch._run.kinds import kind_of
-from hyperloom.torch._run.row_calls import RowCall, brought_together, put_back
+from hyperloom.torch._run.row_calls import RowCall, brought_together, cut, put_back
 from hyperloom.torch._run.runner import Runner
 from hyperloom.torch._run.watching import watched
 from hyperloom.torch._run.worn import Place, Worn, run_on, worn_of
@@ -48,15 +49,21 @@ class Laid:
     lead: tuple[int, ...]
     batch: int
 
-    def finished(self, output: Any, flags: tuple[bool, ...]) -> Any:
-        """Return the output with the batch in front, and everything that is shared in it too."""
+    def finished(self, output: Any, examination: Examination) -> Any:
+        """Return the output with the batch in front, and everything that is shared in it too.
+
+        An object that holds tensors, such as a cache, becomes one for each condition.
+        """
         if not self.batch:
             return output
-        has_rows = iter(flags)
+        has_rows, objects = iter(examination.outputs), iter(examination.objects)
 
         def one(leaf: Any) -> Any:
-            if not isinstance(leaf, Tensor):
+            if isinstance(leaf, CONSTANT):
                 return leaf
+            if not isinstance(leaf, Tensor):
+                flags = next(objects)
+                return OfEachLater(lambda: cut(leaf, flags, self.batch, not self.lead))
             if next(has_rows, False):
                 return leaf.unflatten(0, self.lead) if self.lead else leaf
             return leaf.expand(self.batch, *leaf.shape)
@@ -99,7 +106,7 @@ def run_rows(
                 output = run_on(place, worn.seats(meeting), meeting, together)
             if examination.plain:
                 output = put_back(output, laid.call.rows, examination.outputs)
-            return laid.finished(output, examination.outputs)
+            return laid.finished(output, examination)
     raise NotAtOnceError(why)
 
 

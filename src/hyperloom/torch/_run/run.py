@@ -22,8 +22,9 @@ from hyperloom.torch._generate.generator import (
 from hyperloom.torch._rules.hidden import NotAtOnceError
 from hyperloom.torch._run.attempt import ENDS_THE_CALL, attempt, quietly, run_instead
 from hyperloom.torch._run.call import Call, Uses, slices
+from hyperloom.torch._run.joined import concatenated
 from hyperloom.torch._run.kinds import kind_of
-from hyperloom.torch._run.loop import concatenated, same_draws
+from hyperloom.torch._run.loop import same_draws
 from hyperloom.torch._run.refusal import name_inputs
 from hyperloom.torch._run.route import (
     ROWS,

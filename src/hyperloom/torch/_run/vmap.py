@@ -19,7 +19,7 @@ from torch.utils._pytree import (  # vmap's own trees
 from hyperloom.torch._rules.hidden import NotAtOnceError, OneByOneError
 from hyperloom.torch._rules.mode import Lowering
 from hyperloom.torch._rules.standin import Generated, dense_leaf
-from hyperloom.torch._run.loop import CONSTANT
+from hyperloom.torch._run.joined import CONSTANT
 from hyperloom.torch._run.watching import watched
 from hyperloom.torch._target.buffers import Buffers
 from hyperloom.torch._weights.weights import Weight

@@ -93,7 +93,7 @@ class Trace:
             part = _part_of(name, item)
             if part is not None:
                 self.parts.append(part)
-            waiting += [(inner, by_function) for inner in _inner(item)]
+            waiting += [(inner, by_function) for inner in inner_of(item)]
 
 
 def _is_ours(item: Any) -> bool:
@@ -232,7 +232,8 @@ def _part_of(name: str, item: Any) -> _Part | None:
     return _Dict(name, attributes) if isinstance(attributes, dict) else None
 
 
-def _inner(item: Any) -> list[Any]:
+def inner_of(item: Any) -> list[Any]:
+    """Return what is in an object: its entries, its attributes, what it closes over."""
     if type(item) in (list, set, deque) or isinstance(item, (tuple, frozenset)):
         return [part for part in item if type(part) not in _PLAIN]
     if type(item) in _DICTS:
@@ -269,7 +270,7 @@ def _same(old: Any, new: Any) -> bool:
 def _holds(value: Any, which: Callable[[Tensor], bool], depth: int = 4) -> bool:
     if isinstance(value, Tensor):
         return which(value)
-    return depth > 0 and any(_holds(part, which, depth - 1) for part in _inner(value))
+    return depth > 0 and any(_holds(part, which, depth - 1) for part in inner_of(value))
 
 
 def version_of(tensor: Any) -> int:
