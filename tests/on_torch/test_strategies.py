@@ -229,10 +229,15 @@ def test_outputs_that_are_no_tensors(batch: Any) -> None:
 
 def test_objects_come_back_as_a_list() -> None:
     hnet = of_ids(ReturnsObject)
-    with pytest.warns(hl.SlowWarning, match="it returns a Record"):
-        y, records = hnet(X, condition=IDS)
+    y, records = hnet(X, condition=IDS)
+    assert hnet.explain(X, condition=IDS).strategy == "rows"
     assert [type(record) for record in records] == [Record] * 3
     close(records[2].y, y[2])
+    hnet.execution = hl.Execution(strategy="loop")
+    _, alone = hnet(X, condition=IDS)
+    assert type(alone) is not list
+    for ours, theirs in zip(records, alone, strict=True):
+        close(ours.y, theirs.y)
 
 
 class Selects(Layer):

@@ -120,7 +120,8 @@ class Hand:
         self.generator, self.runner, self.rows = generator, runner, rows
         self.encoded, self.batch = encoded, encoded.batch
         self.plan, self.dtypes = generator.plan, dict(generator.dtypes)
-        self.trained, self.modes = _versions(generator), Modes.now(encoded.vector.device.type)
+        self.parameters = tuple(generator.parameters())
+        self.trained, self.modes = _versions(self.parameters), Modes.now(encoded.vector.device.type)
         self.maker = maker_of(generator, encoded.flat(), None)
         # What outlives this network: it is not to be written through views.
         lasting = (encoded.vector, *generator.parameters()) if runner.skeleton.may_store else ()
@@ -159,7 +160,7 @@ class Hand:
 
     def _weight(self, name: str) -> Weight:
         """Return a weight."""
-        if _versions(self.generator) != self.trained:
+        if _versions(self.parameters) != self.trained:
             got = f"{name!r} to generate with a hypernetwork that was trained after bind"
             wanted = "the parameters that bind was called with"
             raise ValueError(message("net", got, wanted, "Bind again after every step."))
@@ -345,5 +346,5 @@ def _method(hand: Hand, name: str, plain: Any) -> Callable[..., Any]:
     return run
 
 
-def _versions(generator: Generating) -> int:
-    return sum(parameter._version for parameter in generator.parameters())
+def _versions(parameters: tuple[Tensor, ...]) -> int:
+    return sum(parameter._version for parameter in parameters)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,15 +12,26 @@ from torch import Tensor
 
 from hyperloom.torch._weights.weights import Conv, Weight
 
+_FEW = 9  # rows of one condition, below which a factor is worth being laid out for them
+
 
 @dataclass
 class LowRankWeight(Weight):
-    """`base + factor * U V`."""
+    """`base + factor * U V`.
+
+    Attributes:
+        u: `(*lead, O, R)`.
+        v: `(*lead, R, I)`.
+        factor: A number on the product.
+        base: `(*shape)`, shared, or `None`.
+        u_turned: `u` with its last axes turned and laid out so, where few inputs meet it.
+    """
 
     u: Tensor
     v: Tensor
     factor: float = 1.0
     base: Tensor | None = None
+    u_turned: Any = field(default=None, init=False, repr=False)
 
     @property
     def owned(self) -> tuple[Tensor, ...]:
@@ -40,16 +51,33 @@ class LowRankWeight(Weight):
         return replace(self, shape=shape, u=self.v.mT, v=self.u.mT, base=base)
 
     def linear(self, x: Tensor) -> Tensor:
+        return self._linear(x, None)
+
+    def affine(self, x: Tensor, bias: Tensor) -> Tensor:
+        return self._linear(x, bias)
+
+    def _linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        if self.by is not None and self.base is not None:
+            self.note("linear", "factors")
+            y, rows = F.linear(x, self.base, bias), self.by.fit(len(x))
+            few = x.numel() < _FEW * self.num * self.shape[1]
+            if few and not torch.is_grad_enabled():
+                if self.u_turned is None:  # a token after the other meets it
+                    self.u_turned = self.u.mT.contiguous()
+                return rows.add_products(y, x, self.v, self.u_turned.mT, self.factor)
+            return rows.add_products(y, x, self.v, self.u, self.factor)
         rank, (outputs, inputs) = self.u.shape[-1], self.shape
         rows = self.rows_in(x, 1)
         # Forming costs rank for each weight, applying costs rows; the factors cost rank each row.
         dearer = rows * rank * (outputs + inputs) > (rank + rows) * outputs * inputs
         if dearer and self.by is None:
-            return super().linear(x)
+            return super().linear(x) if bias is None else super().affine(x, bias)
         self.note("linear", "factors")
         low = self.product(x, self.v)
         result = self.product(low * self.factor if self.factor != 1.0 else low, self.u)
-        return result if self.base is None else F.linear(x, self.base) + result
+        if self.base is not None:
+            return F.linear(x, self.base, bias) + result
+        return result if bias is None else result + bias
 
     def convolve(self, conv: Conv, x: Tensor, transposed: bool, groups: int) -> Tensor:
         rank, plain = self.u.shape[-1], x.ndim == len(self.shape)

@@ -120,8 +120,10 @@ class Rows:
         """Apply to each row the matrix of its condition: `(L, *n, I) (B, O, I)` -> `(L, *n, O)`."""
         inputs, outputs = x.shape[-1], weight.shape[-2]
         if self.equal:
-            # Weight times rows: the weight's gradient comes out in the weight's own layout.
             blocks = x.reshape(self.num, -1, inputs)
+            if blocks.shape[1] > inputs:  # fewer numbers in a matrix than in its outputs
+                return torch.bmm(blocks, weight.mT).reshape(*x.shape[:-1], outputs)
+            # Weight times rows: the weight's gradient comes out in the weight's own layout.
             return torch.bmm(weight, blocks.mT).mT.reshape(*x.shape[:-1], outputs)
         near = self.together(x)
         flat = near.reshape(-1, inputs)
@@ -134,6 +136,24 @@ class Rows:
             parts = zip(flat.split([times * n for n in self.counts]), weight.unbind(), strict=True)
             result = torch.cat([F.linear(part, matrix) for part, matrix in parts])
         return self.apart(result.reshape(*near.shape[:-1], outputs))
+
+    def add_products(self, y: Tensor, x: Tensor, v: Tensor, u: Tensor, factor: float) -> Tensor:
+        """Return `y + factor * x V^T U^T`, where it can in one pass over `y`.
+
+        Args:
+            y: `(L, *n, O)`.
+            x: `(L, *n, I)`.
+            v: `(B, R, I)`.
+            u: `(B, O, R)`.
+            factor: A number.
+        """
+        if not self.equal or not y.dtype == x.dtype == u.dtype:
+            low = self.product(x, v)
+            return y + self.product(low * factor if factor != 1.0 else low, u)
+        num = self.num
+        low = torch.bmm(x.reshape(num, -1, x.shape[-1]), v.mT)
+        near = y.reshape(num, -1, y.shape[-1])
+        return torch.baddbmm(near, low, u.mT, alpha=factor).reshape(y.shape)
 
     def look_up(self, ids: Tensor, table: Tensor) -> Tensor:
         """Look up each row's ids in the table of its condition: `(L, *n) (B, V, D)`."""

@@ -104,6 +104,11 @@ class Weight(ABC):
         self.note("linear", "dense", self.rows_in(x, 1))
         return self.product(x, self.whole())
 
+    def affine(self, x: Tensor, bias: Tensor) -> Tensor:
+        """Return `x W^T + bias`, with a bias `(O,)` that all conditions share."""
+        y = self.linear(x)
+        return y + bias.to(y.dtype)
+
     def convolve(self, conv: Conv, x: Tensor, transposed: bool, groups: int) -> Tensor:
         """Return `conv(x, W)`, for hidden conditions or rows.
 

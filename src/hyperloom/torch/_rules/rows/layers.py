@@ -12,21 +12,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hyperloom.torch._rules.registry import ROWS, Rule, rule
-from hyperloom.torch._rules.rows.standin import MIXING, Meeting, RowWise, dense
+from hyperloom.torch._rules.rows.standin import MIXING, STRAIGHT, Meeting, RowWise, dense
 from hyperloom.torch._rules.standin import as_autocast, without_override_check
 from hyperloom.torch._weights.rows import NotRowsError
 
 # ---- products -----------------------------------------------------------------------------------
 
 
-def _times(meeting: Meeting, x: Any, weight: Any) -> Tensor:
-    """Return `x W^T` with rows in front, of `x` with rows wherever they are."""
+def _times(meeting: Meeting, x: Any, weight: Any, bias: Tensor | None = None) -> Tensor:
+    """Return `x W^T` with rows in front, of `x` with rows wherever they are; with a shared bias."""
     rows = meeting.input(x)
     if not isinstance(weight, RowWise):
         return F.linear(rows, weight)
     if weight.ndim != 2:
         raise NotRowsError(f"a product with {weight.label!r} of {weight.ndim} axes")
-    return meeting.weight_of(weight).linear(rows)
+    behind = meeting.weight_of(weight)
+    return behind.linear(rows) if bias is None else behind.affine(rows, bias)
 
 
 # `input` is how torch names it, and it may be given by name.
@@ -37,9 +38,25 @@ def _linear(
     weight: Any,
     bias: Any = None,
 ) -> Tensor:
+    if isinstance(weight, RowWise) and isinstance(bias, Tensor) and not _generated(bias):
+        return meeting.output(_times(meeting, input, weight, bias), input)
     y = _times(meeting, input, weight)
     y = y if bias is None else y + meeting.vector(bias, y)
     return meeting.output(y, input)
+
+
+def _straight_linear(x: Any, weight: Any, bias: Any = None) -> Tensor | None:
+    """`F.linear` of rows, a generated matrix and perhaps a shared bias."""
+    if type(weight) is not RowWise or isinstance(bias, RowWise):
+        return None
+    known = weight.meeting.knows(F.linear, weight.label)
+    if known != ((True,) if bias is None else (True, False)) or len(weight.shape) != 2:
+        return None
+    behind = weight.meeting.weight_of(weight)
+    return behind.linear(x) if bias is None else behind.affine(x, bias)
+
+
+STRAIGHT[F.linear] = _straight_linear
 
 
 @rule(torch.matmul, torch.mm, Tensor.matmul, Tensor.mm, Tensor.__matmul__, when=ROWS)
@@ -84,6 +101,9 @@ def _addmm(
     beta: Any = 1,
     alpha: Any = 1,
 ) -> Tensor:
+    plain = alpha == 1 == beta and not _generated(input, mat1) and input.ndim == 1
+    if plain and isinstance(mat2, RowWise) and mat2.ndim == 2:
+        return meeting.output(_times(meeting, mat1, mat2.turned(), input), mat1)
     y = _product(meeting, mat1, mat2) if _generated(mat1, mat2) else meeting.input(mat1) @ mat2
     y = y if alpha == 1 else y * alpha
     bias = meeting.vector(input, y)

@@ -106,6 +106,12 @@ class Meeting:
             raise NotRowsError(f"{name_of(func)} of {label!r} was not met when rows were followed")
         return (False,) * len(tensors)
 
+    def knows(self, func: Any, label: str) -> tuple[bool, ...] | None:
+        """Return which plain tensors have rows, where rows are in front and a run has told."""
+        if self.follows or self.axis or self.alone:
+            return None
+        return self.uses.had_rows.get((func, label))
+
     # ---- what rules ask for ---------------------------------------------------------------------
 
     def weight_of(self, weight: RowWise) -> Weight:
@@ -207,6 +213,11 @@ class RowWise(Tensor):
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        straight = STRAIGHT.get(func)
+        if straight is not None and not kwargs:
+            output = straight(*args)
+            if output is not None:
+                return output
         told = TOLD.get(func)
         known = NotImplemented if told is None else told(*args, **kwargs)
         if known is not NotImplemented:
@@ -301,4 +312,7 @@ def _with(func: Any, leaves: list[Any], tree: Any, places: list[int]) -> Callabl
 # Functions that combine tensors: of generated tensors alone they run once for every condition.
 MIXING: set[Any] = set()
 TOLD: dict[Any, Callable[..., Any]] = {}
+# What is met at every layer of every token goes past the general way where all is known of it:
+# these return `None` where it is not.
+STRAIGHT: dict[Any, Callable[..., Tensor | None]] = {}
 SHAPE_ONLY: set[Any] = set()
