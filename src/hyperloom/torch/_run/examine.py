@@ -145,7 +145,8 @@ def _constants(output: Any) -> list[Any]:
     while waiting:
         for leaf in tree_leaves(waiting.pop()):
             if isinstance(leaf, (*CONSTANT, np.ndarray, np.generic)):
-                found.append(f"{type(leaf).__name__} {getattr(leaf, "shape", ())} {leaf}")
+                shape = getattr(leaf, "shape", ())
+                found.append(f"{type(leaf).__name__} {shape} {leaf}")
             elif not isinstance(leaf, (Tensor, nn.Module, type)) and id(leaf) not in seen:
                 seen.add(id(leaf))
                 found.append(type(leaf).__name__)
