@@ -48,12 +48,22 @@ from hyperloom._core.choices.layouts import (
     Grouped,
     Layers,
     Layout,
+    Modules,
     PerCondition,
     Shared,
     Tensors,
     Tiles,
 )
 from hyperloom._core.choices.sets import AttentionPool, Context, MeanPool
+from hyperloom._core.choices.slot_parts import (
+    OfBlock,
+    OfLayer,
+    OfModule,
+    OfRole,
+    OfShape,
+    PerModule,
+    SlotSum,
+)
 from hyperloom._core.choices.slot_trunks import Transformer
 from hyperloom._core.choices.statistics import (
     BatchStatistics,
@@ -112,10 +122,17 @@ __all__ = [
     "LoRA",
     "LowRank",
     "MeanPool",
+    "Modules",
     "Native",
     "Noise",
+    "OfBlock",
+    "OfLayer",
+    "OfModule",
+    "OfRole",
+    "OfShape",
     "PerCondition",
     "PerConditionStatistics",
+    "PerModule",
     "Plan",
     "RankOne",
     "Recurrent",
@@ -125,6 +142,7 @@ __all__ = [
     "Shared",
     "SharedStatistics",
     "Shift",
+    "SlotSum",
     "SlowWarning",
     "Start",
     "TargetSpec",

@@ -40,6 +40,25 @@ CASES: dict[str, tuple[dict[str, Any], Any]] = {
         },
         ("vector", "context"),
     ),
+    "sums that say what slots are": (
+        {
+            "condition": hl.Embedding(NUM, 4),
+            "trunk": hl.Transformer(6, 1, 2),
+            "layout": hl.Chunked(7, hl.SlotSum(5, hl.OfLayer(True), hl.OfRole(), hl.OfBlock())),
+        },
+        "ids",
+    ),
+    "several tables": (
+        {
+            "condition": hl.Concat(hl.Vector(2), hl.Context(3)),
+            "trunk": hl.Transformer(4, 1, 1),
+            "layout": {
+                "*0.*": hl.Grouped(hl.SlotSum(7, hl.OfLayer(), hl.OfShape(), hl.OfRole())),
+                "*": hl.Grouped(hl.PerModule(4, 3), hl.Modules()),
+            },
+        },
+        ("vector", "context"),
+    ),
     "mean of a set": (
         {"condition": hl.MeanPool(3, std=2.0), "trunk": hl.MLP(5), "layout": hl.Chunked(9, 3)},
         "context",

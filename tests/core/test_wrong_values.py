@@ -86,6 +86,10 @@ DOORS = [
         {"dim": 3, "hidden": 4, "cell": "gru", "std": 1.0},
         {"dim": INTS, "hidden": INTS, "std": POSITIVE},
     ),
+    door("OfLayer", {"sinusoidal": False}, {"sinusoidal": BOOLS}),
+    door("OfBlock", {"sinusoidal": False}, {"sinusoidal": BOOLS}),
+    door("SlotSum", {"width": 4, "*parts": (hl.OfLayer(),)}, {"width": INTS}),
+    door("PerModule", {"layer": 2, "module": 3}, {"layer": INTS, "module": INTS}),
     door("Context", {"dim": 3, "std": 1.0}, {"dim": INTS, "std": POSITIVE}),
     door("MeanPool", {"dim": 3, "std": 1.0}, {"dim": INTS, "std": POSITIVE}),
     door(
@@ -259,6 +263,7 @@ CALLED_BY_THE_LIBRARY = {
     "with_more_ids",
     *("num_parameters", "conditions_at_once", "features", "trunk_index", "fill_caches"),
     *("apply", "state_names"),
+    *("lookup", "lookups", "numbers", "value"),
 }
 # Python's own, with names of ours.
 PYTHONS = {"Role", "CheckpointError", "SlowWarning"}

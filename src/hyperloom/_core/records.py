@@ -40,6 +40,53 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
+class SlotTable:
+    """Embeddings of what slots are, a row for each value that occurs.
+
+    Attributes:
+        name: Unique name; what the rows tell of a slot.
+        values: What each row stands for.
+        width: Width of a row.
+        numbers: What each row is computed from, numbers of equal count; empty for learned rows.
+    """
+
+    name: str
+    values: tuple[str, ...]
+    width: int
+    numbers: tuple[tuple[float, ...], ...] = ()
+
+    @property
+    def learned(self) -> bool:
+        """Whether its rows are learned."""
+        return not self.numbers
+
+    def rows(self) -> np.ndarray:
+        """Return the rows `(num, width)` of a table that is not learned, of root mean square 1.
+
+        Sines and cosines of the numbers, in turns, with frequencies from 1 down to 1e-4.
+        """
+        numbers = np.asarray(self.numbers)
+        count = -(-self.width // (2 * numbers.shape[1]))
+        frequencies = 1e4 ** (-np.arange(count) / count)
+        angles = numbers[:, None, :] * frequencies[:, None]
+        waves = math.sqrt(2) * np.stack([np.sin(angles), np.cos(angles)], axis=2)
+        return waves.reshape(len(numbers), -1)[:, : self.width]
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """A part of the embeddings of a head's slots: rows of a table.
+
+    Attributes:
+        table: The table; heads that name the same one share it.
+        rows: The row of each slot.
+    """
+
+    table: SlotTable
+    rows: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Head:
     """One generator: `num_slots` runs of it give `(num_slots, slot_size)` numbers a condition.
 
@@ -58,6 +105,10 @@ class Head:
             `(scale, shift)` for each piece of the plan, and saves them with those.
         signs: Whether each slot sees the features under fixed signs of its own (`slot_signs`).
         segments: How its rows start out; together they cover `0 .. slot_size`.
+        lookups: What its slots' embeddings are made of, where tables say what each slot is; empty
+            for a learned embedding of each slot.
+        summed: Whether the parts are added up, divided by the root of their number; else they
+            stand side by side.
     """
 
     name: str
@@ -70,6 +121,8 @@ class Head:
     scaled: bool
     signs: bool
     segments: tuple[Segment, ...]
+    lookups: tuple[Lookup, ...] = ()
+    summed: bool = True
 
     @property
     def linear(self) -> bool:
@@ -115,6 +168,7 @@ class Head:
             Source.GIVEN: 0,
         }
         slots = self.num_slots * self.embedding * (num_ids if self.per_condition else 1)
+        slots = 0 if self.lookups else slots  # the plan counts tables, which heads share
         return self.slot_size * for_each_row[self.source] + slots
 
     def drawn(self, features: int, num_ids: int | None) -> str:
@@ -131,6 +185,9 @@ class Head:
         cut = self.num_slots * size - self.num_used
         last = f", last cut by {cut}" if cut else ""
         embeddings = ", embeddings for each id" if self.per_condition else ""
+        if self.lookups:
+            joined = " + " if self.summed else ", "
+            embeddings = f", embeddings of {joined.join(part.table.name for part in self.lookups)}"
         return f"{self.name}: {self.num_slots} x {run}{last}{embeddings}"
 
 

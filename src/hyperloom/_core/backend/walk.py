@@ -33,6 +33,7 @@ def needs_moments(plan: Plan) -> bool:
     return isinstance(plan.trunk, CustomTrunk) or any(head.needs_moment for head in plan.heads)
 
 
+SLOT_TABLES = "slot_tables"  # where tables that say what slots are stand, among the heads
 SAMPLE_ELEMENTS = 8  # of a context, whose sizes are the data's
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from hyperloom._core.choices.conditions import Condition
@@ -15,7 +15,7 @@ from hyperloom._core.choices.trunks import Linear, Trunk
 from hyperloom._core.errors import a_kind, message
 from hyperloom._core.plan.checked import check_fields, check_form, check_placements
 from hyperloom._core.plan.plan import Entry, Plan
-from hyperloom._core.records import Bank, Part, Role, Start
+from hyperloom._core.records import Bank, Part, Role, SlotTable, Start
 from hyperloom._core.target.spec import TargetSpec
 
 
@@ -249,4 +249,18 @@ def _place(
         several = sum(other.name == head.name for other in heads) > 1
         named.append(replace(head, name=f"{head.name}{count[head.name]}") if several else head)
         count[head.name] += 1
-    return tuple(named), pieces
+    return _tables_named(named), pieces
+
+
+def _tables_named(heads: Sequence[Head]) -> tuple[Head, ...]:
+    """Name the tables of slot embeddings apart; equal ones are one."""
+    tables = list(dict.fromkeys(part.table for head in heads for part in head.lookups))
+    names: dict[SlotTable, str] = {}
+    for table in tables:
+        same = [other for other in tables if other.name == table.name]
+        names[table] = table.name if len(same) == 1 else f"{table.name}{same.index(table)}"
+    renamed = []
+    for head in heads:
+        parts = (replace(p, table=replace(p.table, name=names[p.table])) for p in head.lookups)
+        renamed.append(replace(head, lookups=tuple(parts)) if head.lookups else head)
+    return tuple(renamed)

@@ -12,7 +12,7 @@ from hyperloom._core.choices.forms import Form, Whole
 from hyperloom._core.choices.structure import Plain, Structure
 from hyperloom._core.choices.trunks import Trunk
 from hyperloom._core.errors import positive_int
-from hyperloom._core.records import Bank, Head, Piece
+from hyperloom._core.records import Bank, Head, Piece, SlotTable
 from hyperloom._core.tables import human
 from hyperloom._core.target.spec import TargetSpec
 
@@ -151,6 +151,11 @@ class Plan:
         return self.trunk.needs_ids
 
     @cached_property
+    def slot_tables(self) -> tuple[SlotTable, ...]:
+        """The tables that say what slots are, each once."""
+        return tuple(dict.fromkeys(part.table for head in self.heads for part in head.lookups))
+
+    @cached_property
     def trunk_over_slots(self) -> bool:
         """Whether the trunk gets all slots at once, and the condition's context."""
         return self.trunk.over_slots
@@ -222,7 +227,8 @@ class Plan:
         heads = (h.num_parameters(self.features(h), self.num_ids or 0) for h in self.heads)
         bases = (self.spec[e.tensor].numel for e in self.entries if e.form.trains_base)
         banks = (math.prod(bank.shape) for bank in self.banks)
-        return self.condition.num_parameters + sum((*trunks, *heads, *bases, *banks))
+        tables = (len(t.values) * t.width for t in self.slot_tables if t.learned)
+        return self.condition.num_parameters + sum((*trunks, *heads, *bases, *banks, *tables))
 
     @property
     def compression(self) -> float:

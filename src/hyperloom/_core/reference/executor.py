@@ -19,6 +19,7 @@ from hyperloom._core.choices.slot_trunks import Transformer
 from hyperloom._core.choices.trunks import MLP, Linear
 from hyperloom._core.errors import message
 from hyperloom._core.plan.plan import Plan
+from hyperloom._core.records import SlotTable
 from hyperloom._core.reference.attention import pool, real_elements, transform
 from hyperloom._core.reference.deconv import activate, draw_image
 
@@ -172,8 +173,17 @@ def _token(
     """Return what the trunk sees for one slot: the vector, and the slot's embedding beside it."""
     if not head.embedding:
         return vector
+    if head.lookups:
+        rows = [_row(part.table, part.rows[slot], tensors) for part in head.lookups]
+        told = sum(rows) / np.sqrt(len(rows)) if head.summed else np.concatenate(rows)
+        return np.concatenate([vector, told])
     slots = tensors[f"heads.{head.name}.slots"]
     return np.concatenate([vector, slots[index, slot] if head.per_condition else slots[slot]])
+
+
+def _row(table: SlotTable, row: int, tensors: Tensors) -> np.ndarray:
+    """Return a row of a table that says what slots are."""
+    return tensors[f"heads.slot_tables.{table.name}"][row] if table.learned else table.rows()[row]
 
 
 def _features_over_slots(

@@ -14,6 +14,7 @@ from flax import nnx
 from hyperloom._core.backend.checks import a_plan, check_again, growing
 from hyperloom._core.backend.walk import (
     SAMPLE_ELEMENTS,
+    SLOT_TABLES,
     needs_moments,
     num_samples,
     refuse_trunk,
@@ -42,6 +43,7 @@ from hyperloom.jax._generate.norms import IdNorm
 from hyperloom.jax._generate.numbers import feature_moments
 from hyperloom.jax._generate.recurrent import RecurrentCondition
 from hyperloom.jax._generate.sets import ContextCondition
+from hyperloom.jax._generate.slots import make_tables
 from hyperloom.jax._generate.trunks import build_trunk, neutral_trunk
 from hyperloom.jax._target.adaptor import Read
 from hyperloom.jax._target.read import read_target
@@ -55,6 +57,8 @@ def build(given: Planned, rngs: nnx.Rngs) -> Generator:
     start = Start(rngs, generator_dtype(plan.spec), native)
     _refuse_lost_values(plan, native)
     heads = nnx.Dict({h.name: build_head(plan, i, start) for i, h in enumerate(plan.heads)})
+    if plan.slot_tables:
+        heads[SLOT_TABLES] = make_tables(plan.slot_tables, start)
     pairs = [[p.scale, p.shift] for p in plan.pieces]
     scales = Fixed(start.array(pairs)) if plan.has_scales else None
     banks = nnx.List(

@@ -16,6 +16,7 @@ from jax import Array
 from hyperloom._core.plan.plan import Plan
 from hyperloom._core.records import Head, Source, slot_signs
 from hyperloom.jax._generate.draws import Start
+from hyperloom.jax._generate.slots import told
 from hyperloom.jax._generate.table import Table
 from hyperloom.jax._target.variables import Param, is_traced
 
@@ -51,12 +52,20 @@ class HeadModule(nnx.Module):
         if head.per_condition:
             assert plan.num_ids is not None
             slots = Table(start.unit_rows((plan.num_ids, *shape)))
-        elif head.embedding:
+        elif head.embedding and not head.lookups:
             slots = nnx.Param(start.unit_rows(shape))
         self.slots = nnx.data(slots)
 
-    def slot_embeddings(self, ids: Array | None) -> Array:
-        """Return `(C, w)`, or `(*batch, C, w)` where each id has its own."""
+    def slot_embeddings(self, ids: Array | None, tables: Any, dtype: Any) -> Array:
+        """Return `(C, w)`, or `(*batch, C, w)` where each id has its own.
+
+        Args:
+            ids: The conditions' ids, if they have any.
+            tables: The tables that say what slots are, if there are any.
+            dtype: Dtype of the conditions' vectors.
+        """
+        if self.head.lookups:
+            return told(self.head, tables, dtype)
         if isinstance(self.slots, Table):
             assert ids is not None
             return self.slots.look_up(ids)

@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from hyperloom._core.backend.walk import join
+from hyperloom._core.backend.walk import SLOT_TABLES, join
 from hyperloom._core.plan.plan import NO_PIECE, Plan
 from hyperloom.jax._generate.encoded import Encoded
 from hyperloom.jax._generate.heads import Seen
@@ -43,6 +43,7 @@ def slot_features(
 ) -> dict[int, Array]:
     """Run every trunk once, on the slots of all its heads: head index -> `(*batch, C, F)`."""
     features_of_head: dict[int, Array] = {}
+    tables = heads[SLOT_TABLES] if plan.slot_tables else None
     for index, width in enumerate(plan.widths):
         members = plan.trunk_heads[index]
         trunk = trunks[index]
@@ -50,7 +51,8 @@ def slot_features(
             features = _run_trunk(plan, trunk, encoded, None, key)
             features_of_head.update((i, features) for i in members)
             continue
-        slots = [heads[plan.heads[i].name].slot_embeddings(encoded.ids) for i in members]
+        given = (encoded.ids, tables, encoded.vector.dtype)
+        slots = [heads[plan.heads[i].name].slot_embeddings(*given) for i in members]
         if any(s.ndim > 2 for s in slots):
             slots = [jnp.broadcast_to(s, (*encoded.batch, *s.shape[-2:])) for s in slots]
         wide = slots[0] if len(slots) == 1 else jnp.concatenate(slots, axis=-2)

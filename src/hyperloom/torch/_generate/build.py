@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hyperloom._core.backend.checks import check_again
 from hyperloom._core.backend.walk import (
     SAMPLE_ELEMENTS,
+    SLOT_TABLES,
     needs_moments,
     num_samples,
     refuse_trunk,
@@ -38,6 +39,7 @@ from hyperloom.torch._generate.heads import build_head, uniform
 from hyperloom.torch._generate.numbers import feature_moments
 from hyperloom.torch._generate.recurrent import RecurrentCondition
 from hyperloom.torch._generate.sets import ContextCondition
+from hyperloom.torch._generate.slots import SlotTables
 from hyperloom.torch._generate.trunks import build_trunk, neutral_trunk
 from hyperloom.torch._target.tensors import TensorTree, reference_to
 
@@ -96,6 +98,8 @@ def build(
 ) -> Built:
     """Make the modules that execute a plan, and fill them with their start."""
     heads = nn.ModuleDict({head.name: build_head(plan, i) for i, head in enumerate(plan.heads)})
+    if plan.slot_tables:
+        heads[SLOT_TABLES] = SlotTables(plan.slot_tables)
     native = {n: reference_to(p) for n, p in target.named_parameters(remove_duplicate=False)}
     scales = torch.tensor([[p.scale, p.shift] for p in plan.pieces]) if plan.has_scales else None
     banks = nn.ParameterList(torch.empty(bank.shape) for bank in plan.banks)

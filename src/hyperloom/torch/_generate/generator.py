@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hyperloom._core.backend.checks import growing
 from hyperloom._core.backend.factors import Factors, join_factors
 from hyperloom._core.backend.views import need_carry
+from hyperloom._core.backend.walk import SLOT_TABLES
 from hyperloom._core.choices.conditions import Embedding
 from hyperloom._core.choices.trunks import MLP, CustomTrunk, Linear
 from hyperloom._core.plan.part import Part
@@ -169,6 +170,8 @@ class PartGenerator(Generator):
                 for i, head in enumerate(part.plan.heads)
             }
         )
+        if part.plan.slot_tables:
+            self.heads[SLOT_TABLES] = heads[SLOT_TABLES]
         scales = whole.scales
         self.scales = scales if scales is None else scales[list(part.pieces)]
         self.bases, self.banks = whole.bases, whole.banks

@@ -44,6 +44,7 @@ class HeadModule(nn.Module, ABC):
     """A head of a plan.
 
     Attributes:
+        places: Where tables say what its slots are: for each part of that the rows `(C,)`.
         head: Its record in the plan.
         rows: The pieces of its output, as rows of `plan.pieces`, in order.
         sizes: Numbers of each; a last one without a piece is cut off.
@@ -52,17 +53,22 @@ class HeadModule(nn.Module, ABC):
     """
 
     slots: Table | nn.Parameter | None
+    places: list[Tensor]
     ranges: Ranges | None = None
 
     def __init__(self, plan: Plan, index: int) -> None:
         super().__init__()
         self.head: Head = plan.heads[index]
+        # Not buffers: they follow from the plan.
+        self.places = [torch.tensor(part.rows) for part in self.head.lookups]
         self.rows, self.sizes = plan.sections[index]
 
     def make_slots(self, num_ids: int | None) -> None:
         """Make the slot embeddings, if the head has any."""
         head = self.head
         self.slots = None
+        if head.lookups:
+            return
         if head.per_condition:
             assert num_ids is not None
             self.slots = Table(num_ids, head.num_slots, head.embedding)
@@ -76,9 +82,17 @@ class HeadModule(nn.Module, ABC):
         with torch.no_grad():
             rows.copy_(unit_rows(rows))
 
-    def slot_embeddings(self, ids: Tensor | None) -> Tensor:
-        """Return `(C, w)`, or `(*batch, C, w)` where each id has its own."""
-        if isinstance(self.slots, Table):
+    def slot_embeddings(self, ids: Tensor | None, tables: Any, like: Tensor) -> Tensor:
+        """Return `(C, w)`, or `(*batch, C, w)` where each id has its own.
+
+        Args:
+            ids: The conditions' ids, if they have any.
+            tables: The tables that say what slots are, if there are any.
+            like: The conditions' vectors.
+        """
+        if self.head.lookups:
+            every = tables.embeddings(self.head, self.places, like)
+        elif isinstance(self.slots, Table):
             assert ids is not None
             every = self.slots.look_up(ids)
         else:
@@ -114,7 +128,7 @@ class HeadModule(nn.Module, ABC):
         other: Any = kind.__new__(kind)
         nn.Module.__init__(other)
         other.head, (other.rows, other.sizes) = plan.heads[index], plan.sections[index]
-        other.slots, other.ranges = self.slots, ranges
+        other.slots, other.places, other.ranges = self.slots, self.places, ranges
         other.take(self)
         return other
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hyperloom._core.backend.walk import join
+from hyperloom._core.backend.walk import SLOT_TABLES, join
 from hyperloom._core.plan.plan import NO_PIECE, Plan
 from hyperloom.torch._generate.encoded import Encoded
 from hyperloom.torch._generate.heads import Seen
@@ -73,6 +73,7 @@ def slot_features(
     features_of_head: dict[int, Tensor] = {}
     # Not by index: a ModuleList takes longer to find one than a small layer to run.
     modules, more = trunks._modules.values(), beside_vector(plan, encoded)
+    tables = heads[SLOT_TABLES] if plan.slot_tables else None
     for trunk, width, members in zip(modules, plan.widths, plan.trunk_heads, strict=True):
         assert trunk is not None
         if not width:
@@ -83,7 +84,8 @@ def slot_features(
             features_of_head.update((i, features) for i in members)
             continue
         with_slots: list[Any] = [heads[plan.heads[i].name] for i in members]
-        slots = [module.slot_embeddings(encoded.ids) for module in with_slots]
+        given = (encoded.ids, tables, encoded.vector)
+        slots = [module.slot_embeddings(*given) for module in with_slots]
         if any(s.ndim > 2 for s in slots):
             slots = [s.expand(*encoded.batch, *s.shape[-2:]) for s in slots]
         every = slots[0] if len(slots) == 1 else torch.cat(slots, -2)

@@ -188,7 +188,10 @@ def _in_part(generator: Generator, runner: Runner, call: Call, way: Route) -> Ro
     settled = not way.guarded or way.rows_first or (way.tried and way.checked)
     if not used or left_out * _WORTH < plan.num_generated or not settled or is_hooked(generator):
         return way
-    return replace(way, part=part_of(plan, used, runs_slots_alone(generator)))
+    alone = runs_slots_alone(generator)
+    if not alone and any(len(heads) > 1 for heads in plan.trunk_heads):
+        return way  # what the trunk makes of some slots depends on those of other heads
+    return replace(way, part=part_of(plan, used, alone))
 
 
 _WORTH = 16  # one part in so many is worth leaving out

@@ -3,7 +3,7 @@
 from hyperloom._core.choices.layouts.base import Layout
 from hyperloom._core.choices.layouts.chunked import Chunked
 from hyperloom._core.choices.layouts.direct import Direct, Given
-from hyperloom._core.choices.layouts.grouped import Grouped, Layers, Tensors, Tiles
+from hyperloom._core.choices.layouts.grouped import Grouped, Layers, Modules, Tensors, Tiles
 from hyperloom._core.choices.layouts.rows import Full, PerCondition, Shared
 from hyperloom._core.records import Head, Piece, Placement, Segment, Source, slot_signs
 
@@ -16,6 +16,7 @@ __all__ = [
     "Head",
     "Layers",
     "Layout",
+    "Modules",
     "PerCondition",
     "Piece",
     "Placement",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hyperloom._core.choice import Choice
@@ -14,6 +14,13 @@ from hyperloom._core.choices.layouts.base import (
     refuse_native,
     scale_and_shift,
     whole_piece,
+)
+from hyperloom._core.choices.layouts.told import told_apart
+from hyperloom._core.choices.slot_parts import (
+    SlotEmbedding,
+    embedding_width,
+    number_and_type,
+    refuse_by_id,
 )
 from hyperloom._core.errors import a_bool, call_it, message, positive_int
 from hyperloom._core.records import Head, Part, Piece, Placement, Segment, Source
@@ -48,14 +55,21 @@ class Layers(Unit):
     """
 
     def compile(self, parts: Sequence[Part], first_head: int, layout: Grouped) -> list[Placement]:
-        layers: dict[object, list[Part]] = {}
-        for part in parts:
-            layers.setdefault((part.layer, part.start.exact), []).append(part)
-        groups: dict[object, list[list[Part]]] = {}
-        for (_, exact), members in layers.items():  # type: ignore[misc]
-            key = (exact, *((p.label, p.shape, p.role) for p in members))
-            groups.setdefault(key, []).append(members)
-        return _place(list(groups.values()), first_head, layout)
+        return _by_layer(parts, first_head, layout, lambda layer: "")
+
+
+@dataclass(frozen=True, repr=False)
+class Modules(Unit):
+    """Whole layers that are modules of one type form a group: a head for each type.
+
+    Types are told by the paths of modules without their numbers, as `OfModule` tells them: of
+    `layers.0.query`, `layers.1.query` and `layers.0.value`, the first two are of one. As with
+    `Layers()`, one run of the head gives all of a layer's tensors; those that start at exactly
+    zero, as a factor of each low-rank change does, have a head of their own.
+    """
+
+    def compile(self, parts: Sequence[Part], first_head: int, layout: Grouped) -> list[Placement]:
+        return _by_layer(parts, first_head, layout, lambda layer: number_and_type(layer)[1])
 
 
 @dataclass(frozen=True, repr=False)
@@ -104,34 +118,52 @@ class Grouped(Layout):
     whole tensor, layer or tile. A fixed scale for each tensor keeps its own initial variance.
 
     Args:
-        embedding: Width of the members' embeddings. Default 32.
-        unit: What a member is: `Tensors()` (default), `Layers()` or `Tiles(smallest)`.
+        embedding: Width of the members' embeddings, default 32; or a `SlotSum` or `PerModule`,
+            which say what each member is.
+        unit: What a member is: `Tensors()` (default), `Layers()`, `Modules()` or
+            `Tiles(smallest)`.
         per_condition: Embeddings of its own for each condition id. Default False.
         signs: Each member sees the features under fixed random signs of its own, so that members
             start uncorrelated, as in `Chunked`. Default True.
 
     Raises:
-        ValueError: `embedding` below 1.
-        TypeError: `unit` is not one of the three.
+        ValueError: `embedding` below 1, `per_condition` with embeddings that say what a member is,
+            or two members of a head of which they say the same.
+        TypeError: `unit` is not one of the four.
     """
 
-    embedding: int = 32
+    embedding: int | SlotEmbedding = 32
     unit: Unit = Tensors()
     per_condition: bool = False
     signs: bool = True
 
     def __post_init__(self) -> None:
-        positive_int("Grouped(embedding=)", self.embedding)
+        embedding_width("Grouped(embedding=)", self.embedding)
         a_bool("Grouped(per_condition=)", self.per_condition)
+        refuse_by_id("Grouped", self.embedding, self.per_condition)
         a_bool("Grouped(signs=)", self.signs)
         if not isinstance(self.unit, Unit):
             got = self.unit if isinstance(self.unit, type) else repr(self.unit)
-            wanted = "Tensors(), Layers() or Tiles(smallest)"
+            wanted = "Tensors(), Layers(), Modules() or Tiles(smallest)"
             raise TypeError(message("Grouped(unit=)", got, wanted, call_it(self.unit, Unit)))
 
     def compile(self, parts: Sequence[Part], first_head: int) -> list[Placement]:
         refuse_native(parts, self)
-        return self.unit.compile(parts, first_head, self)
+        return told_apart(self, self.embedding, self.unit.compile(parts, first_head, self))
+
+
+def _by_layer(
+    parts: Sequence[Part], first_head: int, layout: Grouped, kind: Callable[[str], str]
+) -> list[Placement]:
+    """Place whole layers, those of one kind and of equal shapes in one head."""
+    layers: dict[tuple[str, bool], list[Part]] = {}
+    for part in parts:
+        layers.setdefault((part.layer, part.start.exact), []).append(part)
+    groups: dict[object, list[list[Part]]] = {}
+    for (layer, exact), members in layers.items():
+        key = (kind(layer), exact, *((p.label, p.shape, p.role) for p in members))
+        groups.setdefault(key, []).append(members)
+    return _place(list(groups.values()), first_head, layout)
 
 
 def _place(groups: list[list[list[Part]]], first_head: int, layout: Grouped) -> list[Placement]:
@@ -176,7 +208,7 @@ def _head(
         num_slots,
         size,
         num_slots * size,
-        layout.embedding,
+        embedding_width("Grouped(embedding=)", layout.embedding),
         layout.per_condition,
         scaled,
         layout.signs,
