@@ -15,7 +15,7 @@ STAMP := $(VENV)/.hyperloom-installed
 # A target that fails half-way must not look finished.
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint docs bench trace zoo fuzz reproduce clean
+.PHONY: help env demo test lint docs look bench trace zoo fuzz reproduce clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -47,6 +47,9 @@ lint: env  ## check style, format, types and which room imports which
 
 docs: env  ## build the documentation into site/; warnings are errors
 	$(BIN)/zensical build --strict $(ARGS)
+
+look: env  ## open every page of the documentation in headless Chromium, where there is one
+	$(BIN)/python -m pytest -m slow tests/docs/test_browser.py $(ARGS)
 
 bench: env  ## run the benchmarks
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -295,3 +295,47 @@ main()
     assert 'pip install "hyperloom[demo]"' in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+# ---- plot ------------------------------------------------------------------------------------
+
+
+def test_plot_writes_its_pictures_without_a_framework(checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "made" / "here"
+    code = (
+        "import sys\n"
+        "from hyperloom._cli import main\n"
+        f"sys.argv = ['hyperloom', 'plot', {str(checkpoint)!r}, '--out', {str(out)!r}]\n"
+        "try:\n    main()\nexcept SystemExit as done:\n    assert not done.code\n"
+        "assert not {'torch', 'jax'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    pictures = ["plan.svg", "conditions.png", "similarity.png", "weights.png", "tensor.png"]
+    assert {path.name for path in out.iterdir()} == {*pictures, "path.gif"}
+    assert all(name in done.stdout for name in pictures)
+
+
+def test_plot_says_what_it_cannot(checkpoint: Path, tmp_path: Path) -> None:
+    done = run("plot", tmp_path / "none.safetensors")
+    assert done.exit_code == 1
+    assert "got no such file or directory" in done.stderr
+    done = run("plot", checkpoint, "--out", tmp_path, "--tensor", "0.wieght")
+    assert done.exit_code == 1
+    assert done.stderr.startswith("hyperloom: name: got '0.wieght'; wanted the name of a generated")
+    done = run("plot", checkpoint, "--out", checkpoint)
+    assert done.exit_code == 1
+    assert "hyperloom plot FILE --out DIR" in done.stderr
+
+
+def test_inspect_names_conditions_fingerprint_and_versions(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    out = run("inspect", checkpoint).stdout
+    assert "Embedding(5, 4), 5 ids" in out
+    assert f"read by hyperloom {hyperloom.__version__}" in out
+    assert "of the plan and all values" in out
+    frozen = hl.HyperNetwork(nn.Linear(3, 2), condition=hl.Vector(2), form={"weight": hl.LoRA(1)})
+    for with_base, said in ((False, "not in the file"), (True, "in the file")):
+        path = tmp_path / f"{with_base}.safetensors"
+        hl.save(frozen, path, with_base=with_base)
+        assert said in run("inspect", path).stdout

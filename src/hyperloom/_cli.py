@@ -1,4 +1,4 @@
-"""The command line: `hyperloom demo` and `hyperloom inspect CHECKPOINT`."""
+"""The command line: `hyperloom demo`, `hyperloom inspect FILE` and `hyperloom plot FILE`."""
 
 import sys
 from enum import StrEnum
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 from hyperloom import __version__
 from hyperloom._core.arrays import itemsize
-from hyperloom._core.checkpoint.file import Description, read_description
+from hyperloom._core.checkpoint.base import FINGERPRINT, TREES
+from hyperloom._core.checkpoint.file import FORMAT, Description, read_description
 from hyperloom._core.errors import CheckpointError, message
 from hyperloom._core.plan.plan import Plan
 from hyperloom._core.tables import human
@@ -41,7 +42,7 @@ def main() -> None:
 
 
 def build_app() -> "typer.Typer":
-    """Return the app with its two commands.
+    """Return the app with its commands.
 
     Raises:
         ImportError: typer or rich is not installed.
@@ -92,6 +93,19 @@ def build_app() -> "typer.Typer":
         """Print the plan and the sizes in a checkpoint; imports neither torch nor jax."""
         _inspect(checkpoint)
 
+    @app.command()
+    def plot(
+        checkpoint: Annotated[Path, typer.Argument(help="A file that save() wrote.")],
+        out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path(
+            "hyperloom-plots"
+        ),
+        tensor: Annotated[
+            str, typer.Option(help="The tensor to look at; the largest by default.")
+        ] = "",
+    ) -> None:
+        """Draw the plan, the conditions and what they generate; needs neither torch nor jax."""
+        _plot(checkpoint, out, tensor)
+
     return app
 
 
@@ -117,17 +131,46 @@ def _demo(out: Path, seed: int, steps: int, backend: Backend) -> None:
         sys.exit(1)
 
 
-def _inspect(checkpoint: Path) -> None:
-    """Print what a checkpoint says of itself; exit with 1 if it cannot be read."""
+def _plot(checkpoint: Path, out: Path, tensor: str) -> None:
+    """Write pictures of a checkpoint; exit with 1 if it cannot be read."""
     from rich.console import Console
 
+    described = _described(checkpoint)
     try:
-        described = read_description(checkpoint)
+        from hyperloom.plot._all import pictures
+    except ImportError as error:
+        _fail(_NEEDS.format(error.name))
+    console = Console()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with console.status("drawing ...") as status:
+            for path, what in pictures(checkpoint, described.plan, out, tensor):
+                status.update(f"drawing, after {path.name} ...")
+                console.print(f"{path}  {what}", markup=False, highlight=False, soft_wrap=True)
+    except OSError as error:
+        way_out = "Name another folder: hyperloom plot FILE --out DIR."
+        got = f"{out} ({error.strerror})"
+        _fail(message("--out", got, "a folder that can be written", way_out))
+    except (TypeError, ValueError) as error:
+        _fail(str(error))
+
+
+def _described(checkpoint: Path) -> Description:
+    """Return what a checkpoint says of itself; exit with 1 if it cannot be read."""
+    try:
+        return read_description(checkpoint)
     except CheckpointError as error:
         _fail(str(error))
     except OSError as error:
         got = f"{error.strerror or error}".lower()
         _fail(message(f"checkpoint {checkpoint}", got, "a file that save() wrote"))
+
+
+def _inspect(checkpoint: Path) -> None:
+    """Print what a checkpoint says of itself; exit with 1 if it cannot be read."""
+    from rich.console import Console
+
+    described = _described(checkpoint)
     console = Console()
     console.print(str(described.plan), markup=False, highlight=False, soft_wrap=True)
     console.print(_sizes(checkpoint, described))
@@ -146,6 +189,10 @@ def _sizes(checkpoint: Path, described: Description) -> "Table":
         compression += f", {several:.3g} x {plan.num_ids} targets, one for each id"
     rows = {
         "file": f"{checkpoint.name}, {human(size, 'B')}, by hyperloom {described.version}",
+        "format": f"{FORMAT}, read by hyperloom {__version__}",
+        "fingerprint": f"{described.digest[:16]}, of the plan and all values",
+        "conditions": f"{plan.condition}, {_ids(plan)}",
+        "frozen base": _base(described),
         "tensors in the file": f"{len(described.shapes)}, {stored:,} numbers, {dtypes}",
         "parameters": f"{plan.num_parameters:,}, {human(plan.parameter_bytes(), 'B')} in float32",
         "target": f"{plan.spec.name}, {plan.num_target_parameters:,} numbers",
@@ -160,6 +207,19 @@ def _sizes(checkpoint: Path, described: Description) -> "Table":
     for name, value in rows.items():
         table.add_row(name, value.replace("[", r"\["))
     return table
+
+
+def _ids(plan: Plan) -> str:
+    """Say how many conditions there are."""
+    return f"{plan.num_ids} ids" if plan.num_ids else "any value"
+
+
+def _base(described: Description) -> str:
+    """Say whether the tensors that are not learned are in the file."""
+    if FINGERPRINT in described.shapes:
+        return "not in the file, which knows it by its fingerprint"
+    held = any(name.split(".")[0] in TREES for name in described.shapes)
+    return "in the file" if held else "none"
 
 
 def _generated_bytes(plan: Plan) -> int:

@@ -264,14 +264,13 @@ class Piece:
 
         The same map as `read`, as plain arithmetic; the NumPy oracle uses it.
         """
-        where = np.zeros(self.shape, dtype=np.int64)
-        for index in np.ndindex(*self.shape):
-            block = inside = 0
-            for i, tile, grid in zip(index, self.tile, self.grid, strict=True):
-                block = block * grid + i // tile
-                inside = inside * tile + i % tile
-            where[index] = self.start + block * self.stride + inside
-        return where
+        block = np.zeros(self.shape, dtype=np.int64)
+        inside = np.zeros(self.shape, dtype=np.int64)
+        axes = np.indices(self.shape)
+        for i, tile, grid in zip(axes, self.tile, self.grid, strict=True):
+            block = block * grid + i // tile
+            inside = inside * tile + i % tile
+        return self.start + block * self.stride + inside
 
 
 @dataclass(frozen=True, slots=True)

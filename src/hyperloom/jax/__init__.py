@@ -15,6 +15,7 @@ from hyperloom.jax._tools.dynamic import unroll
 from hyperloom.jax._tools.functional import Functional, functional
 from hyperloom.jax._tools.perturbed import Perturbed
 from hyperloom.jax._tools.rates import param_groups
+from hyperloom.jax._tools.readings import readings
 from hyperloom.jax._tools.regularizer import OutputRegularizer
 from hyperloom.jax._tools.views import (
     concatenate,
@@ -44,6 +45,7 @@ __all__ = [
     "functional",
     "load",
     "param_groups",
+    "readings",
     "save",
     "shared_parameters",
     "stack",

@@ -20,6 +20,7 @@ from hyperloom.torch._tools.checkpoint import load, save
 from hyperloom.torch._tools.dynamic import unroll
 from hyperloom.torch._tools.perturbed import Perturbed
 from hyperloom.torch._tools.rates import param_groups
+from hyperloom.torch._tools.readings import readings
 from hyperloom.torch._tools.regularizer import OutputRegularizer
 from hyperloom.torch._tools.views import (
     concatenate,
@@ -47,6 +48,7 @@ __all__ = [
     "flatten",
     "load",
     "param_groups",
+    "readings",
     "save",
     "shared_parameters",
     "stack",

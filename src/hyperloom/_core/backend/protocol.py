@@ -317,6 +317,24 @@ class Backend(Protocol):
         """
         ...
 
+    def readings(self, hnet: Any, condition: Any = None) -> dict[str, float]:
+        """Return what a logger (TensorBoard, W&B, a list) wants to see of a hypernetwork.
+
+        Args:
+            hnet: The hypernetwork.
+            condition: Raw value of a batch of conditions, to look at what is generated for them.
+                Default: nothing is generated.
+
+        Returns:
+            Root mean squares by flat names: `parameters/<name>` and `gradients/<name>` of what is
+            learned; with conditions `generated/<tensor>`, and `spread/<tensor>`, how far the
+            tensors of single conditions are from their mean.
+
+        Raises:
+            TypeError: No hypernetwork; or as a call.
+        """
+        ...
+
     def unroll(self, hnet: Any, *inputs: Any, condition: Any, carry: Any = None) -> Any:
         """Run a hypernetwork whose condition carries a state over `T` steps, time first.
 

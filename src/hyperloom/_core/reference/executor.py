@@ -43,7 +43,7 @@ def generate(plan: Plan, tensors: Tensors, condition: Any) -> dict[str, np.ndarr
         TypeError: The plan holds a module of the user's own, or batch norm in its trunk, which
             cannot be executed without its framework.
     """
-    vector = _vector(plan.condition, tensors, condition, "condition")
+    vector = vector_of(plan.condition, tensors, condition, "condition")
     index = _id(plan.condition, condition)
     if plan.trunk.over_slots:
         context = _context(plan.condition, condition)
@@ -68,12 +68,15 @@ def generate(plan: Plan, tensors: Tensors, condition: Any) -> dict[str, np.ndarr
     return generated
 
 
-def _vector(condition: Condition, tensors: Tensors, value: Any, name: str) -> np.ndarray:
+def vector_of(
+    condition: Condition, tensors: Tensors, value: Any, name: str = "condition"
+) -> np.ndarray:
+    """Return the vector `(E,)` of one condition."""
     if isinstance(condition, Embedding):
         return tensors[f"{name}.table"][int(value)]
     if isinstance(condition, Concat):
         pairs = zip(condition.parts, value, strict=True)
-        vectors = [_vector(p, tensors, v, f"{name}.parts.{i}") for i, (p, v) in enumerate(pairs)]
+        vectors = [vector_of(p, tensors, v, f"{name}.parts.{i}") for i, (p, v) in enumerate(pairs)]
         return np.concatenate(vectors)
     if isinstance(condition, Recurrent):
         new = recurrent_step(condition, tensors, *value, name=name)

@@ -1,0 +1,12 @@
+"""Figures of a hypernetwork, or of a checkpoint: `from hyperloom import plot`.
+
+Every function returns a matplotlib `Figure` that belongs to no window: `figure.savefig("x.png")`; a
+notebook shows it. Needs matplotlib: `pip install "hyperloom[plot]"`. What is drawn is a
+`HyperNetwork` of either backend, or the path of a checkpoint, which needs no framework.
+"""
+
+from hyperloom.plot._figures import conditions, similarity, tensor, weights
+from hyperloom.plot._path import path
+from hyperloom.plot._training import curves, layers
+
+__all__ = ["conditions", "curves", "layers", "path", "similarity", "tensor", "weights"]
