@@ -32,7 +32,7 @@ SIZES = {"desk": (1280, 900), "phone": (390, 844)}
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         pass
 
 
