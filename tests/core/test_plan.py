@@ -230,8 +230,11 @@ def test_a_target_with_nan_has_no_start(mean: float, std: float) -> None:
     [
         ({"condition": 3}, "condition: got 3; wanted a condition object (Embedding, Vector, Noise"),
         ({"condition": hl.Vector}, "condition: got the class Vector; wanted a condition object ("),
-        ({"trunk": "mlp"}, "trunk: got 'mlp'; wanted a trunk object (MLP(*widths)) or None."),
-        ({"trunk": hl.MLP}, "trunk: got the class MLP; wanted a trunk object (MLP(*widths)) or"),
+        (
+            {"trunk": "mlp"},
+            "trunk: got 'mlp'; wanted a trunk object (MLP(*widths), Transformer(width)) or None.",
+        ),
+        ({"trunk": hl.MLP}, "trunk: got the class MLP; wanted a trunk object (MLP(*widths), "),
         ({"init": "native"}, "init: got 'native'; wanted an init object (Native, HyperfanIn, "),
         ({"init": hl.Native}, "init: got the class Native; wanted an init object (Native, Hyper"),
     ],

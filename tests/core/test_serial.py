@@ -47,7 +47,11 @@ def test_a_drawn_plan_comes_back_equal(plan: hl.Plan) -> None:
 START = Start(0.1, 0.2)
 PART = Part("w", "", "w", hl.Role.WEIGHT, (2, 3), START)
 PIECE = Piece(0, 0, (2, 3), (1, 1))
+SHAPE = hl.OfShape()
 PLAN = hl.compile_plan(mixed(), hl.Embedding(3, 4), layout=hl.Grouped(unit=hl.Tiles(4)))
+TOLD = hl.compile_plan(
+    mixed(), hl.Embedding(3, 4), layout=hl.Grouped(hl.SlotSum(5, hl.OfModule(), SHAPE))
+)
 EXAMPLES = [
     *LAYOUTS.values(),
     *INITS,
@@ -58,6 +62,10 @@ EXAMPLES = [
     hl.Tensors(),
     hl.Layers(),
     hl.Tiles(7),
+    hl.Modules(),
+    hl.SlotSum(4, hl.OfLayer(), hl.OfModule(), hl.OfRole(), hl.OfBlock(True), hl.OfShape()),
+    hl.PerModule(2, 3),
+    TOLD,
     hl.Whole(),
     hl.Delta(trained=True),
     hl.LoRA(2, alpha=0.5),
@@ -80,7 +88,11 @@ EXAMPLES = [
     hl.Ids(3),
     hl.Given(),
     hl.Concat(hl.Vector(2), hl.Concat(hl.Embedding(2, 3), hl.Noise(2))),
+    hl.Context(3, std=0.5),
+    hl.MeanPool(3),
+    hl.AttentionPool(3, 4, 2),
     hl.Linear(),
+    hl.Transformer(8, 1, 2, 5, "relu", "post"),
     hl.MLP(3, 4, activation="gelu", dropout=0.1, norm=None, spectral=True),
     hl.MLP(3, norm="batch", per_condition=True),
     hl.Deconv((9, 6), (4, 2), (3, (1, 5)), (0,), "tanh", "batch", spectral=True),
@@ -103,6 +115,7 @@ BASES = {
     "Trunk",
     "OnBase",
     "_Hyperfan",
+    *("Elements", "Numbered", "SlotEmbedding", "SlotPart"),
     "Unit",
 }
 
@@ -137,9 +150,11 @@ def test_no_class_is_forgotten_above() -> None:
 # The fields that every file has. A field that comes later has a default, or the files that there
 # are cannot be read any more: nothing may be added here.
 REQUIRED = {
+    "AttentionPool": {"dim"},
     "Bank": {"shape", "std"},
     "Chunked": {"size"},
     "Concat": {"parts"},
+    "Context": {"dim"},
     "CosSin": {"dim"},
     "Custom": {"dim"},
     "CustomRecurrent": {"dim"},
@@ -147,6 +162,7 @@ REQUIRED = {
     "Deconv": {"image", "filters", "kernel"},
     "Direct": {"size"},
     "DoRA": {"rank"},
+    "Elements": {"dim"},
     "Embedding": {"num", "dim"},
     "Entry": {"tensor", "form", "pieces"},
     "Head": {
@@ -156,7 +172,9 @@ REQUIRED = {
     "Ids": {"num", "dim"},
     "LoRA": {"rank"},
     "LowRank": {"rank"},
+    "Lookup": {"table", "rows"},
     "MLP": {"widths"},
+    "MeanPool": {"dim"},
     "Noise": {"dim"},
     "Part": {"tensor", "layer", "label", "role", "shape", "start"},
     "Piece": {"head", "start", "tile", "grid"},
@@ -168,6 +186,9 @@ REQUIRED = {
     "Templates": {"num"},
     "TensorSpec": {"name", "shape"},
     "Vector": {"dim"},
+    "SlotSum": {"size", "parts"},
+    "SlotTable": {"name", "values", "width"},
+    "Transformer": {"width"},
 }
 
 

@@ -86,6 +86,7 @@ DOORS = [
         {"dim": 3, "hidden": 4, "cell": "gru", "std": 1.0},
         {"dim": INTS, "hidden": INTS, "std": POSITIVE},
     ),
+    door("draw", {"plan": PLAN}),
     door("OfLayer", {"sinusoidal": False}, {"sinusoidal": BOOLS}),
     door("OfBlock", {"sinusoidal": False}, {"sinusoidal": BOOLS}),
     door("SlotSum", {"width": 4, "*parts": (hl.OfLayer(),)}, {"width": INTS}),

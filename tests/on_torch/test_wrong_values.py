@@ -103,7 +103,7 @@ VALUES = {
     "noise": {1: ("None", *SHAPES_OF_ONE), 2: ("None", "2")},
     "concat": {1: (), 2: ()},
     "carry": {1: SHAPES_OF_ONE, 2: ()},
-    "set": {1: SHAPES_OF_ONE, 2: ()},  # one set of five
+    "set": {1: SHAPES_OF_ONE, 2: SHAPES_OF_ONE},  # one set, of five elements
 }
 CONTAINERS = ("None", "an empty list", "a list", "an empty tuple", "a set")
 CONTAINERS_TOO = ("an empty dict", "a dict", "a dict by int")
@@ -150,7 +150,8 @@ def generating() -> list[Door]:
             title = f"HyperNetwork.generate ({kind}, {'a batch' if size == 2 else 'one'})"
             legal = {"condition": (*VALUES[kind][size], *OTHER_BATCH[kind])}
             found.append(door(title, hnet.generate, {"condition": value}, legal))
-        legal = {"condition": [name for name in VALUES[kind][1] if name not in SHAPES_OF_ONE]}
+        ones = SHAPES_OF_ONE if kind != "set" else ()
+        legal = {"condition": [name for name in VALUES[kind][1] if name not in ones]}
         found.append(
             door(f"HyperNetwork.instantiate ({kind})", hnet.instantiate, {"condition": one}, legal)
         )
@@ -165,7 +166,7 @@ OTHER_BATCH = {
     "noise": ("2", "a long tensor"),
     "concat": (),
     "carry": ("a long tensor",),
-    "set": ("a long tensor",),
+    "set": (),
 }
 
 
