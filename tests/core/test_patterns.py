@@ -127,3 +127,28 @@ def test_one_form_for_all_is_for_what_is_generated() -> None:
         ("0.bias", hl.Delta()),
     ]
     assert plan.kept == ("2.weight", "2.bias")
+
+
+def compile_frozen(names: frozenset[str], **choices: Any) -> hl.Plan:
+    tensors = [TensorSpec(n, (4, 4), frozen=n in names) for n in ("table", "first", "last")]
+    return hl.compile_plan(TargetSpec("Partly", tuple(tensors)), hl.Vector(3), **choices)
+
+
+def test_a_layout_for_all_leaves_frozen_tensors_as_they_are() -> None:
+    for layout in (None, hl.Full(), hl.Chunked(5, embedding=2)):
+        plan = compile_frozen(frozenset({"table"}), layout=layout)
+        assert plan.kept == ("table",)
+    assert "│    table 4x4, frozen in the target" in str(plan)
+
+
+def test_a_pattern_generates_a_frozen_tensor() -> None:
+    names = frozenset({"table", "first"})
+    assert compile_frozen(names, layout={"*": hl.Full()}).kept == ()
+    assert compile_frozen(names, form={"t*": hl.LoRA(1)}).kept == ("first",)
+    assert compile_frozen(names, form=hl.LoRA(1)).kept == ("table", "first")
+
+
+def test_where_all_are_frozen_all_are_generated() -> None:
+    plan = compile_frozen(frozenset({"table", "first", "last"}))
+    assert plan.kept == ()
+    assert "frozen" not in str(plan)

@@ -58,7 +58,8 @@ class HyperNetwork(Protocol):
             likewise.
         layout: Which numbers become which weights: `Full()` (default), `Chunked(size)`,
             `Grouped()`, `PerCondition()`, `Shared()`, or a dict from name patterns to layouts,
-            in order, first match wins. What no pattern names keeps the target's own tensor.
+            in order, first match wins. What no pattern names keeps the target's own tensor; so
+            does what is frozen in a target that trains other parameters, without a pattern.
         form: What is generated for each tensor: `Whole()` (default) or `Delta()`, or a dict from
             name patterns to forms.
         init: How the generated networks start out; by default as the target's own

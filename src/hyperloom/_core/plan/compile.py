@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from hyperloom._core.choices.conditions import Condition
@@ -34,7 +34,9 @@ def compile_plan(
         condition: What the weights depend on.
         trunk: How features are computed; `None` for a head that is linear in the condition.
         layout: A layout for all tensors, or a dict from name patterns to layouts, first match
-            wins; what no pattern names keeps the target's own tensor. Default `Full()`.
+            wins; what no pattern names keeps the target's own tensor. Default `Full()`. Where some
+            tensors are frozen and others are not, a layout for all leaves the frozen ones as they
+            are, unless a pattern of `form` names them.
         form: What is generated, likewise; what no pattern names is generated whole.
         init: How the generated tensors start out. Default `Native()`.
 
@@ -51,8 +53,8 @@ def compile_plan(
         ("init", Native() if init is None else init, Init),
     ):
         a_kind(argument, value, kind, _WANTED[argument])
-    layouts = resolve("layout", Full() if layout is None else layout, Layout, spec)
     forms = resolve("form", Whole() if form is None else form, Form, spec)
+    layouts = _layouts(spec, layout, forms if isinstance(form, Mapping) else {})
     _refuse_forms_without_layout(form, forms, layouts)
     for argument, choices in (("layout", layouts), ("form", forms), ("init", {"": init})):
         for choice in choices.values():
@@ -96,9 +98,23 @@ def started_from_values(spec: TargetSpec, layout: object, form: object) -> set[s
     Only they need their mean and standard deviation measured, which reads the whole tensor.
     Arguments as in `compile_plan`.
     """
-    layouts = resolve("layout", Full() if layout is None else layout, Layout, spec)
     forms = resolve("form", Whole() if form is None else form, Form, spec)
+    layouts = _layouts(spec, layout, forms if isinstance(form, Mapping) else {})
     return {name for name in layouts if not (name in forms and forms[name].has_base)}
+
+
+def _layouts(
+    spec: TargetSpec, layout: Layout | Mapping[str, Layout] | None, named: Collection[str]
+) -> dict[str, Layout]:
+    """Return the layout of each tensor that is generated.
+
+    A layout for all is one for all that are trained, where any is; and for those that are `named`.
+    """
+    layouts = resolve("layout", Full() if layout is None else layout, Layout, spec)
+    frozen = {t.name for t in spec if t.frozen} - {*named}
+    if isinstance(layout, Mapping) or all(t.frozen for t in spec):
+        return layouts
+    return {name: chosen for name, chosen in layouts.items() if name not in frozen}
 
 
 _WANTED = {

@@ -286,14 +286,18 @@ def draw_plan(plan: Plan) -> str:
     if plan.kept:
         noun = "tensor stays" if len(plan.kept) == 1 else "tensors stay"
         lines.append(f"├─ kept       {len(plan.kept)} {noun} the target's own")
-        lines += _cut(
-            [f"│    {name} {shape_text(plan.spec[name].shape)}" for name in plan.kept], "│    "
-        )
+        lines += _cut([f"│    {_draw_kept(plan, name)}" for name in plan.kept], "│    ")
     size = (
         f"{human(plan.num_parameters)} parameters ({human(plan.parameter_bytes(), 'B')} in float32)"
     )
     lines.append(f"└─ learned    {size}, {plan.compression:.3g} x the target")
     return "\n".join(lines)
+
+
+def _draw_kept(plan: Plan, name: str) -> str:
+    tensor = plan.spec[name]
+    frozen = ", frozen in the target" if tensor.frozen else ""
+    return f"{name} {shape_text(tensor.shape)}{frozen}"
 
 
 def _draw_encoded(condition: Condition) -> str:

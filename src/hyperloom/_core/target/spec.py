@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from hyperloom._core.errors import (
+    a_bool,
     a_kind,
     a_string,
     did_you_mean,
@@ -38,6 +39,8 @@ class TensorSpec:
             together are the outputs (heads and features of an attention kernel in JAX).
         in_axis: Axis or axes of the inputs, likewise.
         aliases: Other paths at which the target holds the same storage (ties).
+        frozen: Whether the target does not train it (`requires_grad=False` in PyTorch; JAX marks
+            no parameter so).
     """
 
     name: str
@@ -52,10 +55,12 @@ class TensorSpec:
     out_axis: int | tuple[int, ...] | None = None
     in_axis: int | tuple[int, ...] | None = None
     aliases: tuple[str, ...] = ()
+    frozen: bool = False
 
     def __post_init__(self) -> None:
         for field in ("name", "layer", "dtype"):
             a_string(f"TensorSpec({field}=)", getattr(self, field))
+        a_bool("TensorSpec(frozen=)", self.frozen)
         some_ints("TensorSpec(shape=)", self.shape, "a tuple of ints", least=0)
         a_kind("TensorSpec(role=)", self.role, Role, "a Role")
         positive_int("TensorSpec(fan_in=)", self.fan_in, least=0)
@@ -204,8 +209,8 @@ class TargetSpec:
     def differences(self, other: TargetSpec) -> list[str]:
         """Return in words where `other` differs in names, shapes, dtypes or ties.
 
-        Initial values (`mean`, `std`) and the class name do not count: a trained target is the
-        same target.
+        Initial values (`mean`, `std`), what is frozen, and the class name do not count: a trained
+        target is the same target.
 
         Raises:
             TypeError: `other` is no `TargetSpec`.

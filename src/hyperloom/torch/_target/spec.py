@@ -139,6 +139,7 @@ def _tensor_spec(
         out_axis=out_axis,
         in_axis=in_axis,
         aliases=tuple(names[1:]),
+        frozen=not parameter.requires_grad,
     )
 
 
