@@ -10,9 +10,7 @@ from flax import nnx
 import hyperloom.jax as hl
 
 
-def hypernetwork(
-    make: Callable[[], nnx.Module], *, seed: int = 0, **choices: Any
-) -> hl.HyperNetwork:
+def hypernetwork(make: Callable[[], Any], *, seed: int = 0, **choices: Any) -> hl.HyperNetwork:
     """Return a hypernetwork at its start; a file binds its usual choices with `partial`.
 
     Args:

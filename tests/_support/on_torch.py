@@ -6,14 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
 
 import hyperloom.torch as hl
 
 
-def hypernetwork(
-    make: Callable[[], nn.Module], *, seed: int = 0, **choices: Any
-) -> hl.HyperNetwork:
+def hypernetwork(make: Callable[[], Any], *, seed: int = 0, **choices: Any) -> hl.HyperNetwork:
     """Return a hypernetwork at its start; a file binds its usual choices with `partial`.
 
     Args:

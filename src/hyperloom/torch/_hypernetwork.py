@@ -63,7 +63,7 @@ class HyperNetwork(Generator):
 
     def __init__(
         self,
-        target: nn.Module,
+        target: nn.Module | Mapping[str, nn.Module],
         *,
         condition: Any,
         trunk: Any = None,
@@ -85,7 +85,7 @@ class HyperNetwork(Generator):
     @classmethod
     def from_plan(
         cls,
-        target: nn.Module,
+        target: nn.Module | Mapping[str, nn.Module],
         plan: Plan,
         *,
         condition: Any = None,

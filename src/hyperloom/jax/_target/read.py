@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -12,6 +13,7 @@ from hyperloom._core.target.spec import TargetSpec
 from hyperloom.jax._target.adaptor import Read
 from hyperloom.jax._target.function import Function, call, is_callable_tree, read_function
 from hyperloom.jax._target.linen import Linen, read_linen
+from hyperloom.jax._target.networks import Networks
 from hyperloom.jax._target.nnx import read_nnx
 from hyperloom.jax._target.shapes import Shapes, read_shapes
 
@@ -29,6 +31,8 @@ def read_target(target: Any) -> Read:
         return read_linen(target)
     if isinstance(target, Shapes):
         return read_shapes(target)
+    if isinstance(target, Mapping) and not isinstance(target, nnx.Module):
+        return read_nnx(Networks(target))
     if isinstance(target, nnx.Module):
         return read_nnx(target)
     if isinstance(target, Function):
@@ -51,8 +55,8 @@ def target_spec(target: Any) -> TargetSpec:
     (`nnx.eval_shape`), they follow the usual initialisation for the role.
 
     Args:
-        target: An `nnx.Module`, `Linen(module, *inputs)`, `Function(apply, params)`, a callable
-            tree as an Equinox module, or `Shapes(shapes)`.
+        target: An `nnx.Module`, a dict of several, `Linen(module, *inputs)`,
+            `Function(apply, params)`, a callable tree as an Equinox module, or `Shapes(shapes)`.
 
     Returns:
         The spec; tensors in the order in which Flax splits the module.

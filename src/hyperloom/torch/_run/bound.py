@@ -32,6 +32,7 @@ from hyperloom.torch._run.strategies import STRATEGIES
 from hyperloom.torch._run.unwritten import first_run, refuse_late
 from hyperloom.torch._run.worn import Worn, run_on
 from hyperloom.torch._target.copies import Copies
+from hyperloom.torch._target.networks import Networks
 from hyperloom.torch._target.norms import norms_of
 from hyperloom.torch._target.writes import ACTIVE, lies_in, memory_of, versions
 from hyperloom.torch._weights.make import maker_of
@@ -198,7 +199,8 @@ class Hand:
         if not hasattr(self.module, name):
             check_method(self.module, name, AttributeError)
         value = getattr(self.module, name)
-        if inspect.ismethod(value) and value.__self__ is self.module:
+        network = isinstance(self.module, Networks) and isinstance(value, nn.Module)
+        if network or (inspect.ismethod(value) and value.__self__ is self.module):
             return _method(self, name, value)
         return value
 

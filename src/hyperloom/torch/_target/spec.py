@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container
+from collections.abc import Container, Mapping
 
 import torch
 from torch import nn
@@ -11,12 +11,15 @@ from torch import nn
 from hyperloom._core.errors import message, shown
 from hyperloom._core.records import Role
 from hyperloom._core.target.spec import TargetSpec, TensorSpec, measured_start, usual_start
+from hyperloom.torch._target.networks import Networks
 from hyperloom.torch._target.shapes import Shapes
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
-def target_spec(target: nn.Module, measured: Container[str] | None = None) -> TargetSpec:
+def target_spec(
+    target: nn.Module | Mapping[str, nn.Module], measured: Container[str] | None = None
+) -> TargetSpec:
     """Return names, shapes, roles, fans, ties and initial statistics of a module's parameters.
 
     Parameters that share their storage are one tensor with several names. Initial mean and
@@ -24,7 +27,7 @@ def target_spec(target: nn.Module, measured: Container[str] | None = None) -> Ta
     are none, they follow PyTorch's usual initialisation for the role.
 
     Args:
-        target: Any module with parameters.
+        target: Any module with parameters, or a dict of several.
         measured: Names of the tensors to measure; the others follow the usual initialisation too.
             Measuring reads the whole tensor. `None` (default) for all.
 
@@ -37,6 +40,8 @@ def target_spec(target: nn.Module, measured: Container[str] | None = None) -> Ta
     """
     if measured is not None and not isinstance(measured, (set, frozenset, list, tuple, dict)):
         raise TypeError(message("measured", shown(measured), "names of tensors, or None"))
+    if isinstance(target, Mapping):
+        target = uncompiled(target)
     if not isinstance(target, nn.Module):
         way_out = "Call the class to make one." if isinstance(target, type) else ""
         raise TypeError(message("target", _kind(target), "a torch.nn.Module", way_out))
@@ -61,11 +66,13 @@ def target_spec(target: nn.Module, measured: Container[str] | None = None) -> Ta
     return TargetSpec(type(target).__name__, tuple(tensors))
 
 
-def uncompiled(target: nn.Module) -> nn.Module:
-    """Return the module that `torch.compile` wrapped, or the module itself.
+def uncompiled(target: nn.Module | Mapping[str, nn.Module]) -> nn.Module:
+    """Return the module that `torch.compile` wrapped, or the module itself; a dict as one module.
 
     Compiled code has the module's own parameters built in; compile the hypernetwork instead.
     """
+    if isinstance(target, Mapping):
+        return Networks({name: uncompiled(network) for name, network in target.items()})
     inner = target._modules.get("_orig_mod") if isinstance(target, nn.Module) else None
     return target if inner is None else inner
 

@@ -37,7 +37,7 @@ from hyperloom._core.plan.plan import Plan
 from hyperloom._core.target.spec import TargetSpec
 from hyperloom.torch._generate.table import Table
 from hyperloom.torch._hypernetwork import HyperNetwork
-from hyperloom.torch._target.spec import target_spec
+from hyperloom.torch._target.spec import target_spec, uncompiled
 from hyperloom.torch._target.statistics import checked_statistics
 from hyperloom.torch._target.tensors import frozen
 from hyperloom.torch._target.translated import Translated
@@ -59,7 +59,7 @@ def save(hnet: HyperNetwork, path: str | os.PathLike[str], *, with_base: bool = 
 @completes(protocol.Backend.load)
 def load(
     path: str | os.PathLike[str],
-    target: nn.Module,
+    target: nn.Module | Mapping[str, nn.Module],
     *,
     condition: nn.Module | None = None,
     trunk: nn.Module | None = None,
@@ -69,6 +69,7 @@ def load(
     names = pairs_of_names(translate)
     described, tensors = _read(path)
     plan = described.plan
+    target = uncompiled(target)
     spec = target_spec(target, measured=())
     if names is None:
         _same_target(path, plan, spec)
