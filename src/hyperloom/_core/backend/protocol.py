@@ -49,8 +49,8 @@ class HyperNetwork(Protocol):
     is generated. It is never trained and never changed.
 
     Args:
-        target: Any module with parameters, unmodified; or a dict of several networks, each run by its
-            name as `method`.
+        target: Any module with parameters, unmodified; or a dict of several networks, each run by
+            its name as `method`.
         condition: What the weights depend on: `Embedding`, `Vector`, `Noise`, `Concat`, or a
             module that returns a vector `(*batch, dim)` and says its width (an int attribute
             `dim`, or a last linear layer).
