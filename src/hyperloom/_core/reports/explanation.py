@@ -87,7 +87,8 @@ def used(
 ) -> Used:
     """Return the entry for a use; the cost model's estimates and the reason are filled in."""
     costs = estimates(layer, itemsize, device) if layer is not None else ()
-    why = "one condition: formed once" if single else _why(tensor, choice, layer, costs)
+    formed = single and choice == "dense"
+    why = "one condition: formed once" if formed else _why(tensor, choice, layer, costs)
     return Used(tensor.name, operation, choice, layer, costs, why)
 
 

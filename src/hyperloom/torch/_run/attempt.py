@@ -10,11 +10,10 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import _StopRecomputationError
 
 from hyperloom.torch._rules.hidden import NotAtOnceError, OneByOneError
+from hyperloom.torch._run.alone import ENDS_THE_CALL
 from hyperloom.torch._run.call import Call
 from hyperloom.torch._run.check import Alone
 from hyperloom.torch._run.kinds import kind_of
@@ -26,14 +25,10 @@ from hyperloom.torch._run.watching import ChangedError
 from hyperloom.torch._target.buffers import Buffers
 from hyperloom.torch._target.checkpointing import CheckpointedError
 from hyperloom.torch._target.copies import Copies, Draws
-from hyperloom.torch._target.placeholder import UngeneratedError
 from hyperloom.torch._target.private import inside_transform, warn_of_slow_operations
 from hyperloom.torch._target.trace import Trace
 from hyperloom.torch._weights.rows import NotRowsError
 
-# The second is how a recomputation ends that was started by checkpointing around the call; after
-# the third, more is generated.
-ENDS_THE_CALL = (torch.OutOfMemoryError, _StopRecomputationError, UngeneratedError)
 _LONGEST = 160
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from hyperloom.torch._run.alone import Each, by_factors
 from hyperloom.torch._run.joined import join
 from hyperloom.torch._run.pairing import select_like
 from hyperloom.torch._run.row_calls import RowCall, assembled, part_of
 from hyperloom.torch._target.buffers import Buffers
 from hyperloom.torch._target.copies import Draws
-from hyperloom.torch._weights.rows import Rows
 from hyperloom.torch._weights.weights import Weight
 
 if TYPE_CHECKING:
@@ -37,34 +38,30 @@ def run_loop(
         call: The inputs.
         buffers: The target's buffers; what a condition writes, the next one finds.
     """
-    skeleton, dtypes, batch = runner.skeleton, runner.dtypes, call.batch
-    last = len(batch) - 1
-    tensors = {
-        name: value if isinstance(value, Tensor) else value.dense().to(dtypes[name])
-        for name, value in weights.items()
-    }
-    slices_of = {name: value.flatten(0, last).unbind(0) for name, value in tensors.items()}
-    rows = iter(range(batch.numel()))
+    return by_factors(runner, weights, call, partial(_each, runner, shared, buffers))
 
-    def one(inputs: Any) -> Any:
-        row = next(rows)
-        again()
-        tensors_of_one = {name: slices[row] for name, slices in slices_of.items()}
-        with buffers.one(row) as written:
-            return skeleton.call({**shared, **tensors_of_one}, written, *inputs, method=call.method)
 
-    def of_rows(by: Rows, number: int) -> Any:
+def _each(
+    runner: Runner, shared: Mapping[str, Tensor], buffers: Buffers, call: Call, each: Each
+) -> Any:
+    rows = iter(range(call.batch.numel()))
+
+    def run(number: int, inputs: Any) -> Any:
         again()
-        tensors_of_one = {name: slices[number] for name, slices in slices_of.items()}
-        inputs = part_of(RowCall(by, call.inputs, call.kwargs, call.paired), number)
+        tensors = {**shared, **each.of(number)}
         with buffers.one(number) as written:
-            return skeleton.call({**shared, **tensors_of_one}, written, *inputs, method=call.method)
+            return runner.skeleton.call(tensors, written, *inputs, method=call.method)
 
     with same_draws(runner) as again:
         if call.by is not None:
-            return assembled([of_rows(call.by, i) for i in call.by.present()], call.by)
+            rows_of = RowCall(call.by, call.inputs, call.kwargs, call.paired)
+            outputs = [run(i, part_of(rows_of, i)) for i in call.by.present()]
+            return assembled(outputs, call.by)
         dims = (call.dims, call.kwargs_dims)
-        return join(_mapped(one, (call.inputs, call.kwargs), dims, batch), batch)
+        outputs = _mapped(
+            lambda inputs: run(next(rows), inputs), (call.inputs, call.kwargs), dims, call.batch
+        )
+        return join(outputs, call.batch)
 
 
 def _mapped(one: Callable[[Any], Any], inputs: Any, dims: Any, batch: Sequence[int]) -> list[Any]:

@@ -55,6 +55,7 @@ class Memory:
         slow: What of it is run by slow operations.
         rows: By kind of call, its examination for a run on rows.
         on_rows: What is run on rows because it cannot be run under `vmap`, and why.
+        in_factors: Whether one condition can be run without forming what comes in factors.
         not_on_rows: What was not, though conditions repeat.
         compared: Modes in which buffers were compared after a run under `vmap`.
         watched: What was watched for writes into weights.
@@ -70,6 +71,7 @@ class Memory:
     slow: dict[Any, tuple[Fallback, ...]] = field(default_factory=dict)
     rows: dict[Any, Any] = field(default_factory=dict)
     on_rows: dict[Any, Fallback] = field(default_factory=dict)
+    in_factors: dict[Any, bool] = field(default_factory=dict)
     not_on_rows: set[Any] = field(default_factory=set)
     compared: set[Any] = field(default_factory=set)
     watched: set[Any] = field(default_factory=set)

@@ -147,6 +147,9 @@ def _decided(
             way = strategy_of(runner, call)
             return replace(way, size=min(size, num) or 1, recompute=recompute)
     way = strategy_of(runner, call)
+    if not batch:  # what comes in factors is applied so
+        parts = has_factors(plan) and not waits_for_gradient(plan)
+        return replace(way, from_parts=parts)
     if len(batch) != 1:
         return way
     program = _program(generator, runner, encoded, call)

@@ -20,7 +20,8 @@ from hyperloom.torch._generate.generator import (
     tensors_of,
 )
 from hyperloom.torch._rules.hidden import NotAtOnceError
-from hyperloom.torch._run.attempt import ENDS_THE_CALL, attempt, quietly, run_instead
+from hyperloom.torch._run.alone import ENDS_THE_CALL
+from hyperloom.torch._run.attempt import attempt, quietly, run_instead
 from hyperloom.torch._run.call import Call, Uses, slices
 from hyperloom.torch._run.joined import concatenated
 from hyperloom.torch._run.kinds import kind_of
@@ -153,7 +154,7 @@ def make(
     if isinstance(generator, PartGenerator):
         kept |= generator.left_out
     if way.from_parts:
-        weights, shared = weights_of(generator, few, index, uses)
+        weights, shared = weights_of(generator, few.flat(), index, uses)
         for name, way_of_it in runner.ways.items():
             if name in weights and len(weights[name].shape) >= 2:  # a vector has one way
                 weights[name] = weights[name].forced(way_of_it)
