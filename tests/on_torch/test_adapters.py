@@ -74,3 +74,70 @@ def test_a_padded_batch_runs_at_once(use_cache: bool) -> None:
         for layer, other in zip(ours.layers, theirs.layers, strict=True):
             close(layer.keys, other.keys)
             close(layer.values, other.values)
+
+
+def test_one_condition_is_applied_by_its_factors() -> None:
+    hnet, inputs = adapted(llama()), padded()
+    one = {name: value[1:2] for name, value in inputs.items()}
+    output = hnet(**one, condition=1)
+    told = hnet.explain(**one, condition=1)
+    assert told.strategy == "single"
+    assert {use.choice for use in told.used} == {"factors"}
+    close(output.logits, hnet.instantiate(1).eval()(**one).logits)
+    gradient = torch.autograd.grad(output.logits.square().sum(), hnet.heads.parameters())
+    with torch.enable_grad():
+        tensors = hnet.generate(1)
+        formed = hnet.run(tensors, **one).logits
+    close(gradient, torch.autograd.grad(formed.square().sum(), hnet.heads.parameters()))
+
+
+def test_the_loop_forms_no_factors() -> None:
+    hnet, inputs = adapted(llama()), apart(padded())
+    wanted = hnet(**inputs, condition=IDS).logits
+    hnet.execution = hl.Execution(strategy="loop")
+    told = hnet.explain(**inputs, condition=IDS)
+    assert {use.choice for use in told.used} == {"factors"}
+    close(hnet(**inputs, condition=IDS).logits, wanted)
+
+
+class Scripted(nn.Module):
+    """It uses its weight where no override reaches, after it has drawn and counted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        noise = torch.rand(())
+        return torch.ops.aten.linear(x, self.layer.weight, self.layer.bias) + noise + self.calls
+
+
+def test_a_target_that_needs_tensors_gets_them_and_leaves_no_trace_of_the_try() -> None:
+    target = Scripted().double()
+    hnet, x = adapted(target), torch.randn(4, 3, dtype=torch.float64)
+    weight = hnet.generate(1)["layer.weight"]
+    for calls in (1, 2):
+        torch.manual_seed(0)
+        noise = torch.rand(())
+        torch.manual_seed(0)
+        y = hnet(x, condition=1)
+        close(y, x @ weight.mT + target.layer.bias + noise + calls)
+
+
+def test_a_base_that_checkpoints_activations_runs_at_once() -> None:
+    target = llama()
+    enable = getattr(
+        target, "activation_checkpointing_enable", target.gradient_checkpointing_enable
+    )
+    enable({"use_reentrant": False})
+    hnet, inputs = adapted(target), apart(padded())
+    hnet.train()
+    assert hnet.explain(**inputs, condition=IDS, use_cache=False).strategy == "rows"
+    found = []
+    for strategy in ("auto", "loop"):
+        hnet.execution = hl.Execution(strategy=strategy)
+        logits = hnet(**inputs, condition=IDS, use_cache=False).logits
+        found.append(torch.autograd.grad(logits.square().sum(), hnet.heads.parameters()))
+    close(*found)
