@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import hyperloom.torch as hl
+from hyperloom.torch._run.call import Call
+from hyperloom.torch._run.route import route
 from tests._support.compare import close
 
 transformers: Any = pytest.importorskip("transformers")
@@ -141,3 +143,20 @@ def test_a_base_that_checkpoints_activations_runs_at_once() -> None:
         logits = hnet(**inputs, condition=IDS, use_cache=False).logits
         found.append(torch.autograd.grad(logits.square().sum(), hnet.heads.parameters()))
     close(*found)
+
+
+def test_max_memory_counts_factors() -> None:
+    hnet, inputs = adapted(llama()), apart(padded())
+    wanted = hnet(**inputs, condition=IDS).logits
+    numbers = hnet.plan.num_generated * 8
+    assert numbers < hnet.plan.output_bytes(1, 8)
+    for memory, parts in ((NUM * numbers, 1), (2 * numbers, 2), (1, 3)):
+        hnet.execution = hl.Execution(max_memory=memory)
+        close(hnet(**inputs, condition=IDS).logits, wanted)
+        assert route_of(hnet, inputs).size == (None if parts == 1 else max(1, memory // numbers))
+
+
+def route_of(hnet: Any, inputs: dict[str, Tensor]) -> Any:
+    """Return the way of a call of all conditions."""
+    call = Call(torch.Size([NUM]), (), inputs)
+    return route(hnet, hnet._runner, hnet.encode(IDS), call)

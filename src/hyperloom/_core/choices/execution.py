@@ -22,10 +22,10 @@ class Execution(Choice):
     """How batches of conditions are run; the results are the same.
 
     Args:
-        max_memory: Bytes that the generated tensors of one run may take, were they dense. A
-            larger batch is run in several parts, one after the other. `None` (default) for all
-            at once. While training, a bound on the peak needs `recompute` as well, because
-            without it the backward pass keeps what every part has made.
+        max_memory: Bytes that what is generated for one run may take: factors as they are, any
+            other tensor dense. A larger batch is run in several parts, one after the other. `None`
+            (default) for all at once. While training, a bound on the peak needs `recompute` as
+            well, because without it the backward pass keeps what every part has made.
         recompute: Generate and run again in the backward pass instead of keeping generated
             tensors and activations in between (activation checkpointing around the call): about
             a third more time, much less memory. Default False.
@@ -87,6 +87,6 @@ class Execution(Choice):
         """Return how many conditions one run takes, at least 1; `None` for all.
 
         Args:
-            bytes_each: Bytes of the tensors generated for one condition, dense.
+            bytes_each: Bytes of what is generated for one condition.
         """
         return None if self.max_memory is None else max(1, self.max_memory // bytes_each)

@@ -69,9 +69,20 @@ def contracts(
 
 def has_factors(plan: Plan) -> bool:
     """Whether any matrix or kernel is generated in a form that is applied for less than formed."""
-    for entry in plan.entries:
-        shape, structure = plan.spec[entry.tensor].shape, plan.structures[entry.tensor]
-        one_part = structure.one_part and entry.pieces[0].shape == shape
-        if len(shape) >= 2 and structure.factored and not one_part:
-            return True
-    return False
+    return any(_in_factors(plan, entry) for entry in plan.entries)
+
+
+def _in_factors(plan: Plan, entry: Entry) -> bool:
+    shape, structure = plan.spec[entry.tensor].shape, plan.structures[entry.tensor]
+    one_part = structure.one_part and entry.pieces[0].shape == shape
+    return len(shape) >= 2 and structure.factored and not one_part
+
+
+def made_bytes(plan: Plan, itemsize: int) -> int:
+    """Return the bytes that are made for one condition: factors as they are, the rest dense."""
+    return itemsize * sum(
+        sum(piece.numel for piece in entry.pieces)
+        if _in_factors(plan, entry)
+        else plan.spec[entry.tensor].numel
+        for entry in plan.entries
+    )

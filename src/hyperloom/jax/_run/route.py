@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hyperloom._core.errors import message
+from hyperloom._core.plan.contraction import made_bytes
 from hyperloom._core.plan.plan import Plan
 from hyperloom.jax._arrays import estimated
 from hyperloom.jax._run.call import Call
@@ -48,7 +49,7 @@ def route(plan: Plan, runner: Runner, call: Call, itemsize: int | None) -> Route
     strategy, reason = _strategy(runner, call)
     if itemsize is None:
         return Route(strategy, reason, None, False, False)
-    most = execution.conditions_at_once(plan.output_bytes(1, itemsize))
+    most = execution.conditions_at_once(made_bytes(plan, itemsize))
     if most is not None and not isinstance(call.num, int):
         got, wanted = f"{execution} with {call.num} conditions", "no max_memory, or a known number"
         raise ValueError(message("execution", got, wanted))

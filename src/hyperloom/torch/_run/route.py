@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hyperloom._core.choices.execution import Execution
 from hyperloom._core.errors import message
-from hyperloom._core.plan.contraction import contracts, has_factors
+from hyperloom._core.plan.contraction import contracts, has_factors, made_bytes
 from hyperloom._core.plan.part import Part, part_of
 from hyperloom.torch._generate.encoded import Encoded
 from hyperloom.torch._generate.generator import (
@@ -140,7 +140,7 @@ def _decided(
     refuse_meta_inputs(call, encoded.vector.device)
     if not whole:
         num = batch[0] if len(batch) == 1 else 1
-        bytes_of_one = plan.output_bytes(1, encoded.vector.element_size())
+        bytes_of_one = made_bytes(plan, encoded.vector.element_size())
         size = execution.conditions_at_once(bytes_of_one) or num
         recompute = execution.recompute and torch.is_grad_enabled()
         if size < num or recompute:
