@@ -15,6 +15,7 @@ from hyperloom.torch._target.shapes import Shapes
 from hyperloom.torch._target.spec import target_spec
 from hyperloom.torch._tools import checkpoint as _checkpoint
 from hyperloom.torch._tools import doctor as _doctor
+from hyperloom.torch._tools import peft as peft
 from hyperloom.torch._tools.assembled import Assembled
 from hyperloom.torch._tools.checkpoint import load, save
 from hyperloom.torch._tools.dynamic import unroll
@@ -48,6 +49,7 @@ __all__ = [
     "flatten",
     "load",
     "param_groups",
+    "peft",
     "readings",
     "save",
     "shared_parameters",

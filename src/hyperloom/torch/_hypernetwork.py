@@ -61,6 +61,10 @@ class HyperNetwork(Generator):
         statistics: As given, or the default.
     """
 
+    # transformers.Trainer would take **kwargs, which are the target's, for a loss that it need not
+    # divide by the steps that gradients are accumulated over.
+    accepts_loss_kwargs = False
+
     def __init__(
         self,
         target: nn.Module | Mapping[str, nn.Module],

@@ -205,10 +205,16 @@ def tensors_of(generator: Generator, encoded: Encoded) -> dict[str, Tensor]:
 
 def factors_of(generator: Generator, encoded: Encoded) -> dict[str, Factors]:
     """Return the factors `{name: Factors}` of encoded conditions."""
+    banks = fixed_of(generator)[2]
+    return join_factors(generator.plan, parts_of(generator, encoded), banks)
+
+
+def parts_of(generator: Generator, encoded: Encoded) -> list[Tensor]:
+    """Return the parts `(*batch, *part shape)` of all tensors, in the order of the pieces."""
     modules: Any = generator._modules
-    scales, _, banks = fixed_of(generator)
+    scales = fixed_of(generator)[0]
     raw = raw_numbers(generator.plan, modules["trunks"], modules["heads"], encoded, scales)
-    return join_factors(generator.plan, cut(generator.plan, raw), banks)
+    return cut(generator.plan, raw)
 
 
 def fixed_of(generator: Generator) -> tuple[Tensor | None, dict[str, Tensor], list[Tensor]]:
