@@ -79,7 +79,10 @@ FAMILIES = {
         "LlamaForCausalLM",
         GROUPED,
         "all-linear",
-        more={"rank_pattern": {"q_proj": 3, "layers.1.mlp.up_proj": 1}, "alpha_pattern": {"v": 5}},
+        more={
+            "rank_pattern": {"q_proj": 3, "layers.1.mlp.up_proj": 1},
+            "alpha_pattern": {"v_proj": 5},
+        },
     ),
     "qwen3": Family(
         "Qwen3ForCausalLM", GROUPED, r".*\.(q|v)_proj", more={"use_rslora": True, "r": 4}

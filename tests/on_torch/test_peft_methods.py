@@ -67,6 +67,30 @@ def test_ia3() -> None:
     torch.testing.assert_close(theirs(X), hnet(X, condition=CONDITION))
 
 
+def test_vera() -> None:
+    model = block()
+    config = peft.VeraConfig(r=3, target_modules=["key", "up"], save_projection=False)
+    theirs: Any = peft.get_peft_model(block(), config)  # type: ignore[arg-type]
+    vectors = {"key.d": (3,), "key.b": (4,), "up.d": (3,), "up.b": (6,)}
+    scales = hl.HyperNetwork(hl.Shapes(vectors, torch.float64), condition=hl.Vector(3)).double()
+    made = scales.generate(CONDITION)
+    layers = theirs.base_model.model
+    a, b = (layers.key.vera_A["default"].double(), layers.key.vera_B["default"].double())
+    factors = {}
+    for name, outputs, inputs in (("key", 4, 5), ("up", 6, 4)):
+        d, scale = made[f"{name}.d"], made[f"{name}.b"]
+        with torch.no_grad():
+            layer = getattr(layers, name)
+            layer.vera_lambda_d["default"].copy_(d)
+            layer.vera_lambda_b["default"].copy_(scale)
+        sides = d[:, None] * a[:, :inputs], scale[:, None] * b[:outputs]
+        factors[f"{name}.weight"] = hl.Factors(*sides)
+    runs = hl.HyperNetwork(
+        model, condition=hl.Vector(3), layout=dict.fromkeys(factors, hl.Full()), form=hl.LoRA(3)
+    )
+    torch.testing.assert_close(runs.run(factors, X), theirs(X))
+
+
 def test_norms_only() -> None:
     hnet = make({"norm.*": hl.Full()}, hl.Delta())
     theirs: Any = peft.get_peft_model(block(), peft.LNTuningConfig(target_modules=["norm"]))  # type: ignore[arg-type]

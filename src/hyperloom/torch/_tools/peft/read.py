@@ -97,6 +97,12 @@ def _parts(hnet: HyperNetwork, path: Path) -> dict[str, list[Tensor]]:
             utils.get_pattern_key(config.alpha_pattern, layer), config.lora_alpha
         )
         parts[name] = _of_layer(hnet, entry, kind, found, magnitude, (alpha, config.use_rslora))
+    own = {**hnet._runner.kept(), **dict(hnet.bases.tensors())}
+    for key in [key for key in tensors if ".base_layer." in key]:  # PEFT adds embeddings' own
+        name, value = key.removeprefix(PREFIX).replace(".base_layer.", "."), tensors.pop(key)
+        if name not in own or not torch.equal(value.to(own[name]), own[name]):
+            got = f"{path}, an adapter of another base: {name!r} has other values"
+            raise ValueError(message("folders", got, "adapters of the hypernetwork's target"))
     for key in [key for key in tensors if key.removeprefix(PREFIX) in hnet.plan.spec._by_name]:
         _take_whole(hnet, key.removeprefix(PREFIX), tensors.pop(key), parts)
     if tensors:
