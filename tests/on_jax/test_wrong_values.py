@@ -171,6 +171,7 @@ def hypernetwork_doors() -> list[Door]:
         "layout": {"*.kernel": hl.Chunked(7, embedding=3), "*.bias": hl.Full()},
         "form": {"*": hl.Whole()},
         "init": hl.Native(),
+        "axes": {"*.kernel": ("in", "out")},
         "execution": core.Execution(),
         "rngs": nnx.Rngs(0),
     }

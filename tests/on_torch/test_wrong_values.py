@@ -185,6 +185,7 @@ def hypernetwork_doors() -> list[Door]:
         "layout": {"*.weight": hl.Chunked(7, embedding=3), "*.bias": hl.Full()},
         "form": {"*": hl.Whole()},
         "init": hl.Native(),
+        "axes": {"*.weight": ("out", "in")},
         "statistics": hl.SharedStatistics(),
         "execution": hl.Execution(),
     }

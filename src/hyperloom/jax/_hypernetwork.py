@@ -72,6 +72,7 @@ class HyperNetwork(nnx.Module):
         layout: Layout | Mapping[str, Layout] | None = None,
         form: Form | Mapping[str, Form] | None = None,
         init: Init | None = None,
+        axes: Mapping[str, tuple[str, ...]] | None = None,
         execution: Execution | None = None,
         rngs: nnx.Rngs,
     ) -> None:
@@ -79,7 +80,7 @@ class HyperNetwork(nnx.Module):
         execution = Execution() if execution is None else execution
         self.execution = a_kind("execution", execution, Execution, "an Execution(...)")
         if not isinstance(target, Planned):
-            target = planned(target, condition, trunk, (layout, form, init), rngs)
+            target = planned(target, condition, trunk, (layout, form, init), rngs, axes)
         self._take(target, rngs)
 
     @classmethod

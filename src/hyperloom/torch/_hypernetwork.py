@@ -18,6 +18,7 @@ from hyperloom._core.choices.inits import Init
 from hyperloom._core.choices.layouts import Layout
 from hyperloom._core.choices.statistics import Statistics
 from hyperloom._core.errors import a_bool, a_kind, message
+from hyperloom._core.plan.axes import with_axes
 from hyperloom._core.plan.compile import started_from_values
 from hyperloom._core.plan.plan import Plan
 from hyperloom._core.reports.doctor import Report
@@ -74,12 +75,14 @@ class HyperNetwork(Generator):
         layout: Layout | Mapping[str, Layout] | None = None,
         form: Form | Mapping[str, Form] | None = None,
         init: Init | None = None,
+        axes: Mapping[str, tuple[str, ...]] | None = None,
         statistics: Statistics | None = None,
         execution: Execution | None = None,
     ) -> None:
         target = uncompiled(target)
         shapes = target_spec(target, measured=())
-        spec = target_spec(target, measured=started_from_values(shapes, layout, form))
+        measured = started_from_values(shapes, layout, form)
+        spec = with_axes(target_spec(target, measured=measured), axes)
         plan, modules = prepare(spec, condition, trunk, layout, form, init)
         self._build(target, plan, modules, statistics)
         if execution is not None:

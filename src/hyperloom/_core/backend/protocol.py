@@ -65,6 +65,9 @@ class HyperNetwork(Protocol):
             name patterns to forms.
         init: How the generated networks start out; by default as the target's own
             initialisation would (`Native()`).
+        axes: Which axes of a tensor are its outputs and its inputs, where the class of its layer
+            does not tell: a dict from name patterns to tuples of `"out"`, `"in"` and `"kernel"`,
+            `{"*.c_attn.weight": ("in", "out")}`. Forms and inits go by it.
         execution: How batches are run. Default `Execution()`: all conditions at once, nothing
             computed again. An attribute too: assign another one to bound memory.
 

@@ -24,6 +24,7 @@ from hyperloom._core.backend.walk import (
 from hyperloom._core.choices.conditions import Concat, Condition
 from hyperloom._core.choices.trunks import MLP, CustomTrunk
 from hyperloom._core.errors import message
+from hyperloom._core.plan.axes import with_axes
 from hyperloom._core.plan.compile import compile_plan
 from hyperloom._core.plan.plan import Plan
 from hyperloom._core.target.spec import TargetSpec
@@ -187,10 +188,16 @@ class Planned:
 
 
 def planned(
-    target: Any, condition: Any, trunk: Any, choices: tuple[Any, Any, Any], rngs: nnx.Rngs
+    target: Any,
+    condition: Any,
+    trunk: Any,
+    choices: tuple[Any, Any, Any],
+    rngs: nnx.Rngs,
+    axes: Mapping[str, tuple[str, ...]] | None = None,
 ) -> Planned:
     """Compile choices for a target; `choices` are layout, form and init."""
     read = read_target(target)
+    read = replace(read, spec=with_axes(read.spec, axes))
     start = Start(rngs, generator_dtype(read.spec), read.values)
     neutral, module = build_condition(condition, start)
     trunk = as_part(trunk)

@@ -163,10 +163,16 @@ def _role(module: nn.Module, key: str, parameter: nn.Parameter) -> Role:
 
 def _axes(module: nn.Module, role: Role, shape: tuple[int, ...]) -> tuple[int | None, int | None]:
     if role is Role.WEIGHT:
-        return (1, 0) if isinstance(module, _TRANSPOSED) else (0, 1)
+        return (1, 0) if isinstance(module, _TRANSPOSED) or _is_in_out(module, shape) else (0, 1)
     if role is Role.EMBEDDING:
         return 1, 0
     return (0, None) if shape else (None, None)
+
+
+def _is_in_out(module: nn.Module, shape: tuple[int, ...]) -> bool:
+    """Whether a layer is one of transformers' `Conv1D`: linear, with a weight `(in, out)`."""
+    kinds = (kind.__name__ for kind in type(module).__mro__)
+    return "Conv1D" in kinds and len(shape) == 2 and getattr(module, "nf", None) == shape[1]
 
 
 def _fans(module: nn.Module, shape: tuple[int, ...]) -> tuple[int, int]:
@@ -174,6 +180,8 @@ def _fans(module: nn.Module, shape: tuple[int, ...]) -> tuple[int, int]:
     kernel = math.prod(shape[2:])
     if isinstance(module, _TRANSPOSED):
         return shape[0] // module.groups * kernel, shape[1] * kernel
+    if _is_in_out(module, shape):
+        return shape
     if isinstance(module, nn.Bilinear):
         return shape[1] * shape[2], shape[0]
     groups = module.groups if isinstance(module, nn.modules.conv._ConvNd) else 1
