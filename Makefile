@@ -10,12 +10,14 @@ ARGS ?=
 DATA ?=
 
 BIN := $(VENV)/bin
+# Says nothing unless it fails.
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 STAMP := $(VENV)/.hyperloom-installed
 
 # A target that fails half-way must not look finished.
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint docs look bench trace zoo fuzz reproduce clean
+.PHONY: help env demo test lint docs look package bench trace zoo fuzz reproduce clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -28,9 +30,10 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 	    "hyperloom needs Python 3.11 or newer, this is " + sys.version.split()[0] + \
 	    "; name another: make env PYTHON=python3.12")'
-	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[demo,test,docs,lint,bench]"
+	@echo "hyperloom: making the environment $(VENV), once; this takes some minutes"
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
+	@$(PIP) "$$(grep '^torch==' constraints.txt)"
+	@$(PIP) -c constraints.txt -e ".[demo,test,docs,lint,bench]"
 	@touch $@
 
 demo: env  ## learn five tasks in a row with and without a hypernetwork, and plot it
@@ -50,6 +53,10 @@ docs: env  ## build the documentation into site/; warnings are errors
 
 look: env  ## open every page of the documentation in headless Chromium, where there is one
 	$(BIN)/python -m pytest -m slow tests/docs/test_browser.py $(ARGS)
+
+package: env  ## build wheel and sdist into dist/, install them in a bare environment, try them
+	$(BIN)/python -m pytest -m "slow or not slow" tests/test_package.py $(ARGS)
+	$(BIN)/python -m hatchling build
 
 bench: env  ## run the benchmarks
 	$(BIN)/python -m benchmarks $(ARGS)

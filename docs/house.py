@@ -30,7 +30,7 @@ CORE = (
     ("target",),
     ("records", "tables", "errors", "choice", "arrays"),
 )
-ABOVE = ("_cli", "recipes", "plot", "compat")
+ABOVE = ("_cli", "recipes", "plot", "hub", "compat")
 WIDTH, ROOM, LEFT, TOP = 860, 190, 170, 20
 INK, FILL, GROUND, ARC = "#37474f", "#e0f2f1", "#fff3e0", "#00796b"
 
