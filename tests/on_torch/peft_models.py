@@ -158,4 +158,4 @@ FAMILIES = {
     ),
     "mixtral": Family("MixtralForCausalLM", {**GROUPED, "num_local_experts": 3}, ATTENTION),
 }
-DORA = {"llama", "whisper", "vit"}
+DORA = {"llama", "gpt2", "whisper", "vit"}
