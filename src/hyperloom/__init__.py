@@ -64,7 +64,7 @@ from hyperloom._core.choices.slot_parts import (
     PerModule,
     SlotSum,
 )
-from hyperloom._core.choices.slot_trunks import Transformer
+from hyperloom._core.choices.slot_trunks import Perceiver, Transformer
 from hyperloom._core.choices.statistics import (
     BatchStatistics,
     PerConditionStatistics,
@@ -133,6 +133,7 @@ __all__ = [
     "PerCondition",
     "PerConditionStatistics",
     "PerModule",
+    "Perceiver",
     "Plan",
     "RankOne",
     "Recurrent",

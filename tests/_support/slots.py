@@ -59,6 +59,21 @@ CASES: dict[str, tuple[dict[str, Any], Any]] = {
         },
         ("vector", "context"),
     ),
+    "tokens that read a context": (
+        {
+            "condition": hl.Concat(hl.Vector(2), hl.Context(3)),
+            "trunk": hl.Perceiver(6, 4, 2, 2),
+        },
+        ("vector", "context"),
+    ),
+    "tokens that read the slots": (
+        {
+            "condition": hl.Embedding(NUM, 4),
+            "trunk": hl.Perceiver(6, 3, 1, 3, 5, "relu"),
+            "layout": {"*[02].*": hl.Chunked(9, 3), "*": hl.Full()},
+        },
+        "ids",
+    ),
     "mean of a set": (
         {"condition": hl.MeanPool(3, std=2.0), "trunk": hl.MLP(5), "layout": hl.Chunked(9, 3)},
         "context",

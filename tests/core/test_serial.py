@@ -92,6 +92,7 @@ EXAMPLES = [
     hl.MeanPool(3),
     hl.AttentionPool(3, 4, 2),
     hl.Linear(),
+    hl.Perceiver(8, 3, 1, 2, 5, "relu"),
     hl.Transformer(8, 1, 2, 5, "relu", "post"),
     hl.MLP(3, 4, activation="gelu", dropout=0.1, norm=None, spectral=True),
     hl.MLP(3, norm="batch", per_condition=True),
@@ -188,6 +189,7 @@ REQUIRED = {
     "Vector": {"dim"},
     "SlotSum": {"size", "parts"},
     "SlotTable": {"name", "values", "width"},
+    "Perceiver": {"width"},
     "Transformer": {"width"},
 }
 

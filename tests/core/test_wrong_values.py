@@ -99,6 +99,17 @@ DOORS = [
         {"dim": INTS, "out": ("None", *INTS), "heads": INTS, "std": POSITIVE},
     ),
     door(
+        "Perceiver",
+        {"width": 4, "tokens": 3, "depth": 2, "heads": 2, "feedforward": 8, "activation": "relu"},
+        {
+            "width": INTS,
+            "tokens": INTS,
+            "depth": INTS,
+            "heads": INTS,
+            "feedforward": ("None", *INTS),
+        },
+    ),
+    door(
         "Transformer",
         {
             "width": 4,

@@ -99,6 +99,8 @@ def test_the_number_of_parameters_is_the_plans() -> None:
         {"trunk": hl.Transformer(8, 1, 4, 5, "relu", "post"), "condition": hl.Embedding(3, 2)},
         {"condition": hl.AttentionPool(3, 8, 2), "trunk": hl.MLP(5)},
         {"trunk": Slots(6, 8, 3)},
+        {"trunk": hl.Perceiver(8, 3, 1, 2)},
+        {"trunk": hl.Perceiver(8, 3, 2, 2), "condition": hl.Embedding(3, 2)},
         {"condition": Encoder(), "trunk": hl.Transformer(8)},
     ):
         hnet = made(**choices)  # type: ignore[arg-type]
@@ -197,15 +199,18 @@ def test_doctor_sees_the_context() -> None:
     assert "condition vectors" in str(report)
 
 
-@pytest.mark.parametrize("norm", ["pre", "post"])
+TRUNKS = [hl.Transformer(48), hl.Transformer(48, norm="post"), hl.Perceiver(48, 8)]
+
+
+@pytest.mark.parametrize("trunk", TRUNKS, ids=str)
 @pytest.mark.parametrize("layout", [hl.Chunked(500, 16), hl.Grouped(16), hl.Full()], ids=str)
-def test_the_start_is_native(norm: str, layout: hl.Chunked | hl.Grouped | hl.Full) -> None:
+def test_the_start_is_native(trunk: Any, layout: Any) -> None:
     """Activations and gradients of every layer within a factor of 2 of the target's own start."""
     condition = hl.Concat(hl.Vector(4), hl.Context(6))
     hnet = hypernetwork(
         lambda: mlp(20, 32, 32, 32, 5),
         condition=condition,
-        trunk=hl.Transformer(48, 2, 4, norm=norm),
+        trunk=trunk,
         layout=layout,
     )
     given = torch.randn(64, 4), torch.randn(64, 9, 6)

@@ -50,14 +50,8 @@ class Transformer(Trunk):
     norm: str = "pre"
 
     def __post_init__(self) -> None:
-        name = type(self).__name__
-        for field in ("width", "depth", "heads"):
-            positive_int(f"{name}({field}=)", getattr(self, field))
-        divides(name, self.heads, self.width)
-        if self.feedforward is not None:
-            positive_int(f"{name}(feedforward=)", self.feedforward)
-        one_of(f"{name}(activation=)", self.activation, ACTIVATIONS, _OTHER)
-        one_of(f"{name}(norm=)", self.norm, ("pre", "post"), _OTHER)
+        _check(self)
+        one_of("Transformer(norm=)", self.norm, ("pre", "post"), _OTHER)
 
     @property
     def over_slots(self) -> bool:
@@ -88,6 +82,89 @@ class Transformer(Trunk):
     def feedforward_numel(self) -> int:
         """Numbers in the two linear maps of a layer and their norm."""
         return 2 * self.width * self.between + self.between + self.width + 2 * self.width
+
+
+@dataclass(frozen=True, repr=False)
+class Perceiver(Trunk):
+    """A given number of learned tokens reads the context, and the slots read the tokens.
+
+    For many slots or long contexts: with `T` tokens, `C` slots and `L` elements it takes
+    `T² + T·L + T·C` products, where a `Transformer` takes `C² + C·L`. Jaegle et al., "Perceiver IO",
+    ICLR 2022, whose queries are the slots.
+
+    Each of `depth` layers is self-attention among the tokens, cross-attention to the context's
+    elements (without a context, to the slots), and two linear maps with an activation between. Then
+    each slot's token attends to them once, and has two linear maps of its own. All parts see their
+    inputs under layer norm, and the last features are divided by their root mean square, as in
+    `Transformer(norm="pre")`. Weights start as there, the tokens with root mean square 1.
+
+    Args:
+        width: Width of the tokens, and of the features.
+        tokens: Number of learned tokens. Default 16.
+        depth: Number of layers. Default 2.
+        heads: Attention heads; they divide `width`. Default 4.
+        feedforward: Width between the two linear maps. Default `4 * width`.
+        activation: Between them, as in `MLP`. Default `"gelu"`.
+
+    Raises:
+        ValueError: A size below 1, heads that do not divide the width, or an unknown word.
+    """
+
+    width: int
+    tokens: int = 16
+    depth: int = 2
+    heads: int = 4
+    feedforward: int | None = None
+    activation: str = "gelu"
+
+    def __post_init__(self) -> None:
+        positive_int("Perceiver(tokens=)", self.tokens)
+        _check(self)
+
+    @property
+    def over_slots(self) -> bool:
+        return True
+
+    @property
+    def norm(self) -> str:
+        """Where norms stand, as in `Transformer`."""
+        return "pre"
+
+    @property
+    def between(self) -> int:
+        """Width between the two linear maps of a layer."""
+        return self.feedforward or 4 * self.width
+
+    def out_width(self, in_width: int) -> int:
+        return self.width
+
+    def inner_fans(self) -> dict[str, int]:
+        read = dict.fromkeys(("across.query", "across.out", "up"), self.width)
+        read |= {"down": self.between}
+        layer = read | dict.fromkeys(("among.query", "among.pairs", "among.out"), self.width)
+        fans = {f"read.{n}.weight": fan for n, fan in (read | {"across.pairs": self.width}).items()}
+        for i in range(self.depth):
+            fans |= {f"stages.{i}.{n}.weight": fan for n, fan in layer.items()}
+        return fans
+
+    def num_parameters(self, in_width: int, context: int = 0) -> int:
+        width = self.width
+        between = 2 * width * self.between + self.between + width + 2 * width
+        read = attention_numel(width, width) + 2 * width + between
+        layer = attention_numel(width, width) + attention_numel(width, context or width)
+        layer += 2 * 2 * width + between
+        return width * (in_width + 1 + self.tokens) + self.depth * layer + read
+
+
+def _check(choice: Transformer | Perceiver) -> None:
+    """Raise unless sizes and the activation can be."""
+    name = type(choice).__name__
+    for field in ("width", "depth", "heads"):
+        positive_int(f"{name}({field}=)", getattr(choice, field))
+    divides(name, choice.heads, choice.width)
+    if choice.feedforward is not None:
+        positive_int(f"{name}(feedforward=)", choice.feedforward)
+    one_of(f"{name}(activation=)", choice.activation, ACTIVATIONS, _OTHER)
 
 
 def attention_numel(width: int, source: int) -> int:

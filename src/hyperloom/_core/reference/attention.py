@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hyperloom._core.choices.sets import AttentionPool, Elements
-from hyperloom._core.choices.slot_trunks import Transformer
+from hyperloom._core.choices.slot_trunks import Perceiver, Transformer
 from hyperloom._core.reference.deconv import activate
 
 Tensors = Mapping[str, np.ndarray]
@@ -32,25 +32,54 @@ def pool(condition: Elements, tensors: Tensors, value: Any, name: str) -> np.nda
 
 
 def transform(
-    trunk: Transformer, tensors: Tensors, name: str, tokens: np.ndarray, context: np.ndarray | None
+    trunk: Transformer | Perceiver,
+    tensors: Tensors,
+    name: str,
+    tokens: np.ndarray,
+    context: np.ndarray | None,
 ) -> np.ndarray:
     """Run the trunk on all slots of a condition: tokens `(C, E + w)` -> features `(C, F)`."""
     weight, bias = tensors[f"{name}.first.weight"], tensors[f"{name}.first.bias"]
     x = np.stack([weight @ token + bias for token in tokens])
-    for i in range(trunk.depth):
-        layer = f"{name}.stages.{i}"
-        parts = [
-            lambda y, own=layer: _attend(trunk, tensors, f"{own}.among", y, y),
-            lambda y, own=layer: _attend(trunk, tensors, f"{own}.across", y, context),  # type: ignore[arg-type]
-            lambda y, own=layer: np.stack([_between(trunk, tensors, own, token) for token in y]),
-        ]
-        for place, part in enumerate(parts):
-            if place != 1 or context is not None:
-                x = _add(trunk, tensors, f"{layer}.norms.{place}", x, part)
+    if isinstance(trunk, Perceiver):
+        read = tensors[f"{name}.latents"]
+        for i in range(trunk.depth):
+            source = x if context is None else context
+            read = _layer(trunk, tensors, f"{name}.stages.{i}", read, source, (0, 1, 2))
+        x = _layer(trunk, tensors, f"{name}.read", x, read, (1, 2))
+    else:
+        for i in range(trunk.depth):
+            places = (0, 2) if context is None else (0, 1, 2)
+            x = _layer(trunk, tensors, f"{name}.stages.{i}", x, context, places)
     return x if trunk.norm == "post" else np.stack([t / np.sqrt((t * t).mean() + 1e-6) for t in x])
 
 
-def _add(trunk: Transformer, tensors: Tensors, norm: str, x: np.ndarray, part: Any) -> np.ndarray:
+def _layer(
+    trunk: Transformer | Perceiver,
+    tensors: Tensors,
+    name: str,
+    x: np.ndarray,
+    context: np.ndarray | None,
+    places: tuple[int, ...],
+) -> np.ndarray:
+    """Run those of the three parts of a layer that it has: among, across, between."""
+    for place in places:
+
+        def part(y: np.ndarray, place: int = place) -> np.ndarray:
+            if place == 0:
+                return _attend(trunk, tensors, f"{name}.among", y, y)
+            if place == 2:
+                return np.stack([_between(trunk, tensors, name, token) for token in y])
+            assert context is not None
+            return _attend(trunk, tensors, f"{name}.across", y, context)
+
+        x = _add(trunk, tensors, f"{name}.norms.{place}", x, part)
+    return x
+
+
+def _add(
+    trunk: Transformer | Perceiver, tensors: Tensors, norm: str, x: np.ndarray, part: Any
+) -> np.ndarray:
     """Add what a part of a layer makes of the tokens, with its norm before or after."""
     normed = lambda y: np.stack([_layer_norm(tensors, norm, token) for token in y])  # noqa: E731
     return x + part(normed(x)) if trunk.norm == "pre" else normed(x + part(x))
@@ -61,14 +90,20 @@ def _layer_norm(tensors: Tensors, name: str, x: np.ndarray) -> np.ndarray:
     return standard * tensors[f"{name}.weight"] + tensors[f"{name}.bias"]
 
 
-def _between(trunk: Transformer, tensors: Tensors, layer: str, token: np.ndarray) -> np.ndarray:
+def _between(
+    trunk: Transformer | Perceiver, tensors: Tensors, layer: str, token: np.ndarray
+) -> np.ndarray:
     up = tensors[f"{layer}.up.weight"] @ token + tensors[f"{layer}.up.bias"]
     inner = activate(trunk.activation, up)
     return tensors[f"{layer}.down.weight"] @ inner + tensors[f"{layer}.down.bias"]
 
 
 def _attend(
-    trunk: Transformer, tensors: Tensors, name: str, tokens: np.ndarray, elements: np.ndarray
+    trunk: Transformer | Perceiver,
+    tensors: Tensors,
+    name: str,
+    tokens: np.ndarray,
+    elements: np.ndarray,
 ) -> np.ndarray:
     keys, values = _pairs(tensors, name, elements, trunk.width)
     out = []

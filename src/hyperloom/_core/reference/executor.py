@@ -15,7 +15,7 @@ from hyperloom._core.choices.conditions import Concat, Condition, CosSin, Embedd
 from hyperloom._core.choices.deconv import Deconv
 from hyperloom._core.choices.layouts import Head, slot_signs
 from hyperloom._core.choices.sets import AttentionPool, Context, Elements, MeanPool
-from hyperloom._core.choices.slot_trunks import Transformer
+from hyperloom._core.choices.slot_trunks import Perceiver, Transformer
 from hyperloom._core.choices.trunks import MLP, Linear
 from hyperloom._core.errors import message
 from hyperloom._core.plan.plan import Plan
@@ -206,7 +206,7 @@ def _features_over_slots(
             [(members[0], 0)] if single else [(h, s) for h in members for s in range(h.num_slots)]
         )
         tokens = np.stack([_token(h, tensors, vector, index, s) for h, s in places])
-        if not isinstance(plan.trunk, Transformer):
+        if not isinstance(plan.trunk, (Transformer, Perceiver)):
             raise TypeError(message("plan", plan.trunk, "a trunk that NumPy can compute"))
         rows = transform(plan.trunk, tensors, f"trunks.{trunk}", tokens, context)
         first = 0

@@ -12,7 +12,7 @@ from flax import nnx
 from jax import Array
 
 from hyperloom._core.backend.checks import check_trunk_output
-from hyperloom._core.choices.slot_trunks import Transformer
+from hyperloom._core.choices.slot_trunks import Perceiver, Transformer
 from hyperloom.jax._arrays import ARRAY
 from hyperloom.jax._generate.activations import ACTIVATIONS
 from hyperloom.jax._generate.attention import Attention, Elements, LayerNorm, Linear
@@ -22,21 +22,33 @@ from hyperloom.jax._generate.slots import beside
 
 
 class Stage(nnx.Module):
-    """One layer of a `Transformer`: among the slots, across to the context, and between."""
+    """One layer: among the tokens, across to others, and between; the first two where they are.
 
-    def __init__(self, choice: Transformer, context: int, start: Start) -> None:
+    Args:
+        choice: The trunk.
+        context: Width of the others; 0 for none.
+        start: Where the start of learned numbers comes from.
+        among: Whether the tokens attend to each other.
+    """
+
+    def __init__(
+        self, choice: Transformer | Perceiver, context: int, start: Start, among: bool = True
+    ) -> None:
         self.post = choice.norm == "post"
         self.activation = choice.activation
-        width, places = choice.width, (0, 1, 2) if context else (0, 2)
-        self.norms = nnx.Dict({str(place): LayerNorm(width, start) for place in places})
-        self.among = Attention(width, width, choice.heads, start)
+        width, there = choice.width, (among, context > 0, True)
+        norms = {str(i): LayerNorm(width, start) for i in range(3) if there[i]}
+        self.norms = nnx.Dict(norms)
+        inner = Attention(width, width, choice.heads, start) if among else None
+        self.among: Any = nnx.data(inner)
         across = Attention(width, context, choice.heads, start) if context else None
         self.across: Any = nnx.data(across)
         self.up = Linear(width, choice.between, start, 2.0)
         self.down = Linear(choice.between, width, start)
 
     def __call__(self, x: Array, context: Elements | None) -> Array:
-        x = self.add(0, x, lambda y: self.among(y, Elements(y)))
+        if self.among is not None:
+            x = self.add(0, x, lambda y: self.among(y, Elements(y)))
         if self.across is not None:
             x = self.add(1, x, lambda y: self.across(y, context))
         return self.add(2, x, lambda y: self.down(ACTIVATIONS[self.activation](self.up(y))))
@@ -63,6 +75,29 @@ class TransformerTrunk(nnx.Module):
         if self.choice.norm == "pre":
             x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), -1, keepdims=True) + 1e-6)
         return x
+
+
+class PerceiverTrunk(nnx.Module):
+    """`Perceiver`, built."""
+
+    def __init__(self, choice: Perceiver, in_width: int, context: int, start: Start) -> None:
+        self.first = Linear(in_width, choice.width, start)
+        self.latents = nnx.Param(start.unit_rows((choice.tokens, choice.width)))
+        source = context or choice.width
+        self.stages = nnx.List([Stage(choice, source, start) for _ in range(choice.depth)])
+        self.read = Stage(choice, choice.width, start, among=False)
+
+    def __call__(self, encoded: Encoded, slots: Array | None) -> Array:
+        x = tokens_of(self.first, encoded.vector, slots)
+        elements = Elements(x)
+        if encoded.context is not None:
+            elements = Elements(encoded.context, encoded.mask)
+        latents = self.latents[...]
+        read = jnp.broadcast_to(latents, (*encoded.batch, *latents.shape))
+        for stage in self.stages:
+            read = stage(read, elements)
+        x = self.read(x, Elements(read))
+        return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), -1, keepdims=True) + 1e-6)
 
 
 def tokens_of(first: Linear, vector: Array, slots: Array | None) -> Array:

@@ -13,7 +13,7 @@ from jax import Array
 
 from hyperloom._core.backend.checks import check_trunk_output, sees_slots
 from hyperloom._core.choices.deconv import Deconv
-from hyperloom._core.choices.slot_trunks import Transformer
+from hyperloom._core.choices.slot_trunks import Perceiver, Transformer
 from hyperloom._core.choices.trunks import MLP, CustomTrunk, Linear, Trunk
 from hyperloom._core.errors import call_it, message
 from hyperloom.jax._arrays import ARRAY
@@ -23,7 +23,7 @@ from hyperloom.jax._generate.deconv import DeconvTrunk
 from hyperloom.jax._generate.draws import Start
 from hyperloom.jax._generate.linen import class_name
 from hyperloom.jax._generate.norms import IdNorm, make_statistics, over_rows, standard
-from hyperloom.jax._generate.slot_trunks import CustomSlotTrunk, TransformerTrunk
+from hyperloom.jax._generate.slot_trunks import CustomSlotTrunk, PerceiverTrunk, TransformerTrunk
 from hyperloom.jax._generate.slots import beside
 
 
@@ -166,6 +166,8 @@ def build_trunk(
         return DeconvTrunk(choice, in_width, start)
     if isinstance(choice, Transformer):
         return TransformerTrunk(choice, in_width, context, start)
+    if isinstance(choice, Perceiver):
+        return PerceiverTrunk(choice, in_width, context, start)
     if isinstance(choice, nnx.Module):
         width = output_width("trunk", choice)
         return (CustomSlotTrunk if sees_slots(choice) else CustomTrunkModule)(choice, width)

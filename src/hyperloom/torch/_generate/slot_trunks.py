@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hyperloom._core.backend.checks import check_trunk_output
-from hyperloom._core.choices.slot_trunks import Transformer
+from hyperloom._core.choices.slot_trunks import Perceiver, Transformer
 from hyperloom.torch._arrays import TENSOR
 from hyperloom.torch._generate.activations import ACTIVATIONS
 from hyperloom.torch._generate.attention import (
@@ -20,24 +21,32 @@ from hyperloom.torch._generate.attention import (
     linear,
 )
 from hyperloom.torch._generate.slots import with_slots
+from hyperloom.torch._generate.table import unit_rows
 
 
 class Stage(nn.Module):
-    """One layer of a `Transformer`: among the slots, across to the context, and between."""
+    """One layer: among the tokens, across to others, and between; the first two where they are.
 
-    def __init__(self, choice: Transformer, context: int) -> None:
+    Args:
+        choice: The trunk.
+        context: Width of the others; 0 for none.
+        among: Whether the tokens attend to each other.
+    """
+
+    def __init__(self, choice: Transformer | Perceiver, context: int, among: bool = True) -> None:
         super().__init__()
         self.post = choice.norm == "post"
         self.activation: Callable[[Tensor], Tensor] = ACTIVATIONS[choice.activation]
-        width, places = choice.width, (0, 1, 2) if context else (0, 2)
-        self.norms = nn.ModuleDict({str(place): LayerNorm(width) for place in places})
-        self.among = Attention(width, width, choice.heads)
+        width, there = choice.width, (among, context > 0, True)
+        self.norms = nn.ModuleDict({str(i): LayerNorm(width) for i in range(3) if there[i]})
+        self.among = Attention(width, width, choice.heads) if among else None
         self.across = Attention(width, context, choice.heads) if context else None
         self.up = linear(width, choice.between, 2.0)
         self.down = linear(choice.between, width)
 
     def forward(self, x: Tensor, context: Elements | None) -> Tensor:
-        x = self.add(0, x, lambda y: self.among(y, Elements(y)))
+        if self.among is not None:
+            x = self.add(0, x, lambda y: self.among(y, Elements(y)))  # type: ignore[misc]
         if self.across is not None:
             x = self.add(1, x, lambda y: self.across(y, context))  # type: ignore[misc]
         return self.add(2, x, lambda y: self.down(self.activation(self.up(y))))
@@ -70,6 +79,34 @@ class TransformerTrunk(nn.Module):
             x = stage(x, elements)
         if self.choice.norm == "pre":
             x = x * (x.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
+        return x if slots is not None else x.squeeze(-2)
+
+
+class PerceiverTrunk(nn.Module):
+    """`Perceiver`, built."""
+
+    def __init__(self, choice: Perceiver, in_width: int, context: int) -> None:
+        super().__init__()
+        self.first = linear(in_width, choice.width)
+        self.latents = nn.Parameter(unit_rows(torch.empty(choice.tokens, choice.width)))
+        source = context or choice.width
+        self.stages = nn.ModuleList(Stage(choice, source) for _ in range(choice.depth))
+        self.read = Stage(choice, choice.width, among=False)
+
+    def forward(
+        self,
+        vector: Tensor,
+        slots: Tensor | None,
+        context: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        x = tokens_of(self.first, vector, slots)
+        elements = Elements(x) if context is None else elements_of(context, mask)
+        read = self.latents.expand(*vector.shape[:-1], *self.latents.shape)
+        for stage in self.stages:
+            read = stage(read, elements)
+        x = self.read(x, Elements(read))
+        x = x * (x.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
         return x if slots is not None else x.squeeze(-2)
 
 

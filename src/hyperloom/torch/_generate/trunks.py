@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hyperloom._core.backend.checks import check_trunk_output, sees_slots
 from hyperloom._core.choices.deconv import Deconv
-from hyperloom._core.choices.slot_trunks import Transformer
+from hyperloom._core.choices.slot_trunks import Perceiver, Transformer
 from hyperloom._core.choices.trunks import MLP, CustomTrunk, Linear, Trunk
 from hyperloom._core.errors import call_it, message, shown
 from hyperloom.torch._arrays import TENSOR
@@ -21,7 +21,7 @@ from hyperloom.torch._generate.activations import ACTIVATIONS
 from hyperloom.torch._generate.conditions import output_width
 from hyperloom.torch._generate.deconv import DeconvTrunk
 from hyperloom.torch._generate.norms import IdNorm
-from hyperloom.torch._generate.slot_trunks import CustomSlotTrunk, TransformerTrunk
+from hyperloom.torch._generate.slot_trunks import CustomSlotTrunk, PerceiverTrunk, TransformerTrunk
 from hyperloom.torch._generate.slots import with_slots
 
 
@@ -162,6 +162,8 @@ def build_trunk(
         return DeconvTrunk(choice, in_width)
     if isinstance(choice, Transformer):
         return TransformerTrunk(choice, in_width, context)
+    if isinstance(choice, Perceiver):
+        return PerceiverTrunk(choice, in_width, context)
     if isinstance(choice, nn.Module):
         width = output_width("trunk", choice)
         return (CustomSlotTrunk if sees_slots(choice) else CustomTrunkModule)(choice, width)
