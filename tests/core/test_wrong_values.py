@@ -42,6 +42,7 @@ TENSOR: dict[str, Any] = {
     "out_axis": 0,
     "in_axis": 1,
     "aliases": (),
+    "frozen": False,
 }
 STRINGS = ("a string", "an empty string")
 ANY_NUMBER = (*NUMBERS, "nan", "inf")
@@ -228,6 +229,7 @@ DOORS = [
             "dtype": STRINGS,
             "out_axis": ("None", "0", "an empty tuple", "an empty list"),
             "in_axis": ("None", "0", "an empty tuple", "an empty list"),
+            "frozen": BOOLS,
             "aliases": ("an empty tuple", "an empty list"),
         },
         leads={"shape": r"TensorSpec\((shape|out_axis)=\)"},  # a scalar has no axes

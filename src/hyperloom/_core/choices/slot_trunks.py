@@ -89,8 +89,8 @@ class Perceiver(Trunk):
     """A given number of learned tokens reads the context, and the slots read the tokens.
 
     For many slots or long contexts: with `T` tokens, `C` slots and `L` elements it takes
-    `T² + T·L + T·C` products, where a `Transformer` takes `C² + C·L`. Jaegle et al., "Perceiver IO",
-    ICLR 2022, whose queries are the slots.
+    `T² + T·L + T·C` products, where a `Transformer` takes `C² + C·L`. Jaegle et al., "Perceiver
+    IO", ICLR 2022, whose queries are the slots.
 
     Each of `depth` layers is self-attention among the tokens, cross-attention to the context's
     elements (without a context, to the slots), and two linear maps with an activation between. Then
