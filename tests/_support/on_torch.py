@@ -21,3 +21,11 @@ def hypernetwork(make: Callable[[], Any], *, seed: int = 0, **choices: Any) -> h
     torch.manual_seed(seed)
     choices = {"condition": hl.Embedding(3, 5), **choices}
     return hl.HyperNetwork(make(), **choices)
+
+
+def shaken(hnet: hl.HyperNetwork, by: float = 0.1) -> hl.HyperNetwork:
+    """Return `hnet` with noise added to every learned tensor."""
+    with torch.no_grad():
+        for parameter in hnet.parameters():
+            parameter += by * torch.randn_like(parameter)
+    return hnet

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ import torch
 from torch import Tensor, nn
 
 import hyperloom.torch as hl
+from tests._support import targets
+from tests._support.on_torch import hypernetwork, shaken
 
 STEPS = 3  # a parameter that waits for a gradient shows in the second step
 
 
-def mlp() -> nn.Module:
-    return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2))
+mlp = partial(targets.mlp, 4, 6, 2)
 
 
 def cnn() -> nn.Module:
@@ -42,16 +44,12 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def build(name: str) -> hl.HyperNetwork:
-    choices = dict(CASES[name])
-    torch.manual_seed(0)
-    target, grow = choices.pop("target")().double(), choices.pop("grow", 0)
-    hnet = hl.HyperNetwork(target, condition=hl.Embedding(4, 3), **choices)
+    choices = {"condition": hl.Embedding(4, 3), **CASES[name]}
+    make, grow = choices.pop("target"), choices.pop("grow", 0)
+    hnet = hypernetwork(lambda: make().double(), **choices)
     if grow:
         hnet.add_conditions(grow)
-    with torch.no_grad():  # away from a start at zero
-        for parameter in hnet.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
-    return hnet
+    return shaken(hnet)  # away from a start at zero
 
 
 def data(name: str) -> tuple[Tensor, Tensor]:

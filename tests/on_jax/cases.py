@@ -26,6 +26,7 @@ from tests._support.cases import (
     Row,
     Target,
 )
+from tests._support.on_jax import shaken as shaken
 
 # ---- targets ------------------------------------------------------------------------------------
 
@@ -265,16 +266,6 @@ class Case(Row):
         if self.condition == "embedding":
             return ids
         return (ids, vectors) if self.condition in HAS_IDS else vectors
-
-
-def shaken(hnet: hl.HyperNetwork, by: float = 0.1) -> hl.HyperNetwork:
-    """Return `hnet` with noise added to every learned array."""
-    for _, variable in nnx.iter_graph(hnet):
-        if isinstance(variable, nnx.Param):
-            value = np.asarray(variable.get_value())
-            noise = np.asarray(by * np.random.randn(*value.shape))
-            variable.set_value(jnp.asarray(value + noise.astype(value.dtype)))
-    return hnet
 
 
 CASES = [Case(*astuple(row)) for row in ROWS]

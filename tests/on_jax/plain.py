@@ -12,6 +12,7 @@ from flax import nnx
 from jax import Array
 
 import hyperloom.jax as hl
+from tests._support.on_jax import hypernetwork
 
 Params = dict[str, Array]
 
@@ -22,9 +23,7 @@ def target() -> nnx.Module:
     return nnx.Sequential(nnx.Linear(3, 4, rngs=rngs), jnp.tanh, nnx.Linear(4, 2, rngs=rngs))
 
 
-def build(**choices: Any) -> hl.HyperNetwork:
-    options: dict[str, Any] = {"condition": hl.Embedding(5, 3), "trunk": hl.MLP(6), **choices}
-    return hl.HyperNetwork(target(), rngs=nnx.Rngs(0), **options)
+build = functools.partial(hypernetwork, target, condition=hl.Embedding(5, 3), trunk=hl.MLP(6))
 
 
 @functools.cache  # JAX takes seconds to make one

@@ -18,6 +18,7 @@ from jax import Array
 import hyperloom.jax as hl
 from hyperloom._core.reference import executor
 from hyperloom.jax._tools.checkpoint import neutral_tensors
+from tests._support.on_jax import over
 
 DOUBLE: Any = {"param_dtype": jnp.float64}
 Widths = tuple[int, ...]
@@ -65,8 +66,8 @@ class ResNet(nnx.Module):
 
 
 def build(widths: Widths = SMALL, **choices: Any) -> hl.HyperNetwork:
-    options: dict[str, Any] = {"condition": hl.Embedding(4, 3), "trunk": hl.MLP(6), **choices}
-    return hl.HyperNetwork(ResNet(widths), rngs=nnx.Rngs(1), **options)
+    choices = {"condition": hl.Embedding(4, 3), "trunk": hl.MLP(6), **choices}
+    return over(ResNet(widths), seed=1, **choices)
 
 
 def heads(hnet: hl.HyperNetwork) -> dict[tuple[int, int], set[str]]:

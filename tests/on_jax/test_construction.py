@@ -12,6 +12,7 @@ import pytest
 from flax import nnx
 
 import hyperloom.jax as hl
+from tests._support.on_jax import over
 from tests.on_jax.plain import draws, same, target
 
 KEYS = jax.random.split(jax.random.key(3), 2)
@@ -21,8 +22,9 @@ NUM = hl.target_spec(TARGET).num_parameters
 
 
 def make(key: Any, **choices: Any) -> hl.HyperNetwork:
-    options: dict[str, Any] = {"condition": hl.Embedding(5, 3), "trunk": hl.MLP(6), **choices}
-    return hl.HyperNetwork(TARGET, rngs=nnx.Rngs(key), **options)
+    return over(
+        TARGET, seed=key, **{"condition": hl.Embedding(5, 3), "trunk": hl.MLP(6), **choices}
+    )
 
 
 def numbers(hnet: hl.HyperNetwork) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import hyperloom.torch as hlt
 from hyperloom._core.reference import executor
 from hyperloom.jax._tools.checkpoint import neutral_tensors
 from tests._support import compare
+from tests._support.on_jax import over
 
 DIM, HIDDEN = 3, 5
 CELLS = ["rnn", "gru", "lstm"]
@@ -40,7 +41,7 @@ def plain(cell: str = "gru") -> hl.HyperNetwork:
 
 def make(cell: str = "gru", **choices: Any) -> hl.HyperNetwork:
     choices = {"condition": hl.Recurrent(DIM, HIDDEN, cell=cell), **choices}
-    return hl.HyperNetwork(Target(nnx.Rngs(1)), rngs=nnx.Rngs(0), **choices)
+    return over(Target(nnx.Rngs(1)), **choices)
 
 
 def draws(seed: int, *shape: int) -> Array:

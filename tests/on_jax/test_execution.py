@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,14 +13,13 @@ from flax import nnx
 
 import hyperloom.jax as hl
 from hyperloom import SlowWarning
+from tests._support.on_jax import over
 from tests.on_jax.plain import draws, same
 
 IDS = jnp.array([0, 2, 1, 0])
 
 
-def make(target: Any, **choices: Any) -> hl.HyperNetwork:
-    choices = {"condition": hl.Embedding(3, 2), **choices}
-    return hl.HyperNetwork(target, rngs=nnx.Rngs(1), **choices)
+make = partial(over, seed=1, condition=hl.Embedding(3, 2))
 
 
 class Noisy(nnx.Module):

@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 import hyperloom.jax as hl
+from tests._support.on_jax import over, shaken
 
 
 class Net(nnx.Module):
@@ -20,18 +21,8 @@ class Net(nnx.Module):
 
 
 def make(form: hl.LoRA | hl.LowRank) -> hl.HyperNetwork:
-    hnet = hl.HyperNetwork(
-        Net(nnx.Rngs(0)),
-        condition=hl.Embedding(5, 4),
-        layout={"*.kernel": hl.Full()},
-        form=form,
-        rngs=nnx.Rngs(1),
-    )
-    state = nnx.state(hnet, nnx.Param)
-    keys = iter(jax.random.split(jax.random.key(2), 20))
-    shaken = jax.tree.map(lambda a: a + 0.1 * jax.random.normal(next(keys), a.shape), state)
-    nnx.update(hnet, shaken)
-    return hnet
+    choices = {"condition": hl.Embedding(5, 4), "layout": {"*.kernel": hl.Full()}, "form": form}
+    return shaken(over(Net(nnx.Rngs(0)), seed=1, **choices))
 
 
 IDS = jnp.array([3, 0, 3, 1])

@@ -12,7 +12,8 @@ from flax import nnx
 
 import hyperloom.jax as hl
 from hyperloom.jax._tools import regularizer
-from tests.on_jax.cases import mlp, shaken
+from tests._support.on_jax import over, shaken
+from tests.on_jax.cases import mlp
 
 WEIGHTS = {"*.bias": 0.3, "layers.4.*": 2.0}
 CASES: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -28,8 +29,8 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
 
 
 def build(layout: Any = None, dtype: Any = jnp.float64, **choices: Any) -> hl.HyperNetwork:
-    options: dict[str, Any] = {"condition": hl.Embedding(5, 8), "trunk": hl.MLP(4), **choices}
-    return hl.HyperNetwork(mlp(dtype), layout=layout, rngs=nnx.Rngs(0), **options)
+    choices = {"condition": hl.Embedding(5, 8), "trunk": hl.MLP(4), **choices}
+    return over(mlp(dtype), layout=layout, **choices)
 
 
 @nnx.jit

@@ -13,6 +13,7 @@ import pytest
 from flax import nnx
 
 import hyperloom.jax as hl
+from tests._support.on_jax import over
 
 
 def linear() -> nnx.Module:
@@ -24,8 +25,8 @@ def linen() -> hl.Linen:
 
 
 def make(target: Any = None, **choices: Any) -> hl.HyperNetwork:
-    choices = {"condition": hl.Embedding(4, 3), "rngs": nnx.Rngs(0), **choices}
-    return hl.HyperNetwork(linear() if target is None else target, **choices)
+    choices = {"condition": hl.Embedding(4, 3), **choices}
+    return over(linear() if target is None else target, **choices)
 
 
 TARGETS = {"nnx": linear, "linen": linen}

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import hyperloom.jax as hl
 from hyperloom._core.backend.rows import groups_of_equal_counts
+from tests.on_jax.plain import same
 
 X = np.random.RandomState(0).randn(7, 3).astype(np.float32)
 ROWS = np.array([1, 0, 1, 2, 1, 0, 2])
@@ -50,11 +51,6 @@ def one_by_one(hnet: hl.HyperNetwork, x: Any, rows: np.ndarray, **options: Any) 
         for whole, part in zip(jax.tree.leaves(found), jax.tree.leaves(out), strict=True):
             whole[at] = part
     return found
-
-
-def same(found: Any, wanted: Any) -> None:
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,14 @@ import pytest
 from flax import nnx, struct
 
 import hyperloom.jax as hl
+from tests._support.on_jax import over
 from tests.on_jax.plain import draws, same
 
 IDS = jnp.array([0, 2, 1])
 X = draws(0, 3, 5, 4)
 
 
-def make(target: Any, **choices: Any) -> hl.HyperNetwork:
-    choices = {"condition": hl.Embedding(3, 2), **choices}
-    return hl.HyperNetwork(target, rngs=nnx.Rngs(1), **choices)
+make = partial(over, seed=1, condition=hl.Embedding(3, 2))
 
 
 def linear() -> nnx.Linear:

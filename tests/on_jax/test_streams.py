@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -14,6 +15,7 @@ import pytest
 from flax import nnx
 
 import hyperloom.jax as hl
+from tests._support.on_jax import over
 from tests.on_jax.plain import draws, same
 
 IDS = jnp.array([0, 2, 1])
@@ -29,9 +31,7 @@ class Dropped(nnx.Module):
         return self.dropout(self.linear(x))
 
 
-def make(target: Any, **choices: Any) -> hl.HyperNetwork:
-    choices = {"condition": hl.Embedding(3, 2), **choices}
-    return hl.HyperNetwork(target, rngs=nnx.Rngs(1), **choices)
+make = partial(over, seed=1, condition=hl.Embedding(3, 2))
 
 
 @functools.cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -14,14 +15,13 @@ import pytest
 from flax import nnx
 
 import hyperloom.jax as hl
+from tests._support.on_jax import over
 from tests.on_jax.test_batch_equals_loop import close
 
 IDS = jnp.array([3, 0, 3, 1])
 
 
-def make(target: Any, **choices: Any) -> hl.HyperNetwork:
-    choices = {"condition": hl.Embedding(5, 4), **choices}
-    return hl.HyperNetwork(target, rngs=nnx.Rngs(1), **choices)
+make = partial(over, seed=1, condition=hl.Embedding(5, 4))
 
 
 def floats(*shape: int) -> jax.Array:

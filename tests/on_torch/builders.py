@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 import hyperloom.torch as hl
 from tests._support import compare, targets
+from tests._support.on_torch import hypernetwork
+from tests._support.on_torch import shaken as shaken
 
 LAYOUTS: dict[str, Any] = {
     "full": hl.Full(),
@@ -37,9 +39,7 @@ def close(actual: Any, expected: Any, tolerance: float = 1e-5) -> None:
 def make(target: nn.Module | None = None, seed: int = 0, **choices: Any) -> hl.HyperNetwork:
     """Make a hypernetwork, of three ids if nothing else is said, and move it from its start."""
     target = mlp() if target is None else target
-    torch.manual_seed(seed)
-    choices = {"condition": hl.Embedding(3, 5), **choices}
-    return shaken(hl.HyperNetwork(target, **choices))
+    return shaken(hypernetwork(lambda: target, seed=seed, **choices))
 
 
 def make_with_trunk(
@@ -58,14 +58,6 @@ def make_shallow(target: nn.Module | None = None, **choices: Any) -> hl.HyperNet
     """Make a hypernetwork of three ids, at its start."""
     choices = {"condition": hl.Embedding(3, 5), **choices}
     return hl.HyperNetwork(shallow() if target is None else target, **choices)
-
-
-def shaken(hnet: hl.HyperNetwork) -> hl.HyperNetwork:
-    """Return `hnet` with noise added to all that is learned."""
-    with torch.no_grad():
-        for parameter in hnet.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
-    return hnet
 
 
 def identical(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:

@@ -22,6 +22,7 @@ from tests._support.cases import NUM_IDS as NUM_IDS
 from tests._support.cases import ROWS, Row, Target
 from tests._support.cases import TRUNKS as TRUNKS
 from tests._support.cases import pick as pick
+from tests._support.on_torch import shaken as shaken
 
 # ---- targets ------------------------------------------------------------------------------------
 
@@ -214,14 +215,6 @@ class Case(Row):
         if self.condition == "embedding":
             return ids
         return (ids, vectors) if self.condition in HAS_IDS else vectors
-
-
-def shaken(hnet: hl.HyperNetwork, by: float = 0.1) -> hl.HyperNetwork:
-    """Return `hnet` with noise added to every learned tensor."""
-    with torch.no_grad():
-        for parameter in hnet.parameters():
-            parameter += by * torch.randn_like(parameter)
-    return hnet
 
 
 CASES = [Case(*astuple(row)) for row in ROWS]

@@ -15,17 +15,16 @@ from torch.func import functional_call, grad, vmap
 import hyperloom.torch as hl
 from hyperloom._core.reference import executor
 from hyperloom.torch._tools.checkpoint import neutral_tensors
-from tests._support import compare
+from tests._support import compare, targets
+from tests._support.on_torch import hypernetwork
 
 CELLS = {"rnn": nn.RNNCell, "gru": nn.GRUCell, "lstm": nn.LSTMCell}
 DIM, HIDDEN = 3, 5
 
 
 def make(cell: str = "gru", **choices: Any) -> hl.HyperNetwork:
-    torch.manual_seed(0)
-    target = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2)).double()
     choices = {"condition": hl.Recurrent(DIM, HIDDEN, cell=cell), **choices}
-    return hl.HyperNetwork(target, **choices)
+    return hypernetwork(lambda: targets.mlp(4, 4, 2).double(), **choices)
 
 
 def draws(*shape: int) -> Tensor:

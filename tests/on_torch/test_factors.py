@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import hyperloom.torch as hl
-from tests.on_torch.cases import shaken
+from tests._support.on_torch import hypernetwork, shaken
 
 IDS = torch.tensor([3, 0, 3, 1])
 X = torch.randint(0, 6, (4, 2, 5))
@@ -33,10 +33,9 @@ class Net(nn.Module):
 
 
 def make(form: Any, layout: Any = None) -> hl.HyperNetwork:
-    torch.manual_seed(0)
     layout = {"*.weight": hl.Full()} if layout is None else layout
-    target = Net().double()
-    return shaken(hl.HyperNetwork(target, condition=hl.Embedding(5, 4), layout=layout, form=form))
+    choices = {"condition": hl.Embedding(5, 4), "layout": layout, "form": form}
+    return shaken(hypernetwork(lambda: Net().double(), **choices))
 
 
 FORMS = [hl.LoRA(2, alpha=3.0), hl.LoRA(3, rslora=True, trained=True), hl.LowRank(2)]
