@@ -44,10 +44,10 @@ def raw_numbers(
 
 
 def waits_for_gradient(plan: Plan) -> bool:
-    """Whether a condition's vector that nothing reads is to be given a gradient, of zero.
+    """Whether the condition's vector is unused and must get a zero gradient all the same.
 
-    With tables and shared rows only, the vector has no part in anything. That is fine, but not
-    for DistributedDataParallel, which waits for the gradient of each parameter.
+    With tables and shared rows only, no head reads the vector. DistributedDataParallel waits for
+    the gradient of every parameter, so those of the condition need one.
     """
     if plan.widths:
         return False
