@@ -44,7 +44,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def build(name: str) -> hl.HyperNetwork:
-    choices = {"condition": hl.Embedding(4, 3), **CASES[name]}
+    choices: dict[str, Any] = {"condition": hl.Embedding(4, 3), **CASES[name]}
     make, grow = choices.pop("target"), choices.pop("grow", 0)
     hnet = hypernetwork(lambda: make().double(), **choices)
     if grow:

@@ -34,7 +34,7 @@ class Net(nn.Module):
 
 def make(form: Any, layout: Any = None) -> hl.HyperNetwork:
     layout = {"*.weight": hl.Full()} if layout is None else layout
-    choices = {"condition": hl.Embedding(5, 4), "layout": layout, "form": form}
+    choices: dict[str, Any] = {"condition": hl.Embedding(5, 4), "layout": layout, "form": form}
     return shaken(hypernetwork(lambda: Net().double(), **choices))
 
 
