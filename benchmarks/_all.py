@@ -19,11 +19,12 @@ from benchmarks import (
     jax_conv,
     jax_dynamic,
     lora,
+    rows,
     single,
 )
 from benchmarks._case import Case
 
-_MODULES = (dynamic, grid, lora, film, conv, continual, single, generate, imports, curves)
+_MODULES = (dynamic, grid, lora, rows, film, conv, continual, single, generate, imports, curves)
 if _jax.HAS_JAX:
     _MODULES = (*_MODULES, jax_dynamic, jax_conv, jax_compile)
 if find_spec("transformers") and find_spec("peft"):

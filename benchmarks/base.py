@@ -122,6 +122,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--millions", type=float, default=500.0)
     parser.add_argument("--out", type=Path, default=PAGE)
+    parser.add_argument("--remark", default="", help="a sentence for the report, on this run")
     options = parser.parse_args()
     said, found = rows(options.millions)
     machine = ", ".join(f"{name} {value}" for name, value in list(_report.machine().items())[:6])
@@ -131,7 +132,7 @@ def main() -> None:
         "Written by `python -m benchmarks.base`. A transformer encoder of random numbers, "
         f"{said}; an adapter of rank {RANK} on the last projection of each of its {LAYERS} layers, "
         "from an id. Memory is what stays in this process after the step, beside the base.\n\n"
-        f"{machine}\n\n| step | measured |\n| --- | --- |\n{table}"
+        f"{machine}. {options.remark}\n\n| step | measured |\n| --- | --- |\n{table}"
     )
     options.out.write_text(page, "utf-8")
     print(page)

@@ -99,7 +99,6 @@ class Of(nn.Module):
 
 X = torch.randn(2, 5, 3)
 OBJECTS: dict[str, tuple[Any, str]] = {
-    "dataclass": (Graph(X), "input 0: got a Graph with tensors in it"),
     "slots": (Slotted([{"x": X}]), "input 0: got a Slotted with tensors in it"),
     "mapping": (UserDict({"x": X}), "input 0: got a UserDict with tensors in it"),
     "NumPy": (X.numpy(), "input 0: got .*array.*torch.as_tensor"),

@@ -31,9 +31,9 @@ from hyperloom.torch._run.call import Call, Dims
 from hyperloom.torch._run.checks import check_params, ids_of, with_weights
 from hyperloom.torch._run.explain import explain
 from hyperloom.torch._run.pairing import refuse_meta_inputs
-from hyperloom.torch._run.route import route
+from hyperloom.torch._run.ragged import may_be_ragged, ragged
 from hyperloom.torch._run.row_calls import checked_rows
-from hyperloom.torch._run.run import follow, run_given
+from hyperloom.torch._run.run import run_encoded, run_given
 from hyperloom.torch._run.runner import Runner
 from hyperloom.torch._target.skeleton import Skeleton
 from hyperloom.torch._target.spec import target_spec, uncompiled
@@ -171,7 +171,9 @@ class HyperNetwork(Generator):
                 entry for a dict or a tuple is for all of it, or mirrors it.
             rows: `(R,)` ints: the condition of each row, as its place in the batch of conditions,
                 in any order. Inputs then have `R` rows in front (or `k R`: each row `k` times in
-                place), not a slice for each condition, and so have outputs.
+                place), not a slice for each condition, and so have outputs. Left out where an input
+                is a nested tensor, or a list, with a part of any number of rows for each
+                condition: outputs then are such, too.
             method: Another method of the target to run.
             **kwargs: The target's keyword arguments. Tensors in them pair at dimension 0, or as
                 `in_dims` says. With a condition that carries a state
@@ -180,8 +182,7 @@ class HyperNetwork(Generator):
         """
         encoded = self.encode(condition, kwargs.pop("carry", None) if self._has_carry else None)
         call = self.call_of(encoded, inputs, kwargs, in_dims, rows, method)
-        way = route(self, self._runner, encoded, call)
-        output = follow(self, self._runner, way, encoded, call)
+        output = run_encoded(self, self._runner, encoded, call)
         return (output, encoded.carry) if self._has_carry else output
 
     def explain(
@@ -323,6 +324,12 @@ class HyperNetwork(Generator):
     ) -> Call:
         """Return the call, checked."""
         batch = encoded.vector.shape[:-1]
+        if rows is None and len(batch) == 1 and may_be_ragged(inputs, kwargs):
+            parts = ragged(batch[0], inputs, kwargs, in_dims)
+            if parts is not None:
+                check_method(self._runner.skeleton.module, method)
+                joined = parts.inputs, parts.kwargs, parts.in_dims
+                return Call(batch, *joined, parts.rows, method, parts)
         if rows is None and method == "forward":
             return Call(batch, inputs, kwargs, in_dims)
         check_method(self._runner.skeleton.module, method)

@@ -34,6 +34,7 @@ from hyperloom.torch._run.worn import Worn, run_on
 from hyperloom.torch._target.copies import Copies
 from hyperloom.torch._target.networks import Networks
 from hyperloom.torch._target.norms import norms_of
+from hyperloom.torch._target.objects import unpack, with_objects
 from hyperloom.torch._target.writes import ACTIVE, lies_in, memory_of, versions
 from hyperloom.torch._weights.make import maker_of
 from hyperloom.torch._weights.rows import Rows
@@ -253,7 +254,7 @@ class Hand:
     def _run(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         updates = any(part.training for part in (m for _, m in norms_of(self.module)))
         if not self.batch and not updates:
-            return tree_map(real, self._place(method)({}, {}, args, kwargs))
+            return tree_map(real, self._function(method)(*args, **kwargs))
         call = self._call(method, args, kwargs)
         with self._as_here():
             chain = call.by is None and strategy_of(self.runner, call).strategy == "chain"
@@ -268,11 +269,13 @@ class Hand:
                         self.runner, place, self.worn, laid.call, kind, keeps=True
                     )
                     why = examination.why
+                    if not why and laid.batch and examination.object:
+                        why = f"it returns a {examination.object}"
                     if not why:
                         self.meeting.uses.take(examination.uses)
                         output = run_on(self._place(method), self.seats, self.meeting, laid.call)
-                        return laid.finished(output, examination)
-            return self._otherwise(call, why)
+                        return unpack(laid.finished(output, examination))
+            return unpack(self._otherwise(call, why))
 
     def _call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         if self.rows is None:
@@ -281,10 +284,12 @@ class Hand:
         call.paired = with_rows(self.rows, args, kwargs)
         return call
 
+    def _function(self, method: str) -> Any:
+        return self.module if method == "forward" else getattr(self.module, method)
+
     def _place(self, method: str) -> Any:
         def run(tensors: Any, buffers: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            function = self.module if method == "forward" else getattr(self.module, method)
-            return function(*args, **kwargs)
+            return with_objects(self._function(method), args, kwargs)
 
         return run
 

@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
 
-from hyperloom._core.backend.inputs import unpacked
+from hyperloom._core.backend.inputs import entries_of, unpacked
 from hyperloom._core.plan.cost import Layer
 from hyperloom.torch._generate.encoded import Encoded
+from hyperloom.torch._run.joined import OfEach
 from hyperloom.torch._run.pairing import (
     all_dims,
     check_dims,
@@ -22,8 +24,10 @@ from hyperloom.torch._run.pairing import (
     narrow_like,
     pair_check,
 )
+from hyperloom.torch._run.ragged import Ragged
 from hyperloom.torch._run.row_calls import paired
 from hyperloom.torch._target.copies import Copies
+from hyperloom.torch._target.objects import pack
 from hyperloom.torch._weights.rows import Rows
 from hyperloom.torch._weights.weights import Weight
 
@@ -40,6 +44,7 @@ class Call:
         in_dims: As in `HyperNetwork.forward`.
         by: Which row has which condition, where the first axis of inputs is rows.
         method: The method of the target that is run.
+        ragged: The way back to parts, where inputs had one for each condition.
 
     Attributes:
         dims: For each tensor in the inputs the dimension that pairs with the conditions, or `None`.
@@ -48,6 +53,7 @@ class Call:
         index: For every place of the batch its condition, where repeated ones are generated once.
         mutable: Whether there are lists or dicts among the inputs, which the target could change.
         theirs: Tensors of the user's that weights may be views of.
+        objects: Whether an input has an object for each condition, as an earlier call returned it.
         usual: The input `(B, ...)` or `(...)`, where it is the only one, as a tensor.
 
     Raises:
@@ -64,12 +70,14 @@ class Call:
         in_dims: Dims = 0,
         by: Rows | None = None,
         method: str = "forward",
+        ragged: Ragged | None = None,
     ) -> None:
         self.batch, self.inputs, self.kwargs = batch, inputs, kwargs
         self.by, self.method, self.paired = by, method, frozenset()
         self.index: Tensor | None = None
+        self.ragged = ragged
         self.usual: Tensor | None = None
-        self.mutable = False
+        self.mutable = self.objects = False
         if by is not None:
             self.inputs, self.kwargs = unpacked(inputs, kwargs)
             self.paired = paired(by, self.inputs, self.kwargs, in_dims)
@@ -84,10 +92,24 @@ class Call:
                 return
         self.inputs, self.kwargs = inputs, kwargs = unpacked(inputs, kwargs)
         check_dims(in_dims)
+        if batch and not all(type(value) is Tensor for value in (*inputs, *kwargs.values())):
+            inputs, kwargs = self._packed(inputs, kwargs, in_dims)
         self.dims, self.kwargs_dims = all_dims(inputs, kwargs, in_dims, cut=bool(batch))
         self.mutable = has_mutable((*inputs, *kwargs.values()))
         if batch:
             pair_check(inputs, self.dims, kwargs, self.kwargs_dims, batch)
+
+    def _packed(
+        self, inputs: tuple[Any, ...], kwargs: dict[str, Any], in_dims: Dims
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Make nodes of the dataclasses in inputs that are paired."""
+        dims, named = entries_of("in_dims", inputs, kwargs, in_dims)
+        pairs = zip(inputs, dims, strict=True)
+        self.inputs = tuple([value if dim is None else pack(value) for value, dim in pairs])
+        self.kwargs = {n: v if named[n] is None else pack(v) for n, v in kwargs.items()}
+        leaves = tree_leaves((self.inputs, self.kwargs))
+        self.objects = any(isinstance(leaf, OfEach) for leaf in leaves)
+        return self.inputs, self.kwargs
 
     def over(self, copies: Copies) -> Call:
         """Return the same call with copies of its inputs."""
@@ -100,14 +122,36 @@ class Call:
 
     def narrow(self, start: int, stop: int) -> Call:
         """Return the call for conditions `start .. stop` of a batch with one dimension."""
+        assert self.by is None
         part = object.__new__(Call)
         part.by, part.method, part.paired, part.index = self.by, self.method, self.paired, None
+        part.ragged = self.ragged
         part.batch = torch.Size([stop - start])
         part.dims, part.kwargs_dims = self.dims, self.kwargs_dims
         part.inputs = narrow_like(self.inputs, self.dims, start, stop)
         part.kwargs = narrow_like(self.kwargs, self.kwargs_dims, start, stop)
-        part.mutable = self.mutable
+        part.mutable, part.objects = self.mutable, self.objects
         part.usual = None if self.usual is None else part.inputs[0]
+        return part
+
+    def narrow_rows(self, start: int, stop: int) -> Call:
+        """Return the call for conditions `start .. stop` and their rows."""
+        assert self.by is not None
+        by, paired = self.by, set[int]()
+
+        def mine(leaf: Any) -> Any:
+            if id(leaf) not in self.paired:
+                return leaf
+            conditions = by.fit(len(leaf)).condition_of_row(leaf.device)
+            rows = leaf[(conditions >= start) & (conditions < stop)]
+            paired.add(id(rows))
+            return rows
+
+        inputs, kwargs = tree_map(mine, (self.inputs, self.kwargs))
+        every = by.condition_of_row(torch.device("cpu"))
+        rows = Rows.of(stop - start, every[(every >= start) & (every < stop)] - start)
+        part = Call(torch.Size([stop - start]), inputs, kwargs, None, rows, self.method)
+        part.paired = frozenset(paired)
         return part
 
     def rows(self) -> int:
@@ -137,14 +181,17 @@ class Call:
 
 
 def slices(encoded: Encoded, call: Call, size: int) -> Iterator[tuple[Encoded, Call]]:
-    """Yield the batch of conditions and their inputs in parts of `size`."""
+    """Yield the batch of conditions and their inputs in parts of `size`; those of no rows not."""
     for start in range(0, max(1, math.prod(call.batch)), size):
-        if not call.batch or len(call.batch) > 1 or call.by is not None:
+        if not call.batch or len(call.batch) > 1:
             yield encoded, call
             return
         stop = min(start + size, call.batch[0])
-        part = encoded.each(lambda value, start=start, stop=stop: value[start:stop])
-        yield part, call.narrow(start, stop)
+        few = encoded.each(lambda value, start=start, stop=stop: value[start:stop])
+        if call.by is None:
+            yield few, call.narrow(start, stop)
+        elif sum(call.by.counts[start:stop]):
+            yield few, call.narrow_rows(start, stop)
 
 
 class Uses(list[tuple[str, str, str, Layer | int | None]]):

@@ -24,6 +24,7 @@ from hyperloom.torch._run.joined import CONSTANT
 from hyperloom.torch._run.pairing import select_like
 from hyperloom.torch._run.runner import Runner
 from hyperloom.torch._target.buffers import Buffers
+from hyperloom.torch._target.objects import with_objects
 from hyperloom.torch._target.private import any_autocast
 
 # Of the largest number in the output. Low precision adds up over a deep target.
@@ -134,7 +135,7 @@ class Alone:
             with start.one(self.number) as written:
                 module = self.runner.skeleton.own(tensors, written)
                 called = module if self.method == "forward" else getattr(module, self.method)
-                output = called(*args, **kwargs)
+                output = with_objects(called, args, kwargs)
             return output, drawn()
 
     def _of_one(self, name: str, weight: Any) -> Tensor:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from hyperloom._core.backend.inputs import check_entries, entries_of
 from hyperloom._core.errors import message, shown
 from hyperloom.torch._generate.encoded import refuse_meta
+from hyperloom.torch._run.joined import OfEach
+from hyperloom.torch._target.objects import opened
 
 _DIMS = "an int or None, a tuple with an entry for each positional input, or a dict"
 
@@ -56,7 +59,7 @@ def all_dims(
 
 def _is_sequence(tree: Any) -> bool:
     """Whether a tree goes on in a tuple or a list; a `torch.Size` is numbers."""
-    return isinstance(tree, (tuple, list)) and not isinstance(tree, torch.Size)
+    return isinstance(tree, (tuple, list)) and not isinstance(tree, (torch.Size, OfEach))
 
 
 def _remade(tree: Any, parts: list[Any]) -> Any:
@@ -88,6 +91,13 @@ def dims_like(tree: Any, dims: Any, name: str = "the inputs", cut: bool = False)
         both = enumerate(zip(tree, entries, strict=True))
         parts = [dims_like(value, dim, f"{name}[{i}]", cut) for i, (value, dim) in both]
         return _remade(tree, parts)
+    if isinstance(tree, OfEach) and dims in (0, None):
+        return dims
+    if (node := opened(tree)) is not None:
+        parts, made = node
+        if dims is not None and type(dims) is not int:
+            raise TypeError(message("in_dims", shown(dims), "an int or None for an object"))
+        return made([dims_like(part, dims, f"{name}.{i}", cut) for i, part in enumerate(parts)])
     if not isinstance(tree, Tensor):
         if cut and dims is not None:
             _refuse_unpaired(tree, name)
@@ -143,6 +153,12 @@ def pair_check(
     Raises:
         ValueError: Nothing to pair, or a tensor whose size is not the batch's.
     """
+    named = {f"input {i}": v for i, v in enumerate(inputs)} | kwargs
+    for name, value in named.items():
+        for leaf in tree_leaves(value):
+            if isinstance(leaf, OfEach) and len(leaf) != batch[0]:
+                got = f"{len(leaf)} objects beside conditions {tuple(batch)}"
+                raise ValueError(message(name, got, "one for each condition of the batch"))
     leaves = [*_leaves(inputs, dims, "input "), *_leaves(kwargs, kwargs_dims, "")]
     for name, tensor, dim in leaves:
         shape = list(tensor.shape)
@@ -166,13 +182,18 @@ def _leaves(tree: Any, dims: Any, name: str) -> Iterator[tuple[str, Tensor, int]
     elif isinstance(tree, dict):
         for key, part in tree.items():
             yield from _leaves(part, dims[key], f"{name}[{key!r}]" if name else str(key))
+    elif (node := opened(tree)) is not None:
+        other = opened(dims)
+        assert other is not None
+        for i, (part, dim) in enumerate(zip(node[0], other[0], strict=True)):
+            yield from _leaves(part, dim, f"{name}.{i}")
 
 
 def has_mutable(tree: Any) -> bool:
     """Whether there are lists or dicts in a tree of tuples."""
     if isinstance(tree, tuple):
         return any(map(has_mutable, tree))
-    return isinstance(tree, (list, dict))
+    return isinstance(tree, (list, dict)) or opened(tree) is not None
 
 
 def first_paired(tree: Any, dims: Any) -> Tensor | None:
@@ -191,14 +212,22 @@ def narrow_like(tree: Any, dims: Any, start: int, stop: int) -> Any:
     if _is_sequence(tree):
         parts = [narrow_like(t, d, start, stop) for t, d in zip(tree, dims, strict=True)]
         return _remade(tree, parts)
-    return tree
+    if isinstance(tree, OfEach) and dims is not None:
+        return OfEach(tree[start:stop])
+    return _opened_like(tree, dims, lambda part, dim: narrow_like(part, dim, start, stop))
+
+
+def _opened_like(tree: Any, dims: Any, function: Callable[[Any, Any], Any]) -> Any:
+    """Return a node with what a function makes of its parts and their dimensions."""
+    node, other = opened(tree), opened(dims)
+    if node is None or other is None:
+        return tree
+    return node[1]([function(part, dim) for part, dim in zip(node[0], other[0], strict=True)])
 
 
 def _is_paired(dims: Any) -> bool:
     """Whether anything in a tree of dimensions is paired."""
-    if isinstance(dims, dict):
-        return any(map(_is_paired, dims.values()))
-    return any(map(_is_paired, dims)) if isinstance(dims, (tuple, list)) else dims is not None
+    return any(dim is not None for dim in tree_leaves(dims))
 
 
 def select_like(tree: Any, dims: Any, index: int) -> Any:
@@ -212,4 +241,6 @@ def select_like(tree: Any, dims: Any, index: int) -> Any:
     if _is_sequence(tree):
         parts = [select_like(t, d, index) for t, d in zip(tree, dims, strict=True)]
         return _remade(tree, parts)
-    return tree
+    if isinstance(tree, OfEach):
+        return tree[index]
+    return _opened_like(tree, dims, lambda part, dim: select_like(part, dim, index))

@@ -106,6 +106,8 @@ def run_rows(
                 output = run_on(place, worn.seats(meeting), meeting, together)
             if examination.plain:
                 output = put_back(output, laid.call.rows, examination.outputs)
+            if call.ragged is not None:
+                return call.ragged.back(output, examination.outputs)
             return laid.finished(output, examination)
     raise NotAtOnceError(why)
 
@@ -129,6 +131,8 @@ def laid_out(call: Call, num_made: int) -> Iterator[Laid]:
     """Yield the ways in which a call can be laid out as rows."""
     if call.by is not None:
         yield Laid("rows", RowCall(call.by, call.inputs, call.kwargs, call.paired), (), 0)
+        return
+    if call.objects:  # one for each condition: they have no rows in front
         return
     (num,) = call.batch
     dims = tree_leaves((call.dims, call.kwargs_dims))

@@ -36,15 +36,18 @@ from hyperloom.torch._run.route import (
     strategy_of,
     used_kind,
 )
+from hyperloom.torch._run.row_calls import assembled
 from hyperloom.torch._run.rows import run_rows
 from hyperloom.torch._run.runner import Runner
 from hyperloom.torch._run.unwritten import first_run, handed, refuse_late
 from hyperloom.torch._target.buffers import NO_BUFFERS, Buffers
 from hyperloom.torch._target.copies import Copies, Draws
+from hyperloom.torch._target.objects import unpack
 from hyperloom.torch._target.placeholder import Ungenerated
 from hyperloom.torch._target.private import inside_transform
 from hyperloom.torch._target.writes import versions
 from hyperloom.torch._weights.make import weights_of
+from hyperloom.torch._weights.rows import Rows
 from hyperloom.torch._weights.weights import Dense
 
 
@@ -280,7 +283,7 @@ def store(runner: Runner, buffers: Buffers) -> None:
 
 def run_encoded(generator: Generator, runner: Runner, encoded: Encoded, call: Call) -> Any:
     """Generate the tensors of encoded conditions, and run the target with them."""
-    return follow(generator, runner, route(generator, runner, encoded, call), encoded, call)
+    return unpack(follow(generator, runner, route(generator, runner, encoded, call), encoded, call))
 
 
 def run_given(
@@ -299,7 +302,7 @@ def run_given(
     way = loop_where_repeated(strategy_of(runner, call), runner, ids)
     output = run(runner, way, tensors, {**runner.kept(), **kept}, call, buffers)
     store(runner, buffers)
-    return output
+    return unpack(output)
 
 
 def _follow_in_parts(
@@ -317,7 +320,17 @@ def _follow_in_parts(
             else:
                 part_way = route(generator, runner, conditions, part, whole=True)
                 outputs.append(follow(generator, runner, part_way, conditions, part))
+    if call.by is not None:
+        return _rows_of_parts(outputs, call, way.size)
     return outputs[0] if len(outputs) == 1 else concatenated(outputs, sizes)
+
+
+def _rows_of_parts(outputs: list[Any], call: Call, size: int) -> Any:
+    """Put the rows that parts of the conditions have returned to their places."""
+    assert call.by is not None
+    part_of_row = call.by.condition_of_row(torch.device("cpu")) // size
+    output = assembled(outputs, Rows.of(-(-call.by.num // size), part_of_row))
+    return output if call.ragged is None else call.ragged.back(output)
 
 
 def _recomputed(generator: Generator, runner: Runner, encoded: Encoded, call: Call) -> Any:

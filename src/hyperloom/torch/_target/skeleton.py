@@ -27,6 +27,7 @@ from hyperloom.torch._target.closures import holder, refuse_outside_references
 from hyperloom.torch._target.copies import Copies, Draws
 from hyperloom.torch._target.copying import Convert, SharedCopy, copy_over, copy_with, tie
 from hyperloom.torch._target.norms import momenta_of, norms_of
+from hyperloom.torch._target.objects import with_objects
 from hyperloom.torch._target.placeholder import Placeholder, PlaceholderError, Ungenerated
 from hyperloom.torch._target.private import (
     HOOKS_ON_GRADIENTS,
@@ -196,6 +197,20 @@ class Skeleton:
             ValueError: Activation checkpointing with `use_reentrant=True`, while gradients are
                 taken.
         """
+        run = partial(self._run, tensors, buffers, at_once, method)
+        return with_objects(run, args, kwargs)
+
+    def _run(
+        self,
+        tensors: Mapping[str, Tensor],
+        buffers: dict[str, Tensor],
+        at_once: bool,
+        method: str,
+        /,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """Run the target; see `call`."""
         given = {**self._placed(tensors), **buffers}
         if self._holder is not None:
             if at_once:
