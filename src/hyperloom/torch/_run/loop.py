@@ -53,11 +53,12 @@ def _each(
             return runner.skeleton.call(tensors, written, *inputs, method=call.method)
 
     with same_draws(runner) as again:
-        if call.by is not None and call.ragged is not None:
-            return call.ragged.of_each([of_rows(call.by, i) for i in range(call.by.num)])
         if call.by is not None:
             rows_of = RowCall(call.by, call.inputs, call.kwargs, call.paired)
-            outputs = [run(i, part_of(rows_of, i)) for i in call.by.present()]
+            present = call.by.present() if call.ragged is None else range(call.by.num)
+            outputs = [run(i, part_of(rows_of, i)) for i in present]
+            if call.ragged is not None:
+                return call.ragged.of_each(outputs)
             return assembled(outputs, call.by)
         dims = (call.dims, call.kwargs_dims)
         outputs = _mapped(

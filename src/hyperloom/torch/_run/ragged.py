@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from hyperloom._core.backend.inputs import Inputs, entries_of
 from hyperloom._core.errors import message
@@ -107,6 +107,15 @@ def ragged(
     parts = {key: found for key, v in named.items() if (found := _parts(v, num, dims[key]))}
     if not parts:
         return None
+    others = [v for key, v in named.items() if key not in parts and dims[key] is not None]
+    in_trees = any(
+        isinstance(leaf, Tensor)
+        for value in others
+        if not isinstance(value, Tensor)
+        for leaf in tree_leaves(value)
+    )
+    if in_trees and not any(isinstance(named[key], Tensor) for key in parts):
+        return None  # beside trees of tensors that pair, a list is such a tree, and a wrong one
     first = next(iter(parts))
     counts = tuple(map(len, parts[first]))
     for key, value in named.items():
