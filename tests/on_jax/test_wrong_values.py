@@ -97,8 +97,9 @@ VALUES = {
     "concat": {1: (), 2: ()},
     "carry": {1: LONG, 2: PAIRED},
 }
+NO_ID = ("an empty list", "an empty tuple")
 BATCHES = {  # where no input has to pair with them
-    "ids": ("an int array",),
+    "ids": ("an int array", *NO_ID),
     "vector": (*LONG, *PAIRED),
     "noise": ("2", "a NumPy int", *LONG, *PAIRED),
     "concat": (),
@@ -230,7 +231,7 @@ def hypernetwork_doors() -> list[Door]:
                 "parameters": dict(hl.functional(ids)[1]),
             },
             {
-                "condition": ("0", "2", "a NumPy int", "an int array"),
+                "condition": ("0", "2", "a NumPy int", "an int array", *NO_ID),
                 "rngs": KEYS,
                 "carry": NONE,
                 "parameters": EMPTY,
@@ -383,13 +384,13 @@ def tool_doors() -> list[Door]:
             "Functional.generate",
             net.generate,
             lambda: {"params": dict(params), "condition": 1},
-            {"condition": ("0", "2", "a NumPy int", "an int array")},
+            {"condition": ("0", "2", "a NumPy int", "an int array", *NO_ID)},
         ),
         door(
             "Functional.bind",
             net.bind,
             lambda: {"params": dict(params), "condition": 1},
-            {"condition": ("0", "2", "a NumPy int", "an int array")},
+            {"condition": ("0", "2", "a NumPy int", "an int array", *NO_ID)},
         ),
         door("Functional.merge", net.merge, lambda: {"params": dict(params)}),
         door("Functional.update", net.update, lambda: {"hnet": plain_like(), "params": params}),
@@ -455,7 +456,7 @@ def tool_doors() -> list[Door]:
             "Assembled.generate",
             assembled.generate,
             {"condition": [0, 2], "rngs": jax.random.key(0)},
-            {"condition": ("0", "2", "a NumPy int", "an int array"), "rngs": KEYS},
+            {"condition": ("0", "2", "a NumPy int", "an int array", *NO_ID), "rngs": KEYS},
         ),
         door("Assembled.__call__", assembled, batch, of_batch),
     ]

@@ -43,12 +43,15 @@ GROW = "Add new ids with add_conditions(num)."
         (True, TypeError, f"condition: got True; {IDS}"),
         ([0.5], TypeError, f"condition: got [0.5]; {IDS}"),
         ([True, False], TypeError, f"condition: got [True, False]; {IDS}"),
-        ([], TypeError, f"condition: got []; {IDS}"),
         (["a"], TypeError, f"condition: got ['a']; {IDS}"),
         ([[0], [0, 1]], TypeError, f"condition: got [[0], [0, 1]]; {IDS}"),
         (2**70, TypeError, f"condition: got {2**70}; {IDS}"),
         (None, TypeError, f"condition: got None; {IDS}"),
-        (np.zeros(3), TypeError, f"condition: got a float64 NumPy array of shape (3,); {IDS}"),
+        (
+            np.zeros(3),
+            TypeError,
+            f"condition: got a float64 NumPy array of shape (3,); {IDS} {TO_LONG}",
+        ),
         (
             torch.zeros(2, dtype=torch.int64, device="meta"),
             ValueError,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -308,3 +309,31 @@ def test_a_hypernetwork_behind_a_module_of_ones_own() -> None:
     z = outer(x, tensors, condition=c)
     close(z[0], y[0])
     close(z[1], outer(x[1], [1, 1], condition=c[1]))
+
+
+# ---- of NumPy, and Python's numbers --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.int32, np.uint8, np.uint16, np.uint32])
+def test_ids_of_numpy(kind: Any) -> None:
+    hnet = make()
+    wanted = hnet(X, condition=[2, 0])
+    close(hnet(X, condition=np.array([2, 0], kind)), wanted)
+    close(hnet(X, condition=[kind(2), kind(0)]), wanted)
+    close(hnet(X[0], condition=kind(2)), wanted[0])
+    with pytest.raises(IndexError, match=r"condition: got the id 3; wanted"):
+        hnet(X, condition=np.array([0, 3], kind))
+
+
+def test_vectors_of_numpy_and_numbers() -> None:
+    """NumPy's float64 and Python's floats are nobody's choice: they become the vector's dtype."""
+    hnet, values = make(condition=hl.Vector(3)), np.linspace(-1, 1, 6).reshape(2, 3)
+    wanted = hnet(X, condition=torch.tensor(values, dtype=torch.float32))
+    close(hnet(X, condition=values), wanted)
+    close(hnet(X, condition=values.astype(np.float32)), wanted)
+    hnet = make(condition=hl.Vector(1))
+    wanted = hnet(X[0], condition=torch.tensor([2.0]))
+    for number in (2, 2.0, np.float32(2), np.float64(2), np.array(2.0), torch.tensor(2.0)):
+        close(hnet(X[0], condition=number), wanted)
+    with pytest.raises(TypeError, match=r"condition: got 2.0; wanted a floating tensor"):
+        make(condition=hl.Vector(3))(X[0], condition=2.0)

@@ -89,6 +89,9 @@ def given(batch: bool = False) -> dict[str, Tensor]:
 
 # ---- what is legal, and why ---------------------------------------------------------------------
 
+AN_ID = ("0", "2", "a NumPy int")
+NO_ID = ("an empty list", "an empty tuple")
+TWO = ("a NumPy array",)  # (2, 3): two vectors
 SHAPES_OF_ONE = ("a long tensor",)  # (5, 3): as good as the input, and a batch of five vectors
 # For one condition nothing pairs: any int is as good as any other.
 DIMS = {
@@ -96,14 +99,15 @@ DIMS = {
     2: ("None", "0", "an empty dict"),
 }
 VALUES = {
-    "ids": {1: ("0", "2"), 2: ("0", "2")},  # one id with an input of any number of axes
+    "ids": {1: AN_ID, 2: AN_ID},  # one id with an input of any number of axes
     # Five vectors, and an input of five rows.
-    "vector": {1: SHAPES_OF_ONE, 2: ()},
-    "cos and sin": {1: SHAPES_OF_ONE, 2: ()},
-    "noise": {1: ("None", *SHAPES_OF_ONE), 2: ("None", "2")},
+    "vector": {1: SHAPES_OF_ONE, 2: TWO},
+    "cos and sin": {1: SHAPES_OF_ONE, 2: TWO},
+    "noise": {1: ("None", *SHAPES_OF_ONE), 2: ("None", "2", *TWO)},
     "concat": {1: (), 2: ()},
-    "carry": {1: SHAPES_OF_ONE, 2: ()},
-    "set": {1: SHAPES_OF_ONE, 2: SHAPES_OF_ONE},  # one set, of five elements
+    "carry": {1: SHAPES_OF_ONE, 2: TWO},
+    # One set, of five elements or of two.
+    "set": {1: (*SHAPES_OF_ONE, *TWO), 2: (*SHAPES_OF_ONE, *TWO)},
 }
 CONTAINERS = ("None", "an empty list", "a list", "an empty tuple", "a set")
 CONTAINERS_TOO = ("an empty dict", "a dict", "a dict by int")
@@ -160,12 +164,12 @@ def generating() -> list[Door]:
 
 # Batches of other sizes than two, where no input has to pair with them.
 OTHER_BATCH = {
-    "ids": ("an int tensor",),
-    "vector": ("a long tensor",),
-    "cos and sin": ("a long tensor",),
-    "noise": ("2", "a long tensor"),
+    "ids": ("an int tensor", *NO_ID),
+    "vector": ("a long tensor", *TWO),
+    "cos and sin": ("a long tensor", *TWO),
+    "noise": ("2", "a long tensor", *TWO),
     "concat": (),
-    "carry": ("a long tensor",),
+    "carry": ("a long tensor", *TWO),
     "set": (),
 }
 
@@ -231,19 +235,23 @@ def hypernetwork_doors() -> list[Door]:
             "HyperNetwork.generate (parameters)",
             made().generate,
             lambda: {"condition": 1, "carry": None, "parameters": dict(made().named_parameters())},
-            {"condition": ("0", "2", "an int tensor"), "carry": NONE, "parameters": EMPTY},
+            {
+                "condition": (*AN_ID, *NO_ID, "an int tensor"),
+                "carry": NONE,
+                "parameters": EMPTY,
+            },
         ),
         door(
             "HyperNetwork.generate (carry)",
             made("carry").generate,
             {"condition": torch.ones(2, 3), "carry": torch.ones(2, 4)},
-            {"condition": (), "carry": NONE},
+            {"condition": TWO, "carry": NONE},
         ),
         door(
             "HyperNetwork.encode",
             made("carry").encode,
             {"condition": torch.ones(2, 3), "carry": torch.ones(2, 4)},
-            {"carry": NONE},
+            {"condition": TWO, "carry": NONE},
         ),
         door(
             "HyperNetwork.instantiate (carry)",
@@ -270,7 +278,7 @@ def running() -> list[Door]:
                 },
                 {
                     "*inputs": SHAPES_OF_ONE if size == 1 else (),
-                    "condition": ("None", *(("0", "2") if size == 1 else ())),
+                    "condition": ("None", *(AN_ID if size == 1 else ())),
                     "in_dims": DIMS[size],
                 },
             )
@@ -307,7 +315,7 @@ def tool_doors() -> list[Door]:
     assembled = hl.Assembled(target(), {"a": ids}, lambda parts: parts["a"])
     noise = torch.ones(2, plan.num_generated)
     batch = {"*inputs": (X_B,), "condition": [0, 2], "in_dims": 0}
-    of_batch = {"condition": ("0", "2"), "in_dims": DIMS[2]}
+    of_batch = {"condition": AN_ID, "in_dims": DIMS[2]}
     names = dict(zip("abcd", ((4, 3), (4,), (2, 4), (2,)), strict=True))
     explanation = ids.explain(X, condition=1)
     report = ids.doctor(X_B, condition=[0, 2])
@@ -416,7 +424,7 @@ def tool_doors() -> list[Door]:
             "Assembled.generate",
             assembled.generate,
             {"condition": [0, 2]},
-            {"condition": ("0", "2", "an int tensor")},
+            {"condition": (*AN_ID, *NO_ID, "an int tensor")},
         ),
         door("Assembled.forward", assembled, batch, of_batch),
         door("Report.about", report.about, {"check": "gradient"}),
@@ -436,7 +444,7 @@ def doors() -> dict[str, Door]:
             "HyperNetwork.doctor",
             examined,
             {"*inputs": (X_B,), "condition": [0, 2], "in_dims": 0, "optimizer": None},
-            {"condition": ("0", "2"), "in_dims": DIMS[2], "optimizer": NONE},
+            {"condition": AN_ID, "in_dims": DIMS[2], "optimizer": NONE},
         ),
     ]
     return {one.name: one for one in found}

@@ -134,8 +134,9 @@ def _each(layer: Layer, itemsize: int, device: str) -> list[Estimate]:
     rates = DEVICES.get(device, DEVICES["cpu"])
     b, n, r = layer.conditions, layer.rows, layer.terms
     i, o = layer.fan_in, layer.fan_out
-    weight = float(b * i * o)
-    templates = float(itemsize * r * i * o)
+    # Not by float(): sizes may be symbols of an exporter, which that would turn into constants.
+    weight = 1.0 * b * i * o
+    templates = 1.0 * itemsize * r * i * o
     back = 1 if layer.backward else 0
     into = 1 if layer.backward and layer.input_gradient else 0
     # Products: forward; backward for the templates, for the coefficients, for the inputs.
@@ -152,10 +153,10 @@ def _each(layer: Layer, itemsize: int, device: str) -> list[Estimate]:
     # For the outputs the templates are copied to another order, and their gradient back.
     for choice, width, products, passes, calls in (
         ("inputs", layer.inputs, 1 + 2 * back, 1 + 2 * back, 8),
-        ("outputs", float(o), 1 + back + into, 3 + 5 * back, 9),
+        ("outputs", 1.0 * o, 1 + back + into, 3 + 5 * back, 9),
     ):
         operations = products * 2 * n * r * weight
-        array = float(itemsize * b * n * r * width)
+        array = 1.0 * itemsize * b * n * r * width
         traffic = (2 + 4 * back) * array + passes * templates
         seconds = operations / rates.gemm + calls * rates.call
         seconds += _moving(rates, traffic, array, 1 + back)

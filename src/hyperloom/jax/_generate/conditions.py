@@ -84,8 +84,12 @@ class VectorCondition(nnx.Module):
             return Encoded(jax.random.normal(key, shape, self.dtype) * self.choice.std)
         wanted = f"a floating array (*batch, {dim}) for {name}({dim})"
         wanted += ", or how many to draw (an int, or None)" if noise else ""
+        given = value
+        number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+        if dim == 1 and (number or getattr(value, "shape", None) == ()):  # a vector of one
+            value = jnp.asarray(value, self.dtype if number else None).reshape(1)
         if not isinstance(value, (Array, np.ndarray)):
-            raise TypeError(message("condition", shown(value), wanted))
+            raise TypeError(message("condition", shown(given), wanted))
         if not jnp.issubdtype(value.dtype, jnp.floating):
             way_out = "For ids use Embedding(num, dim); otherwise call .astype(float)."
             raise TypeError(message("condition", shown(value), wanted, way_out))
@@ -309,6 +313,7 @@ def as_ids(value: Any, num: int) -> Array:
     ids = value
     if isinstance(value, (int, np.integer, list, tuple, range)):
         ids = _array(list(value) if isinstance(value, range) else value)
+        ids = ids.astype(int) if ids is not None and not ids.size else ids  # of an empty list
     if not isinstance(ids, (Array, np.ndarray)):
         raise TypeError(message("condition", shown(value), wanted))
     if not jnp.issubdtype(ids.dtype, jnp.integer):

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,7 +24,7 @@ from hyperloom._core.choices.conditions import (
 )
 from hyperloom._core.choices.sets import AttentionPool, Context, Elements, MeanPool
 from hyperloom._core.errors import call_it, message, positive_int, shown
-from hyperloom.torch._generate.encoded import Encoded, floating, refuse_meta
+from hyperloom.torch._generate.encoded import NUMPY, Encoded, floating, refuse_meta
 from hyperloom.torch._generate.recurrent import RecurrentCondition
 from hyperloom.torch._generate.sets import (
     AttentionPoolCondition,
@@ -38,7 +39,10 @@ _SETS: dict[type, Any] = {
     MeanPool: MeanPoolCondition,
     AttentionPool: AttentionPoolCondition,
 }
-_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+_INTEGERS = (
+    *(torch.int64, torch.int32, torch.int16, torch.int8),
+    *(torch.uint8, torch.uint16, torch.uint32, torch.uint64),
+)
 
 
 class EmbeddingCondition(nn.Module):
@@ -278,8 +282,10 @@ def as_ids(value: Any, num: int, device: torch.device) -> Tensor:
     if isinstance(value, bool):
         raise TypeError(message("condition", value, wanted))
     given = value
-    if isinstance(value, (int, list, tuple, range)):
-        value = _tensor(list(value) if isinstance(value, range) else value, device)
+    if isinstance(value, range) or (isinstance(value, (list, tuple)) and not value):
+        value = _tensor(np.asarray(value, np.int64), device)
+    elif isinstance(value, (int, list, tuple, *NUMPY)):
+        value = _tensor(value, device)
     if not isinstance(value, Tensor):
         raise TypeError(message("condition", shown(given), wanted))
     if value.dtype not in _INTEGERS:
@@ -287,13 +293,14 @@ def as_ids(value: Any, num: int, device: torch.device) -> Tensor:
         raise TypeError(message("condition", shown(given), wanted, way_out))
     if value.is_meta:
         refuse_meta(value, device)
+    value = value if value.dtype == torch.int64 else value.long()
     # An int was there to read before it became a tensor.
     low, high = (given, given) if isinstance(given, int) else _range(value)
     if low < 0 or high >= num:
         bad = low if low < 0 else high
         way_out = "Add new ids with add_conditions(num)."
         raise IndexError(message("condition", f"the id {bad}", wanted, way_out))
-    return value if value.dtype == torch.int64 else value.long()
+    return value
 
 
 def _range(ids: Tensor) -> tuple[int, int]:

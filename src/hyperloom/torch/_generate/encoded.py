@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from hyperloom._core.errors import message, shown
+
+NUMPY = (np.ndarray, np.generic)
 
 
 class Encoded(NamedTuple):
@@ -40,7 +44,7 @@ class Encoded(NamedTuple):
 
     def flat(self) -> Encoded:
         """Return it with one batch dimension."""
-        dims, size = len(self.batch), self.batch.numel()
+        dims, size = len(self.batch), math.prod(self.batch)  # numel() makes constants of symbols
         return self.each(lambda value: value.reshape(size, *value.shape[dims:]))
 
 
@@ -51,8 +55,14 @@ def floating(value: Any, dim: int, like: Tensor, wanted: str) -> Tensor:
         TypeError: No floating tensor, or one of a wider dtype than the hypernetwork computes in.
         ValueError: Another width, or a tensor without values.
     """
+    given = value
+    number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    if isinstance(value, np.ndarray) or (number and dim == 1):
+        value = _tensor(value, like)
     if not isinstance(value, Tensor):
-        raise TypeError(message("condition", shown(value), wanted))
+        raise TypeError(message("condition", shown(given), wanted))
+    if value.ndim == 0 and dim == 1:  # a number is a vector of one
+        value = value.unsqueeze(0)
     if not value.is_floating_point():
         way_out = "For ids use Embedding(num, dim); otherwise call .float()."
         raise TypeError(message("condition", shown(value), wanted, way_out))
@@ -65,6 +75,18 @@ def floating(value: Any, dim: int, like: Tensor, wanted: str) -> Tensor:
         computes = f"{dtype}, in which the hypernetwork computes"
         raise TypeError(message("condition", shown(value), computes, way_out))
     return value.to(like)
+
+
+def _tensor(value: Any, like: Tensor) -> Any:
+    """Return numbers as a tensor in the dtype of `like`, or `None` for what makes none.
+
+    Nobody has chosen the dtype of Python's floats, nor the float64 of NumPy's.
+    """
+    ints = isinstance(value, NUMPY) and value.dtype.kind != "f"
+    try:
+        return torch.as_tensor(value, dtype=None if ints else like.dtype, device=like.device)
+    except (TypeError, ValueError, RuntimeError):  # strings, ragged lists, objects
+        return None
 
 
 def refuse_meta(value: Tensor, device: torch.device, argument: str = "condition") -> None:

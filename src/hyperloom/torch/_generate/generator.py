@@ -247,7 +247,9 @@ def distinct(generator: Generator, encoded: Encoded) -> tuple[Encoded, Tensor | 
     assert ids is not None
     if not _deterministic(generator):
         return encoded, None
-    num = len(ids)
+    num = ids.shape[0]  # len() makes a constant of an exporter's symbol
+    if torch.compiler.is_exporting():  # the program is to take any number of conditions
+        return encoded, None
     if num >= 2 * table.num:
         every = torch.arange(table.num, device=ids.device)
         return Encoded(table.look_up(every), every), ids

@@ -57,7 +57,9 @@ class Generated(Tensor):
     @staticmethod
     def of(weight: Weight, dtype: torch.dtype) -> Generated:
         """Return a stand-in for a weight whose conditions are hidden."""
-        if torch.compiler.is_compiling():  # a graph has no other tensors without numbers
+        # A graph has no other tensors without numbers. (torch.export with strict=False runs the
+        # code itself, and so makes stand-ins as any call does.)
+        if torch.compiler.is_dynamo_compiling():
             tensor = torch.empty(weight.shape, dtype=dtype, device="meta").as_subclass(Generated)
         else:
             tensor = empty_like(Guarded, weight.shape, dtype, weight.owned[0].device)

@@ -381,7 +381,7 @@ class _Linear:
                     else (F.linear(x, base) + over_rows(b, x)).view(-1, outputs)
                 )
             if way == "inputs":
-                wide = into_inputs(x, features, 1).view(len(flat), -1)
+                wide = into_inputs(x, features, 1).flatten(0, -2)
                 y = torch.addmm(y, wide, templates.view(outputs, -1).mT)
                 return y.view(*x.shape[:-1], outputs)
             lifted = features.view(len(features), *(1,) * (ndim - 2), -1)

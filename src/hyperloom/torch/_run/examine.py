@@ -113,7 +113,7 @@ def _compared(
         return kept
     # Two conditions: a number of all rows together, such as the largest, may come from one of them.
     present = call.rows.present()
-    for number in dict.fromkeys((present[-1], present[0])):
+    for number in dict.fromkeys((*present[-1:], *present[:1])):
         trace.restore()
         args, kwargs = call.copied(partial(rows_of, call.rows, number))
         with SameDraws():

@@ -25,5 +25,5 @@ def kind_of(runner: Runner, call: Call) -> Any:
 
 def _kind_of(value: Any) -> Any:
     if isinstance(value, Tensor):
-        return (value.ndim, "meta") if value.is_meta else value.ndim
+        return value.ndim, value.is_meta, value.numel() == 0  # nothing in it, nothing learned
     return value if isinstance(value, (bool, type(None))) else type(value)

@@ -150,7 +150,7 @@ def _decided(
     if not batch:  # what comes in factors is applied so
         parts = has_factors(plan) and not waits_for_gradient(plan)
         return replace(way, from_parts=parts)
-    if len(batch) != 1:
+    if len(batch) != 1 or way.strategy == "none":
         return way
     program = _program(generator, runner, encoded, call)
     if program is not None:
@@ -219,6 +219,8 @@ def _strategy_of(runner: Runner, call: Call) -> Route:
         return _way("single", "one condition: the target is run as it is")
     if call.by is not None:
         return _of_rows(runner, call, asked)
+    if 0 in call.batch and not torch.compiler.is_compiling():
+        return _way("none", "there is no condition")
     if asked == "auto" and _is_chain(runner) and call.chain_input() is not None:
         return _way("chain", _CHAIN)
     if asked != "auto":

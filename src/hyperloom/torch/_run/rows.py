@@ -149,7 +149,8 @@ def laid_out(call: Call, num_made: int) -> Iterator[Laid]:
             flattened[i] = leaves[i].flatten(0, 1)
         rows, (args, kwargs) = base.fit(num * width[0]), tree_unflatten(flattened, tree)
         paired = frozenset(id(flattened[i]) for i in places)
-        yield Laid("flattened", RowCall(rows, args, kwargs, paired), (num, -1), num)
+        lead = (num, -1 if width[0] else 0)
+        yield Laid("flattened", RowCall(rows, args, kwargs, paired), lead, num)
     if places:
         paired = frozenset(id(leaves[i]) for i in places)
         yield Laid("as they are", RowCall(base, call.inputs, call.kwargs, paired), (), num)

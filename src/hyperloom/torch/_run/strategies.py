@@ -11,6 +11,7 @@ from typing import Any
 
 from hyperloom.torch._run.chain import run_chain
 from hyperloom.torch._run.loop import run_loop
+from hyperloom.torch._run.none import run_none
 from hyperloom.torch._run.rows import run_rows
 from hyperloom.torch._run.single import run_single
 from hyperloom.torch._run.vmap import run_vmap
@@ -21,6 +22,7 @@ Strategy = Callable[..., Any]
 
 STRATEGIES: dict[str, Strategy] = {
     "single": run_single,
+    "none": run_none,
     "chain": run_chain,
     "rows": run_rows,
     "vmap": run_vmap,

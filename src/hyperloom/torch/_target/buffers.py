@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 
@@ -35,7 +36,7 @@ class Buffers:
         ids: Tensor | None,
         batch: torch.Size,
     ) -> None:
-        self.batch, self.num = batch, max(1, batch.numel())
+        self.batch, self.num = batch, math.prod(batch)
         self.skeleton = skeleton
         self.tables = dict(by_id.tensors())
         self.plain = dict(shared.tensors())
@@ -182,6 +183,7 @@ class _NoBuffers(Buffers):
     def __init__(self) -> None:
         self.written, self.by_id, self.returned_rows = {}, {}, {}
         self.shared, self.rows, self.lost = {}, {}, False
+        self.plain, self.tables = {}, {}
 
     def copy(self) -> Buffers:
         return self

@@ -90,7 +90,7 @@ class LowRankWeight(Weight):
             outputs = (self.u * self.factor) @ low.flatten(2)
         else:
             outputs = self.product(low.flatten(2).mT * self.factor, self.u).mT
-        outputs = outputs.reshape(outputs.shape[0], -1, *low.shape[2:])
+        outputs = outputs.unflatten(2, low.shape[2:])
         return outputs if self.base is None else conv(x, self.base, 1) + outputs
 
     def embed(self, ids: Tensor, **options: Any) -> Tensor:

@@ -79,7 +79,7 @@ class WeightMaker(weights.WeightMaker):
         super().__init__(plan, scales, bases, banks)
         self.heads: Any = heads
         self.dtypes, self.index, self.record = dtypes, index, record
-        self.num = len(encoded.vector if index is None else index)
+        self.num = (encoded.vector if index is None else index).shape[0]  # may be a symbol
         self.ids = None if encoded.ids is None else self._of_rows(encoded.ids)
         features = slot_features(plan, trunks, heads, encoded)
         self.features = {i: self._of_rows(value) for i, value in features.items()}

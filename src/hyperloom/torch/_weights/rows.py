@@ -5,6 +5,7 @@ Legend of suffixes: B conditions, L rows, I inputs, O outputs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
@@ -60,7 +61,7 @@ class Rows:
             NotRowsError: A size that is no multiple of the rows.
         """
         times, rest = divmod(size, self.size) if self.size else (1, size)
-        if rest or not times:
+        if rest:
             raise NotRowsError(f"a first axis of {size} beside {self.size} rows")
         if times not in self._repeated:
             index = self.index
@@ -120,7 +121,7 @@ class Rows:
         """Apply to each row the matrix of its condition: `(L, *n, I) (B, O, I)` -> `(L, *n, O)`."""
         inputs, outputs = x.shape[-1], weight.shape[-2]
         if self.equal:
-            blocks = x.reshape(self.num, -1, inputs)
+            blocks = x.reshape(self.num, math.prod(x.shape[:-1]) // self.num, inputs)
             if blocks.shape[1] > inputs:  # fewer numbers in a matrix than in its outputs
                 return torch.bmm(blocks, weight.mT).reshape(*x.shape[:-1], outputs)
             # Weight times rows: the weight's gradient comes out in the weight's own layout.
@@ -175,9 +176,11 @@ class Rows:
         """
         if not self.equal:
             return self.segments(lambda x, weight: conv(x, weight, 1), (x,), (kernel,))
-        beside = x.unflatten(0, (self.num, -1)).transpose(0, 1).flatten(1, 2)
+        count = len(x) // self.num
+        beside = x.unflatten(0, (self.num, count)).transpose(0, 1).flatten(1, 2)
         outputs = conv(beside, kernel.flatten(0, 1), self.num)
-        return outputs.unflatten(1, (self.num, -1)).transpose(0, 1).flatten(0, 1)
+        apart = outputs.unflatten(1, (self.num, outputs.shape[1] // self.num))
+        return apart.transpose(0, 1).flatten(0, 1)
 
     def segments(
         self, function: Callable[..., Any], rows: tuple[Tensor, ...], values: tuple[Tensor, ...]
@@ -192,7 +195,7 @@ class Rows:
         parts = [self.together(x).split(self.counts) for x in rows]
         results = [
             function(*(part[i] for part in parts), *(value[i] for value in values))
-            for i in self.present()
+            for i in self.present() or [0]  # without any rows, one says what comes out
         ]
         flat, trees = zip(*(tree_flatten(result) for result in results), strict=True)
         whole = [self.apart(torch.cat(tensors)) for tensors in zip(*flat, strict=True)]

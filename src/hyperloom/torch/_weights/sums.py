@@ -29,8 +29,10 @@ def into_inputs(x: Tensor, coefficients: Tensor, lead: int) -> Tensor:
     Returns:
         `(*lead, *n, I R)`.
     """
-    numbers = x.reshape(*x.shape[:lead], -1, 1)
-    return torch.matmul(numbers, coefficients.unsqueeze(-2)).reshape(*x.shape[:-1], -1)
+    # All sizes said: without rows there are no numbers to tell one from.
+    numbers = x.reshape(*x.shape[:lead], math.prod(x.shape[lead:]), 1)
+    products = torch.matmul(numbers, coefficients.unsqueeze(-2))
+    return products.reshape(*x.shape[:-1], x.shape[-1] * coefficients.shape[-1])
 
 
 def out_of_outputs(x: Tensor, coefficients: Tensor, templates: Tensor, shape: Any) -> Tensor:

@@ -193,7 +193,7 @@ def linear_each(x: Tensor, weight: Tensor, lead: int, bias: Tensor | None = None
     """
     if not lead:
         return F.linear(x, weight, bias)
-    rows = (x if x.ndim == 3 else x.reshape(x.shape[0], -1, x.shape[-1])).mT
+    rows = (x.flatten(1, -2) if x.ndim > 2 else x.unsqueeze(1)).mT
     if bias is None:
         outputs = torch.bmm(weight, rows).mT
     else:
