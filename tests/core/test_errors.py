@@ -99,7 +99,8 @@ def test_a_wrong_option_is_a_value_error(make: object, text: str) -> None:
         ),
         (
             lambda: hl.Grouped(unit="layers"),  # type: ignore[arg-type]
-            "Grouped(unit=): got 'layers'; wanted Tensors(), Layers(), Modules() or Tiles(smallest).",
+            "Grouped(unit=): got 'layers'; wanted Tensors(), Layers(), Modules() or "
+            "Tiles(smallest).",
         ),
     ],
 )

@@ -92,7 +92,9 @@ def compile_plan(
     return Plan(spec, condition, trunk, heads, entries, banks)
 
 
-def started_from_values(spec: TargetSpec, layout: object, form: object) -> set[str]:
+def started_from_values(
+    spec: TargetSpec, layout: Layout | Mapping[str, Layout] | None, form: object
+) -> set[str]:
     """Return the tensors whose start may follow the target's own values: generated, no base.
 
     Only they need their mean and standard deviation measured, which reads the whole tensor.

@@ -181,7 +181,7 @@ def _fans(module: nn.Module, shape: tuple[int, ...]) -> tuple[int, int]:
     if isinstance(module, _TRANSPOSED):
         return shape[0] // module.groups * kernel, shape[1] * kernel
     if _is_in_out(module, shape):
-        return shape
+        return shape[0], shape[1]
     if isinstance(module, nn.Bilinear):
         return shape[1] * shape[2], shape[0]
     groups = module.groups if isinstance(module, nn.modules.conv._ConvNd) else 1
