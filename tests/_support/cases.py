@@ -74,7 +74,7 @@ HAS_IDS = {"embedding", "embedding+vector", "embedding+noise"}
 
 TRUNKS: dict[str, Any] = {
     "none": None,
-    "mlp-rms": hl.MLP(6, 5),
+    "mlp-rms": hl.MLP(6, 8),
     "mlp-layer": hl.MLP(6, 5, activation="gelu", norm="layer"),
     "mlp-plain": hl.MLP(5, activation="tanh", norm=None),
     "module": None,  # the backend's own

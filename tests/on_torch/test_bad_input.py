@@ -247,7 +247,7 @@ GIVEN: dict[str, tuple[Callable[[dict[str, Tensor]], Any], type[Exception], str]
     "an array": (
         lambda p: {**p, "0.bias": np.zeros(4)},
         TypeError,
-        "params['0.bias']: got a float64 NumPy array of shape (4,); wanted a tensor.",
+        "params['0.bias']: got a float64 NumPy array of shape (4,); wanted a tensor, or Factors.",
     ),
     "a list": (
         lambda p: list(p.values()),

@@ -340,7 +340,7 @@ def test_methods_and_rows_are_examined() -> None:
     torch.manual_seed(0)
     hnet = hl.HyperNetwork(Coder(), condition=hl.Embedding(5, 4))
     optimizer, x = torch.optim.Adam(hnet.parameters()), torch.randn(6, 8)
-    rows = {"condition": [3, 1, 4, 2], "rows": [1, 0, 3, 1, 0, 0]}
+    rows: dict[str, Any] = {"condition": [3, 1, 4, 2], "rows": [1, 0, 3, 1, 0, 0]}
     report = hnet.doctor(x, **rows, method="encode", optimizer=optimizer)
     assert report.readings.strategy.startswith("run as rows")
     assert [layer.name for layer in report.readings.layers] == ["encoder"]

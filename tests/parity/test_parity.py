@@ -304,7 +304,7 @@ def test_a_wrong_slot_embedding_is_seen(monkeypatch: pytest.MonkeyPatch) -> None
     hnet, conditions = case.build(), case.conditions(2)
     right = heads.LinearHead.slot_embeddings
     monkeypatch.setattr(
-        heads.LinearHead, "slot_embeddings", lambda self, ids: right(self, ids).roll(1, 0)
+        heads.LinearHead, "slot_embeddings", lambda *given: right(*given).roll(1, 0)
     )
     with pytest.raises(AssertionError, match="Not equal to tolerance"):
         check(hnet, conditions, 2, torch.float64)

@@ -19,7 +19,7 @@ from hyperloom.torch._generate import heads as torch_heads
 BACKENDS = [hyperloom.torch, hyperloom.jax]
 # What one framework has and the other has no use for.
 OWN = {
-    "torch": {"BatchStatistics", "PerConditionStatistics", "SharedStatistics"},
+    "torch": {"BatchStatistics", "PerConditionStatistics", "SharedStatistics", "peft"},
     "jax": {"Function", "Functional", "Linen", "functional"},
 }
 
