@@ -43,7 +43,11 @@ TARGETS = {"nnx": linear, "linen": linen}
         ({"kernel": None}, ValueError, "params: got no array for 'kernel'; wanted an array for"),
         ({"bias": jnp.ones((5, 2))}, ValueError, "params['bias']: got shape (5, 2); wanted shape"),
         ({"bias": jnp.ones(3)}, ValueError, "params['bias']: got shape (3,); wanted shape"),
-        ({"bias": [0.0, 0.0]}, TypeError, "params['bias']: got [0.0, 0.0]; wanted an array, or Factors."),
+        (
+            {"bias": [0.0, 0.0]},
+            TypeError,
+            "params['bias']: got [0.0, 0.0]; wanted an array, or Factors.",
+        ),
         ({"bias": jnp.ones(2, int)}, TypeError, "params['bias']: got int32; wanted float32. Conv"),
     ],
     ids=["unknown", "missing", "batched", "mis-shaped", "a list", "another dtype"],

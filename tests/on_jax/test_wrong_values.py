@@ -98,6 +98,7 @@ VALUES = {
     "carry": {1: LONG, 2: PAIRED},
 }
 NO_ID = ("an empty list", "an empty tuple")
+OF_IDS = ("0", "2", "a NumPy int", "an int array", *NO_ID)
 BATCHES = {  # where no input has to pair with them
     "ids": ("an int array", *NO_ID),
     "vector": (*LONG, *PAIRED),
@@ -231,7 +232,7 @@ def hypernetwork_doors() -> list[Door]:
                 "parameters": dict(hl.functional(ids)[1]),
             },
             {
-                "condition": ("0", "2", "a NumPy int", "an int array", *NO_ID),
+                "condition": OF_IDS,
                 "rngs": KEYS,
                 "carry": NONE,
                 "parameters": EMPTY,
@@ -262,6 +263,30 @@ def hypernetwork_doors() -> list[Door]:
             {"carry": NONE, "condition": PAIRED, "rngs": KEYS},
         ),
         door(
+            "HyperNetwork.bind (rows)",
+            functools.partial(ids.bind, [0, 2]),
+            {"rows": [0, 1, 1]},
+            {"rows": NONE},
+        ),
+        door(
+            "HyperNetwork.explain (rows)",
+            functools.partial(ids.explain, jnp.ones((2, 3)), condition=[0, 2]),
+            {"rows": [0, 1]},
+            {"rows": NONE},
+        ),
+        door(
+            "HyperNetwork.factors",
+            lora().factors,
+            {"condition": 1, "rngs": jax.random.key(0)},
+            {"condition": OF_IDS, "rngs": KEYS},
+        ),
+        door(
+            "HyperNetwork.factors (carry)",
+            lora("carry").factors,
+            start,
+            {"carry": NONE, "condition": PAIRED},
+        ),
+        door(
             "HyperNetwork.initial_carry",
             carry.initial_carry,
             {"batch": 2},
@@ -275,6 +300,16 @@ def hypernetwork_doors() -> list[Door]:
         ),
         door("HyperNetwork.load", ids.load, {"path": saved()}),
     ]
+
+
+@functools.cache
+def lora(condition: str = "ids") -> hl.HyperNetwork:
+    return hl.HyperNetwork(
+        target(),
+        condition=CONDITIONS[condition][0],
+        form={"*.kernel": hl.LoRA(1)},
+        rngs=nnx.Rngs(0),
+    )
 
 
 def plain() -> hl.HyperNetwork:
@@ -340,6 +375,18 @@ def tool_doors() -> list[Door]:
         door("unflatten", hl.unflatten, {"flat": noise, "plan": plan}),
         door("unstack", hl.unstack, lambda: {"params": dict(given(True))}),
         door("stack", hl.stack, lambda: {"samples": [given(), given()]}),
+        door(
+            "concatenate",
+            hl.concatenate,
+            lambda: {"factors": [lora().factors(0), lora().factors(2)], "weights": [1.0, 2.0]},
+            {"factors": ("an empty dict",), "weights": NONE},
+        ),
+        door(
+            "readings",
+            hl.readings,
+            {"hnet": ids, "condition": 1, "gradients": {}, "rngs": jax.random.key(0)},
+            {"condition": ("None", *OF_IDS), "gradients": EMPTY, "rngs": KEYS},
+        ),
         door("shared_parameters", hl.shared_parameters, {"hnet": ids}),
         door(
             "conditional_parameters",

@@ -174,6 +174,15 @@ OTHER_BATCH = {
 }
 
 
+def rows_of_two() -> dict[str, Any]:
+    return {"rows": [0, 1], "method": "forward"}
+
+
+def lora(condition: str = "ids") -> hl.HyperNetwork:
+    choice = CONDITIONS[condition][0]
+    return hl.HyperNetwork(target(), condition=choice, form={"*.weight": hl.LoRA(1)})
+
+
 def examined(*inputs: Any, **options: Any) -> None:
     """A call that fails is a finding of the doctor's: raise its text, as a call would."""
     for finding in made().doctor(*inputs, **options).about("call"):
@@ -193,7 +202,7 @@ def hypernetwork_doors() -> list[Door]:
         "statistics": hl.SharedStatistics(),
         "execution": hl.Execution(),
     }
-    rows = {"rows": [0, 1], "method": "forward"}
+    rows = rows_of_two()
     of_none = {"rows": NONE}  # two rows: a slice for each condition
     of_rows = functools.partial(made(), torch.ones(2, 3), condition=[0, 2])
     told = functools.partial(made().explain, torch.ones(2, 3), condition=[0, 2])
@@ -342,6 +351,30 @@ def tool_doors() -> list[Door]:
         door("unflatten", hl.unflatten, {"flat": noise, "plan": plan}),
         door("unstack", hl.unstack, lambda: {"params": given(True)}),
         door("stack", hl.stack, lambda: {"samples": [given(), given()]}),
+        door(
+            "HyperNetwork.factors",
+            lora().factors,
+            {"condition": 1},
+            {"condition": (*AN_ID, *NO_ID, "an int tensor")},
+        ),
+        door(
+            "HyperNetwork.factors (carry)",
+            lora("carry").factors,
+            {"condition": torch.ones(2, 3), "carry": torch.ones(2, 4)},
+            {"condition": TWO, "carry": NONE},
+        ),
+        door(
+            "concatenate",
+            hl.concatenate,
+            lambda: {"factors": [lora().factors(0), lora().factors(2)], "weights": [1.0, 2.0]},
+            {"factors": ("an empty dict",), "weights": NONE},
+        ),
+        door(
+            "readings",
+            hl.readings,
+            {"hnet": ids, "condition": 1},
+            {"condition": ("None", *AN_ID, *NO_ID, "an int tensor")},
+        ),
         door("shared_parameters", hl.shared_parameters, {"hnet": ids}),
         door(
             "conditional_parameters",
@@ -445,6 +478,12 @@ def doors() -> dict[str, Door]:
             examined,
             {"*inputs": (X_B,), "condition": [0, 2], "in_dims": 0, "optimizer": None},
             {"condition": AN_ID, "in_dims": DIMS[2], "optimizer": NONE},
+        ),
+        door(
+            "HyperNetwork.doctor (rows)",
+            functools.partial(examined, torch.ones(2, 3), condition=[0, 2]),
+            rows_of_two(),
+            {"rows": NONE},
         ),
     ]
     return {one.name: one for one in found}

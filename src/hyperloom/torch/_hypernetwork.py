@@ -27,11 +27,11 @@ from hyperloom.torch._generate.build import build, modules_of, prepare
 from hyperloom.torch._generate.encoded import Encoded
 from hyperloom.torch._generate.generator import Generator, grow, tensors_of
 from hyperloom.torch._run.bound import Bound, Hand, check_method
-from hyperloom.torch._run.call import Call, Dims
+from hyperloom.torch._run.call import Call, Dims, may_be_ragged
 from hyperloom.torch._run.checks import check_params, ids_of, with_weights
 from hyperloom.torch._run.explain import explain
 from hyperloom.torch._run.pairing import refuse_meta_inputs
-from hyperloom.torch._run.ragged import may_be_ragged, ragged
+from hyperloom.torch._run.ragged import ragged
 from hyperloom.torch._run.row_calls import checked_rows
 from hyperloom.torch._run.run import run_encoded, run_given
 from hyperloom.torch._run.runner import Runner
@@ -181,7 +181,7 @@ class HyperNetwork(Generator):
                 returned; `None`, the default, is the start.
         """
         encoded = self.encode(condition, kwargs.pop("carry", None) if self._has_carry else None)
-        call = self.call_of(encoded, inputs, kwargs, in_dims, rows, method)
+        call = self._call_of(encoded, inputs, kwargs, in_dims, rows, method)
         output = run_encoded(self, self._runner, encoded, call)
         return (output, encoded.carry) if self._has_carry else output
 
@@ -201,7 +201,7 @@ class HyperNetwork(Generator):
         call.
         """
         encoded = self.encode(condition, kwargs.pop("carry", None) if self._has_carry else None)
-        call = self.call_of(encoded, inputs, kwargs, in_dims, rows, method)
+        call = self._call_of(encoded, inputs, kwargs, in_dims, rows, method)
         return explain(self, self._runner, encoded, call)
 
     def doctor(
@@ -313,7 +313,7 @@ class HyperNetwork(Generator):
     def load(self, path: Any) -> None:
         TOOLS["load"](self, path)
 
-    def call_of(
+    def _call_of(
         self,
         encoded: Encoded,
         inputs: tuple[Any, ...],

@@ -6,6 +6,7 @@ classes that are defined when the file is read: reading runs no code, it only lo
 
 from __future__ import annotations
 
+import inspect
 import types
 import typing
 from dataclasses import MISSING, fields, is_dataclass
@@ -179,13 +180,27 @@ def _fits(value: Any, hint: Any) -> bool:
     return hint is Any or not isinstance(hint, type) or isinstance(value, hint)
 
 
+def _made_again(instance: Any) -> Any:
+    """Return an object made by its class's own constructor from the fields of the same names."""
+    listed, named = list[Any](), dict[str, Any]()
+    for name, parameter in inspect.signature(type(instance)).parameters.items():
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            listed += getattr(instance, name)
+        elif parameter.kind is parameter.KEYWORD_ONLY:
+            named[name] = getattr(instance, name)
+        else:
+            listed.append(getattr(instance, name))
+    return type(instance)(*listed, **named)
+
+
 def _check(instance: Any, argument: str) -> None:
     """Run the check of fields on an object that was built without its constructor."""
-    check = getattr(instance, "__post_init__", None)
-    if check is None or not type(instance).__dataclass_params__.init:
-        return
     try:
-        check()
+        if not type(instance).__dataclass_params__.init:  # checked by a constructor of its own
+            if _made_again(instance) != instance:
+                raise ValueError("its fields contradict each other")
+        elif hasattr(instance, "__post_init__"):
+            instance.__post_init__()
     except Exception as error:  # whatever it is: the values are not those that were saved
         got = f"a {type(instance).__name__} that is refused ({error})"
         raise CheckpointError(message(argument, got, "values as save() wrote them")) from error

@@ -207,3 +207,11 @@ class Uses(list[tuple[str, str, str, Layer | int | None]]):
         self, weight: Weight, operation: str, choice: str, layer: Layer | int | None
     ) -> None:
         self.append((weight.name, operation, choice, layer))
+
+
+def may_be_ragged(inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether any input could have a part for each condition: cheap, as every call asks."""
+    return any(
+        type(value) is list or (isinstance(value, Tensor) and value.is_nested)
+        for value in (*inputs, *kwargs.values())
+    )

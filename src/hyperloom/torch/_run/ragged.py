@@ -168,11 +168,3 @@ def _check(
 
 def _called(key: int | str) -> str:
     return f"input {key}" if isinstance(key, int) else key
-
-
-def may_be_ragged(inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether any input could have parts: cheap, as every call asks."""
-    return any(
-        type(value) is list or (isinstance(value, Tensor) and value.is_nested)
-        for value in (*inputs, *kwargs.values())
-    )

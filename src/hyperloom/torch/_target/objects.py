@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
-from torch.utils._pytree import SUPPORTED_NODES, register_pytree_node, tree_leaves, tree_map
+from torch.utils._pytree import (
+    SUPPORTED_NODES,
+    register_pytree_node,
+    tree_flatten,
+    tree_leaves,
+    tree_map,
+    tree_unflatten,
+)
 
 from hyperloom._core.errors import message
 
@@ -46,8 +54,17 @@ register_pytree_node(
 
 
 def pack(tree: Any) -> Any:
-    """Return a tree in which dataclasses with tensors in their fields are nodes."""
-    return tree if type(tree) is Tensor else tree_map(_packed, tree)
+    """Return a tree in which dataclasses with tensors in their fields are nodes.
+
+    A tree without any is returned as it is: the target may fill its lists.
+    """
+    if type(tree) is Tensor:
+        return tree
+    leaves, structure = tree_flatten(tree)
+    packed = [_packed(leaf) for leaf in leaves]
+    if all(new is old for new, old in zip(packed, leaves, strict=True)):
+        return tree
+    return tree_unflatten(packed, structure)
 
 
 def _packed(leaf: Any) -> Any:
@@ -62,8 +79,8 @@ def _packed(leaf: Any) -> Any:
 
 
 def unpack(tree: Any) -> Any:
-    """Return a tree with its dataclasses as they are."""
-    if type(tree) is Tensor:
+    """Return a tree with its dataclasses as they are; one without any as it is."""
+    if type(tree) is Tensor or not _objects(tree):
         return tree
     return tree_map(lambda v: v.unpacked() if _is_packed(v) else v, tree, is_leaf=_is_packed)
 
@@ -76,16 +93,17 @@ def with_objects(run: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) ->
     """Call a function that takes and returns dataclasses.
 
     Raises:
-        ValueError: It changes one that it is given.
+        ValueError: It changes one that it is given, or a list or dict around one.
     """
-    if not any(_is_packed(v) for v in tree_leaves((args, kwargs), is_leaf=_is_packed)):
-        return pack(run(*args, **kwargs))
-    given, named = unpack((args, kwargs))
+    given, named = [unpack(value) for value in args], {n: unpack(v) for n, v in kwargs.items()}
     output = run(*given, **named)
-    after = pack((given, named))
-    for old, new in zip(_objects((args, kwargs)), _objects(after), strict=False):
-        if any(a is not b for a, b in zip(tree_leaves(old), tree_leaves(new), strict=False)):
-            got = f"a {old.kind.__name__} that the target changes"
+    for old, new in zip((*args, *kwargs.values()), (*given, *named.values()), strict=True):
+        if old is new:
+            continue
+        before, after = tree_flatten(old), tree_flatten(pack(new))
+        same = before[1] == after[1] and all(map(operator.is_, before[0], after[0]))
+        if not same:
+            got = f"a {_objects(old)[0].kind.__name__} that the target changes"
             raise ValueError(message("inputs", got, "one that it returns anew, or a tensor"))
     return pack(output)
 

@@ -60,7 +60,7 @@ def examine(
         warnings.simplefilter("always")
         try:
             encoded = hnet.encode(condition)
-            call = hnet.call_of(encoded, inputs, kwargs, in_dims, rows, method)
+            call = hnet._call_of(encoded, inputs, kwargs, in_dims, rows, method)
             readings = replace(readings, conditions=max(1, encoded.batch.numel()))
             again()
             outputs = hnet(*inputs, condition=condition, **options)
