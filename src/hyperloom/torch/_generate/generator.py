@@ -268,8 +268,9 @@ def _deterministic(generator: Generator) -> bool:
     trunk = generator.plan.trunk
     if isinstance(trunk, MLP):
         return not (_training(generator.trunks) and (trunk.dropout > 0 or trunk.norm == "batch"))
-    own = trunk.over_slots and not isinstance(trunk, CustomTrunk)
-    return own or isinstance(trunk, Linear)
+    if isinstance(trunk, Linear):
+        return True
+    return generator.plan.trunk_over_slots and not isinstance(trunk, CustomTrunk)
 
 
 def _training(module: nn.Module) -> bool:

@@ -283,7 +283,9 @@ def store(runner: Runner, buffers: Buffers) -> None:
 
 def run_encoded(generator: Generator, runner: Runner, encoded: Encoded, call: Call) -> Any:
     """Generate the tensors of encoded conditions, and run the target with them."""
-    return unpack(follow(generator, runner, route(generator, runner, encoded, call), encoded, call))
+    way = route(generator, runner, encoded, call)
+    output = follow(generator, runner, way, encoded, call)
+    return output if type(output) is Tensor else unpack(output)
 
 
 def run_given(

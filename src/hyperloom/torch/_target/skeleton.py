@@ -27,7 +27,7 @@ from hyperloom.torch._target.closures import holder, refuse_outside_references
 from hyperloom.torch._target.copies import Copies, Draws
 from hyperloom.torch._target.copying import Convert, SharedCopy, copy_over, copy_with, tie
 from hyperloom.torch._target.norms import momenta_of, norms_of
-from hyperloom.torch._target.objects import with_objects
+from hyperloom.torch._target.objects import pack, with_objects
 from hyperloom.torch._target.placeholder import Placeholder, PlaceholderError, Ungenerated
 from hyperloom.torch._target.private import (
     HOOKS_ON_GRADIENTS,
@@ -198,7 +198,10 @@ class Skeleton:
                 taken.
         """
         run = partial(self._run, tensors, buffers, at_once, method)
-        return with_objects(run, args, kwargs)
+        if kwargs or any(type(value) is not Tensor for value in args):
+            return with_objects(run, args, kwargs)
+        output = run(*args)  # the usual call is not looked through for objects
+        return output if type(output) is Tensor else pack(output)
 
     def _run(
         self,
