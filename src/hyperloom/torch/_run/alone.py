@@ -98,7 +98,7 @@ def by_factors(
             output = run(call.over(copies), Each(runner, weights, axes, formed=False))
         except ENDS_THE_CALL:
             raise
-        except Exception:  # noqa: S110  the run with formed weights says it too
+        except Exception:  # the run with formed weights says it too
             pass
         else:
             copies.give_back()
