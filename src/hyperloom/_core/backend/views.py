@@ -75,7 +75,7 @@ def unflatten(
     shapes = shapes_of(plan)
     sizes = [math.prod(shape) for shape in shapes.values()]
     cuts = zip(shapes.items(), split(flat, sizes), strict=True)
-    return {name: cut.reshape(*flat.shape[:-1], *shape) for (name, shape), cut in cuts}
+    return {name: cut.reshape((*flat.shape[:-1], *shape)) for (name, shape), cut in cuts}
 
 
 def unstack(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,9 @@ from hyperloom._core.plan.plan import Plan
 
 # The target's own tensors, which may hold infinities on purpose: masks.
 _OF_THE_TARGET = ("kept.", "target_buffers.", "target_statistics.")
+# Modules of a user's own, whose buffers may. A file does not say which tensors are buffers: where
+# it is written the parameters are looked at, and the checksum says that they are the same.
+_OF_THE_USER = ("condition.", "trunks.")
 
 
 def _dtype(value: Any) -> str | None:
@@ -158,15 +161,21 @@ def check_values(
         raise CheckpointError(message(f"checkpoint {path}", bad, "finite values", way_out))
 
 
-def first_not_finite(names: Iterable[str], count: Callable[[str, bool], int]) -> str | None:
+def first_not_finite(
+    names: Iterable[str],
+    count: Callable[[str, bool], int],
+    buffers: Container[str] | None = None,
+) -> str | None:
     """Say which tensor holds values that are not finite, if one does.
 
     Args:
         names: Of the tensors.
         count: Counts the values of a tensor that are NaN, and if told so those that are infinite.
+        buffers: Those of them that are not learned, where that is known.
     """
     for name in names:
-        num = count(name, not name.startswith(_OF_THE_TARGET))
+        masks = name.startswith(_OF_THE_USER) if buffers is None else name in buffers
+        num = count(name, not masks and not name.startswith(_OF_THE_TARGET))
         if num:
             return f"{num} NaN or infinite values in {name!r}"
     return None

@@ -55,7 +55,9 @@ def save(hnet: HyperNetwork, path: str | os.PathLike[str], *, with_base: bool = 
     a_bool("with_base", with_base)
     tensors = neutral_tensors(hnet, with_base)
     said = (path, hnet.plan, hyperloom.__version__, None)
-    write(*said, tensors, _bytes, lambda: _not_finite(tensors), save_file)
+    held = neutral_variables(hnet).items()
+    buffers = {name for name, variables in held if not isinstance(variables[0], nnx.Param)}
+    write(*said, tensors, _bytes, lambda: _not_finite(tensors, buffers), save_file)
 
 
 @completes(protocol.Backend.load)
@@ -198,7 +200,7 @@ def _array(data: bytearray, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
     return np.frombuffer(data, jnp.dtype(dtype)).reshape(shape)
 
 
-def _not_finite(tensors: dict[str, np.ndarray]) -> str | None:
+def _not_finite(tensors: dict[str, np.ndarray], buffers: set[str] | None = None) -> str | None:
     """Say which array holds values that are not finite, if one does."""
 
     def count(name: str, infinite: bool) -> int:
@@ -207,7 +209,7 @@ def _not_finite(tensors: dict[str, np.ndarray]) -> str | None:
             return 0
         return int((~jnp.isfinite(value) if infinite else jnp.isnan(value)).sum())
 
-    return first_not_finite(tensors, count)
+    return first_not_finite(tensors, count, buffers)
 
 
 def _bytes(value: np.ndarray) -> bytes:

@@ -76,8 +76,8 @@ def _embedding(
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
 ) -> Tensor:
-    if max_norm is not None or scale_grad_by_freq or sparse:
-        options = (padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
+    if max_norm is not None or scale_grad_by_freq:  # `sparse` is for gradients of leaves
+        options = (padding_idx, max_norm, norm_type, scale_grad_by_freq)
         return F.embedding(dense_leaf(input), dense_leaf(weight), *options)
     ids = dense_leaf(input)
     if padding_idx is None and isinstance(weight, Generated):
@@ -116,7 +116,7 @@ def _embedding_bag(
 ) -> Tensor:
     """Look up all entries, and reduce each bag with a mask over them."""
     bad = offsets is None and input.ndim != 2
-    if max_norm is not None or scale_grad_by_freq or sparse or weight.ndim != 2 or bad:
+    if max_norm is not None or scale_grad_by_freq or weight.ndim != 2 or bad:
         return F.embedding_bag(
             input,
             dense_leaf(weight),
@@ -125,7 +125,7 @@ def _embedding_bag(
             norm_type,
             scale_grad_by_freq,
             mode,
-            sparse,
+            False,  # `sparse` is for gradients of leaves
             per_sample_weights,
             include_last_offset,
             padding_idx,

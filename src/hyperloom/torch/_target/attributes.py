@@ -33,3 +33,15 @@ def compute_by_hooks(module: nn.Module) -> None:
 def _weight_hooks(module: nn.Module) -> list[Any]:
     hooks: Any = module._forward_pre_hooks.values()
     return [hook for hook in hooks if isinstance(hook, (WeightNorm, SpectralNorm))]
+
+
+def have_dense_gradients(module: nn.Module) -> list[str]:
+    """Have embeddings give dense gradients; return the paths of those that gave sparse ones.
+
+    Those are for a table that an optimiser updates. The gradient of a generated one goes on.
+    """
+    kinds = nn.Embedding, nn.EmbeddingBag
+    found = {p: m for p, m in module.named_modules() if isinstance(m, kinds) and m.sparse}
+    for part in found.values():
+        part.sparse = False
+    return list(found)

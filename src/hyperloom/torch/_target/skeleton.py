@@ -14,7 +14,11 @@ from torch.func import functional_call
 from torch.nn.utils.parametrize import is_parametrized
 
 from hyperloom._core.target.spec import TargetSpec
-from hyperloom.torch._target.attributes import compute_by_hooks, computed_by_hooks
+from hyperloom.torch._target.attributes import (
+    compute_by_hooks,
+    computed_by_hooks,
+    have_dense_gradients,
+)
 from hyperloom.torch._target.calling import Method, in_eager, parameter_paths
 from hyperloom.torch._target.checkpointing import (
     CheckpointedError,
@@ -72,6 +76,7 @@ class Skeleton:
         self.written: set[str] = set()
         self.was_watched = False  # for writes into weights, in a call outside of graphs
         self.spec = spec
+        self._sparse = have_dense_gradients(self.module)
         self._rnns = [m for m in self.module.modules() if isinstance(m, nn.RNNBase)]
         self._computed = [(m, n) for m in self.module.modules() for n in computed_by_hooks(m)]
         self._let_go()
@@ -130,7 +135,6 @@ class Skeleton:
         self._owners = [
             (part, [(key, full) for key, full in keys if full in paths])
             for part, keys in parameter_paths(self.module)
-            if isinstance(part._parameters, dict)  # that of a scripted module is none
         ]
 
     def convert(self, fn: Convert) -> None:
@@ -442,4 +446,7 @@ class Skeleton:
         )
         for part in module.modules():
             compute_by_hooks(part)
+        for path in self._sparse:
+            table: Any = module.get_submodule(path)
+            table.sparse = True
         return tie(module, self.spec)

@@ -35,7 +35,8 @@ def target_spec(
         The spec; tensors in the module's own order.
 
     Raises:
-        TypeError: `target` is not a module, or has lazy parameters that have no shape yet.
+        TypeError: `target` is not a module, has lazy parameters that have no shape yet, or a part
+            that was scripted or traced.
         ValueError: It has no parameters, or two that overlap in memory without being equal.
     """
     if measured is not None and not isinstance(measured, (set, frozenset, list, tuple, dict)):
@@ -47,6 +48,7 @@ def target_spec(
         raise TypeError(message("target", _kind(target), "a torch.nn.Module", way_out))
     if isinstance(target, Shapes):
         return target.spec()
+    _refuse_scripted(target)
     names: dict[object, list[str]] = {}
     owners: dict[object, tuple[nn.Module, str, nn.Parameter]] = {}
     addresses: dict[int, tuple[object, str]] = {}
@@ -73,8 +75,20 @@ def uncompiled(target: nn.Module | Mapping[str, nn.Module]) -> nn.Module:
     """
     if isinstance(target, Mapping):
         return Networks({name: uncompiled(network) for name, network in target.items()})
-    inner = target._modules.get("_orig_mod") if isinstance(target, nn.Module) else None
-    return target if inner is None else inner
+    wrapped = isinstance(target, nn.Module) and "_orig_mod" in target._modules
+    return target._modules["_orig_mod"] or target if wrapped else target
+
+
+def _refuse_scripted(target: nn.Module) -> None:
+    for path, module in target.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            name = getattr(module, "original_name", "module")
+            got = f"a {name} that was scripted or traced" + (f" at {path!r}" if path else "")
+            wanted = (
+                "modules that run in Python: TorchScript reads its own tensors, whatever is given"
+            )
+            way_out = "Give the module as it was, and torch.compile the hypernetwork."
+            raise TypeError(message("target", got, wanted, way_out))
 
 
 def _kind(value: object) -> str:

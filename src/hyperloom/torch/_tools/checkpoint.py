@@ -52,8 +52,9 @@ def save(hnet: HyperNetwork, path: str | os.PathLike[str], *, with_base: bool = 
     usual = checked_statistics(None, hnet.plan)
     told = hnet.statistics != usual or any(hnet.target_statistics.tensors())
     statistics = hnet.statistics if told else None
+    buffers = {name for name, _ in hnet.named_buffers()}
     said = (path, hnet.plan, hyperloom.__version__, statistics)
-    write(*said, tensors, _bytes, lambda: _not_finite(tensors), save_file)
+    write(*said, tensors, _bytes, lambda: _not_finite(tensors, buffers), save_file)
 
 
 @completes(protocol.Backend.load)
@@ -194,14 +195,14 @@ def _tensor(data: bytearray, dtype: str, shape: tuple[int, ...]) -> Tensor:
     return torch.frombuffer(data, dtype=getattr(torch, dtype)).reshape(shape)
 
 
-def _not_finite(tensors: dict[str, Tensor]) -> str | None:
+def _not_finite(tensors: dict[str, Tensor], buffers: set[str] | None = None) -> str | None:
     """Say which tensor holds values that are not finite, if one does."""
 
     def count(name: str, infinite: bool) -> int:
         value = tensors[name]
         return int((~torch.isfinite(value) if infinite else torch.isnan(value)).sum())
 
-    return first_not_finite(tensors, count)
+    return first_not_finite(tensors, count, buffers)
 
 
 def _bytes(value: Tensor) -> bytes | memoryview:

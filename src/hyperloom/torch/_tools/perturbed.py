@@ -45,7 +45,14 @@ class Perturbed(nn.Module):
         return self.hnet.plan
 
     def generate(self, condition: Any, *, noise: Tensor | None = None) -> Params:
-        weights = self.hnet.generate(condition if self.before is None else self.before(condition))
+        return self._weights(self._given(condition), condition, noise)
+
+    def _given(self, condition: Any) -> Any:
+        """Return what the hypernetwork is given for a condition."""
+        return condition if self.before is None else self.before(condition)
+
+    def _weights(self, given: Any, condition: Any, noise: Tensor | None) -> Params:
+        weights = self.hnet.generate(given)
         if self.after is not None:
             if noise is not None:
                 raise ValueError(message("noise", "a tensor", "none, as `after` is in its place"))
@@ -66,5 +73,9 @@ class Perturbed(nn.Module):
         in_dims: Dims = 0,
         **kwargs: Any,
     ) -> Any:
-        weights = self.generate(condition, noise=noise)
-        return self.hnet.run(weights, *inputs, in_dims=in_dims, **kwargs)
+        given = self._given(condition)
+        weights = self._weights(given, condition, noise)
+        # Only for what the target keeps by id: a condition that draws would draw again.
+        by_id = next(self.hnet.target_statistics.tensors(), None) is not None
+        ids = given if by_id else None
+        return self.hnet.run(weights, *inputs, condition=ids, in_dims=in_dims, **kwargs)

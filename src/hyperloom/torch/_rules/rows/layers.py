@@ -180,8 +180,8 @@ def _embedding(
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
 ) -> Tensor:
-    if max_norm is not None or scale_grad_by_freq or sparse:
-        raise NotRowsError("an embedding with max_norm, scale_grad_by_freq or sparse")
+    if max_norm is not None or scale_grad_by_freq:
+        raise NotRowsError("an embedding with max_norm or scale_grad_by_freq")
     ids = meeting.input(input)
     vectors = meeting.weight_of(weight).embed(ids)
     if padding_idx is None:
