@@ -93,6 +93,38 @@ def test_one_condition_is_applied_by_its_factors() -> None:
     close(gradient, torch.autograd.grad(formed.square().sum(), hnet.heads.parameters()))
 
 
+def test_layers_that_store_inputs_first_are_applied_by_their_factors() -> None:
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        vocab_size=SIZE, n_embd=16, n_layer=2, n_head=2, n_positions=16,
+        attn_pdrop=0.0, embd_pdrop=0.0, resid_pdrop=0.0, pad_token_id=0,
+    )  # fmt: skip
+    model = transformers.GPT2LMHeadModel(config).double()
+    names = [f"{n}.weight" for n, m in model.named_modules() if type(m).__name__ == "Conv1D"]
+    layout, form = dict.fromkeys(names, hl.PerCondition()), dict.fromkeys(names, hl.LoRA(2))
+    hnet: Any = hl.HyperNetwork(model, condition=hl.Embedding(NUM, 1), layout=layout, form=form)
+    hnet.double().eval()
+    with torch.no_grad():
+        for parameter in hnet.heads.parameters():
+            parameter.normal_(std=0.3)
+    inputs = padded()
+    for strategy, condition, given in (
+        ("single", 1, {name: value[1:2] for name, value in inputs.items()}),
+        ("rows", IDS, apart(inputs)),
+        ("loop", IDS, apart(inputs)),
+    ):
+        hnet.execution = hl.Execution(strategy="loop" if strategy == "loop" else "auto")
+        told = hnet.explain(**given, condition=condition)
+        assert told.strategy == strategy
+        assert {use.choice for use in told.used} == {"factors"}
+    one = {name: value[1:2] for name, value in inputs.items()}
+    logits = hnet(**one, condition=1).logits
+    close(logits, hnet.instantiate(1).eval()(**one).logits)
+    gradient = torch.autograd.grad(logits.square().sum(), hnet.heads.parameters())
+    formed = hnet.run(hnet.generate(1), **one).logits
+    close(gradient, torch.autograd.grad(formed.square().sum(), hnet.heads.parameters()))
+
+
 def test_the_loop_forms_no_factors() -> None:
     hnet, inputs = adapted(llama()), apart(padded())
     wanted = hnet(**inputs, condition=IDS).logits

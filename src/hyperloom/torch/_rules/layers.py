@@ -11,6 +11,7 @@ from torch import Tensor
 from hyperloom.torch._rules.graphs import convolutions
 from hyperloom.torch._rules.registry import GRAPH, VMAP, WEIGHT, Rule, rule
 from hyperloom.torch._rules.standin import Generated, as_autocast, dense_leaf, dense_tree
+from hyperloom.torch._weights.weights import Dense
 
 
 # `input` is how torch names it, and it may be given by name.
@@ -20,6 +21,33 @@ def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
         return F.linear(*dense_tree((input, weight, bias)))
     y = weight.weight.linear(dense_leaf(input))
     return y if bias is None else y + dense_leaf(bias).to(y.dtype)
+
+
+@rule(torch.addmm, Tensor.addmm, when=WEIGHT)
+def _addmm(
+    input: Tensor,  # noqa: A002
+    mat1: Tensor,
+    mat2: Tensor,
+    *,
+    beta: Any = 1,
+    alpha: Any = 1,
+) -> Tensor:
+    """Layers that store `(in, out)`, such as GPT-2's, are linear layers of the transpose."""
+    first, bias = dense_leaf(mat1), dense_leaf(input)
+    if not isinstance(mat2, Generated) or isinstance(mat2.weight, Dense):
+        return torch.addmm(bias, first, dense_leaf(mat2), beta=beta, alpha=alpha)
+    y = mat2.weight.turned().linear(first)
+    y = y if alpha == 1 else y * alpha
+    return y + (bias if beta == 1 else bias * beta).to(y.dtype)
+
+
+@rule(torch.matmul, torch.mm, Tensor.matmul, Tensor.mm, Tensor.__matmul__, when=WEIGHT)
+def _matmul(input: Tensor, other: Tensor) -> Tensor:  # noqa: A002
+    first = dense_leaf(input)
+    plain = not isinstance(other, Generated) or isinstance(other.weight, Dense)
+    if plain or len(other.weight.shape) != 2 or not first.ndim:
+        return torch.matmul(first, dense_leaf(other))
+    return other.weight.turned().linear(first)
 
 
 def _convolution(plain: Any, graphed: Any, transposed: bool) -> Rule:
