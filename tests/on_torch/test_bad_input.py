@@ -67,7 +67,7 @@ DIMS = "wanted an int or None, a tuple with an entry for each positional input, 
             (torch.tensor(1.0),),
             {},
             ValueError,
-            f"input 0: got shape () beside conditions (2,); {PAIR}",
+            "input 0: got a torch.float32 tensor of shape (); wanted what Sequential takes. It",
         ),
         (
             (),

@@ -119,7 +119,7 @@ def test_a_dataclass_that_is_changed_and_objects_too_few_are_refused() -> None:
     state = hnet(x, condition=IDS)[1]
     with pytest.raises(ValueError, match="inputs: got a State that the target changes; wanted one"):
         hnet(x, state, condition=IDS, method="spoil")
-    with pytest.raises(ValueError, match=r"input 1.0: got shape \(3, 2, 4\) beside"):
+    with pytest.raises(ValueError, match=r"input 1.h: got shape \(3, 2, 4\) beside"):
         hnet(x[:2], state, condition=IDS[:2])
     hnet = hypernetwork("distribution")
     normals = hnet(x, condition=IDS)[1]

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
@@ -53,7 +54,8 @@ class Call:
         index: For every place of the batch its condition, where repeated ones are generated once.
         mutable: Whether there are lists or dicts among the inputs, which the target could change.
         theirs: Tensors of the user's that weights may be views of.
-        objects: Whether an input has an object for each condition, as an earlier call returned it.
+        objects: Whether an input has for each condition an object, as an earlier call returned it,
+            or a part of a NumPy array.
         usual: The input `(B, ...)` or `(...)`, where it is the only one, as a tensor.
 
     Raises:
@@ -94,7 +96,7 @@ class Call:
         check_dims(in_dims)
         if batch and not all(type(value) is Tensor for value in (*inputs, *kwargs.values())):
             inputs, kwargs = self._packed(inputs, kwargs, in_dims)
-        self.dims, self.kwargs_dims = all_dims(inputs, kwargs, in_dims, cut=bool(batch))
+        self.dims, self.kwargs_dims = all_dims(inputs, kwargs, in_dims, batch)
         self.mutable = has_mutable((*inputs, *kwargs.values()))
         if batch:
             pair_check(inputs, self.dims, kwargs, self.kwargs_dims, batch)
@@ -102,13 +104,13 @@ class Call:
     def _packed(
         self, inputs: tuple[Any, ...], kwargs: dict[str, Any], in_dims: Dims
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Make nodes of the dataclasses in inputs that are paired."""
+        """Make nodes of the dataclasses and mappings in inputs that are paired."""
         dims, named = entries_of("in_dims", inputs, kwargs, in_dims)
         pairs = zip(inputs, dims, strict=True)
         self.inputs = tuple([value if dim is None else pack(value) for value, dim in pairs])
         self.kwargs = {n: v if named[n] is None else pack(v) for n, v in kwargs.items()}
         leaves = tree_leaves((self.inputs, self.kwargs))
-        self.objects = any(isinstance(leaf, OfEach) for leaf in leaves)
+        self.objects = any(isinstance(leaf, (OfEach, np.ndarray)) for leaf in leaves)
         return self.inputs, self.kwargs
 
     def over(self, copies: Copies) -> Call:

@@ -225,7 +225,7 @@ def _strategy_of(runner: Runner, call: Call) -> Route:
         return _way("chain", _CHAIN)
     if asked != "auto":
         return _way(asked, f'Execution(strategy="{asked}") asks for it')
-    if call.objects:
+    if call.objects:  # a graph or vmap has tensors only
         return _one_by_one(Fallback("", "it is given an object for each condition"))
     kind = kind_of(runner, call)
     fallback = runner.memory.fallbacks.get(kind)

@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
-from hyperloom._core.errors import message
+from hyperloom._core.errors import message, shown
 from hyperloom.torch._rules.rows.following import mark
 from hyperloom.torch._run.joined import CONSTANT
 from hyperloom.torch._run.pairing import all_dims
+from hyperloom.torch._target.objects import ARRAYS
 from hyperloom.torch._weights.rows import Rows
 
 _DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -169,6 +170,7 @@ def paired(
     """Return the tensors (`id`) that have rows in front; those that `in_dims` says have none.
 
     Raises:
+        TypeError: A NumPy array.
         ValueError: A tensor whose first axis is no multiple of the rows.
     """
     dims, kwargs_dims = all_dims(inputs, kwargs, in_dims)
@@ -177,8 +179,11 @@ def paired(
     values = zip(names, (*inputs, *kwargs.values()), (*dims, *kwargs_dims.values()), strict=True)
     for name, value, dim in values:
         for tensor, dim_of_leaf in zip(tree_leaves(value), _leaves(dim, value), strict=True):
-            if not isinstance(tensor, Tensor) or dim_of_leaf is None:
+            if dim_of_leaf is None or not isinstance(tensor, ARRAYS):
                 continue
+            if not isinstance(tensor, Tensor):
+                way_out = "Convert it: torch.as_tensor(...)."
+                raise TypeError(message(name, shown(tensor), "tensors, with rows=", way_out))
             if dim_of_leaf != 0:
                 wanted = "0 or None with rows=: rows are the first axis"
                 raise ValueError(message("in_dims", dim_of_leaf, wanted))
