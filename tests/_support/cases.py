@@ -41,6 +41,8 @@ LAYOUTS: dict[str, Callable[[Target], Any]] = {
     "grouped-tensors": lambda t: hl.Grouped(embedding=2),
     "grouped-layers": lambda t: hl.Grouped(embedding=3, unit=hl.Layers()),
     "grouped-tiles": lambda t: hl.Grouped(embedding=2, unit=hl.Tiles(smallest=2)),
+    "grouped-largest": lambda t: hl.Grouped(embedding=2, unit=hl.Largest(limit=5)),
+    "grouped-ranks": lambda t: hl.Grouped(embedding=2, unit=hl.Ranks()),
     "grouped-per-condition": lambda t: hl.Grouped(embedding=2, per_condition=True),
     "per-condition": lambda t: hl.PerCondition(),
     "shared": lambda t: hl.Shared(),

@@ -32,6 +32,14 @@ CASES: dict[str, tuple[dict[str, Any], Any]] = {
         },
         "context",
     ),
+    "blocks of the largest size": (
+        {
+            "condition": hl.Context(3, std=0.5),
+            "trunk": hl.Transformer(6, 1, 2),
+            "layout": hl.Grouped(hl.SlotSum(3, hl.OfLayer(), hl.OfBlock()), hl.Largest(5)),
+        },
+        "context",
+    ),
     "vector and context": (
         {
             "condition": hl.Concat(hl.Vector(2), hl.Context(3)),

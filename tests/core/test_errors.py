@@ -94,13 +94,13 @@ def test_a_wrong_option_is_a_value_error(make: object, text: str) -> None:
         (lambda: hl.MLP([3, 4]), "MLP(*widths): got [3, 4]; wanted an int of at least 1."),  # type: ignore[arg-type]
         (
             lambda: hl.Grouped(unit=hl.Layers),  # type: ignore[arg-type]
-            "Grouped(unit=): got the class Layers; wanted Tensors(), Layers(), Modules() or "
-            "Tiles(smallest). Call it: Layers(...).",
+            "Grouped(unit=): got the class Layers; wanted Tensors(), Layers(), Modules(), "
+            "Ranks(), Tiles(smallest) or Largest(limit). Call it: Layers(...).",
         ),
         (
             lambda: hl.Grouped(unit="layers"),  # type: ignore[arg-type]
-            "Grouped(unit=): got 'layers'; wanted Tensors(), Layers(), Modules() or "
-            "Tiles(smallest).",
+            "Grouped(unit=): got 'layers'; wanted Tensors(), Layers(), Modules(), "
+            "Ranks(), Tiles(smallest) or Largest(limit).",
         ),
     ],
 )

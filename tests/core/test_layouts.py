@@ -33,10 +33,15 @@ def compiled(layout: Any, spec: TargetSpec | None = None, **choices: Any) -> hl.
 
 
 def check_tiling(plan: hl.Plan) -> None:
-    """Assert that the pieces of each head cover `0 .. num_used` exactly once."""
+    """Assert that the pieces of each head cover `0 .. num_used` once, but for what is cut."""
     for i, head in enumerate(plan.heads):
         places = [piece.indices().ravel() for _, piece in pieces_of(plan, i)]
-        assert np.array_equal(np.sort(np.concatenate(places)), np.arange(head.num_used))
+        cut = sum(piece.span - piece.numel for _, piece in pieces_of(plan, i))
+        used = np.sort(np.concatenate(places))
+        assert len(used) + cut == head.num_used
+        if not cut:
+            assert np.array_equal(used, np.arange(head.num_used))
+        assert len(np.unique(used)) == len(used)
         # What is cut stands at the end of the last slot.
         assert 0 <= head.num_slots * head.slot_size - head.num_used < head.slot_size
         edges = [(s.start, s.stop) for s in head.segments]
@@ -317,3 +322,46 @@ def test_a_piece_by_hand() -> None:
     assert wide.indices().tolist() == [[4, 5, 8, 9], [6, 7, 10, 11]]
     raw = np.arange(12).reshape(3, 4)
     assert wide.read(raw, np.transpose).tolist() == [[4, 5, 8, 9], [6, 7, 10, 11]]
+
+
+def test_largest_cuts_smaller_tensors_from_one_block() -> None:
+    spec = target(linear("a", 6, 4, bias=False), linear("b", 9, 8, bias=False))
+    plan = compiled(hl.Grouped(unit=hl.Largest()), spec)
+    (head,), (first, second) = plan.heads, plan.pieces
+    assert (head.num_slots, head.slot_size) == (2, 72)
+    assert (first.tile, first.cut, second.tile, second.cut) == ((8, 9), (4, 6), (8, 9), ())
+    assert first.indices().tolist() == [
+        [row * 9 + column for column in range(6)] for row in range(4)
+    ]
+    assert first.ranges() == [(9 * row, 9 * row + 6) for row in range(4)]
+    assert plan.num_generated == 24 + 72
+    assert "-> 72), 33.3 % of its numbers cut" in str(plan)
+    assert "a.weight 4x6 cut from 8x9" in str(plan)
+
+
+def test_largest_tiles_what_is_larger_than_its_limit() -> None:
+    spec = target(linear("a", 6, 4, bias=False), linear("b", 9, 8, bias=False))
+    plan = compiled(hl.Grouped(unit=hl.Largest(6)), spec)
+    first, second = plan.pieces
+    assert (first.grid, first.cut) == ((1, 1), (4, 6))
+    assert (second.tile, second.grid, second.cut) == ((6, 6), (2, 2), (8, 9))
+    used = [piece.indices().ravel().tolist() for piece in plan.pieces]
+    assert len({place for places in used for place in places}) == 24 + 72
+    assert "b.weight 8x9 cut from 4 tiles 6x6" in str(plan)
+
+
+def test_a_rank_is_a_member() -> None:
+    spec = target(linear("0.q", 6, 4), linear("1.q", 6, 4), linear("1.v", 6, 4))
+    told = hl.Grouped(hl.PerModule(2, 2, rank=3), hl.Ranks())
+    plan = hl.compile_plan(
+        spec, hl.Vector(4), layout={"*weight": told}, form={"*weight": hl.LoRA(3)}
+    )
+    assert [(h.num_slots, h.slot_size) for h in plan.heads] == [(6, 4), (6, 6), (3, 4), (3, 6)]
+    u, v = plan.entries[1].pieces
+    assert (u.tile, u.grid, v.tile, v.grid) == ((4, 1), (1, 3), (1, 6), (3, 1))
+    assert u.indices().tolist() == [[12 + row + 4 * rank for rank in range(3)] for row in range(4)]
+    assert [part.rows for part in plan.heads[0].lookups] == [
+        (0, 0, 0, 1, 1, 1),
+        (0,) * 6,
+        (0, 1, 2) * 2,
+    ]

@@ -91,7 +91,11 @@ DOORS = [
     door("OfLayer", {"sinusoidal": False}, {"sinusoidal": BOOLS}),
     door("OfBlock", {"sinusoidal": False}, {"sinusoidal": BOOLS}),
     door("SlotSum", {"width": 4, "*parts": (hl.OfLayer(),)}, {"width": INTS}),
-    door("PerModule", {"layer": 2, "module": 3}, {"layer": INTS, "module": INTS}),
+    door(
+        "PerModule",
+        {"layer": 2, "module": 3, "rank": 4},
+        {"layer": INTS, "module": INTS, "rank": ("0", *INTS)},
+    ),
     door("Context", {"dim": 3, "std": 1.0}, {"dim": INTS, "std": POSITIVE}),
     door("MeanPool", {"dim": 3, "std": 1.0}, {"dim": INTS, "std": POSITIVE}),
     door(
@@ -179,6 +183,7 @@ DOORS = [
         {"embedding": INTS, "per_condition": BOOLS, "signs": BOOLS},
     ),
     door("Tiles", {"smallest": 4}, {"smallest": INTS}),
+    door("Largest", {"limit": 4}, {"limit": ("None", *INTS)}),
     *(door(name, {"trained": False}, {"trained": BOOLS}) for name in ("Delta", "Shift", "RankOne")),
     door("Scale", {"trained": False, "inputs": False}, {"trained": BOOLS, "inputs": BOOLS}),
     *(

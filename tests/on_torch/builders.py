@@ -20,6 +20,7 @@ LAYOUTS: dict[str, Any] = {
     "grouped": hl.Grouped(embedding=3),
     "grouped-layers": hl.Grouped(embedding=3, unit=hl.Layers()),
     "grouped-tiles": hl.Grouped(embedding=3, unit=hl.Tiles(smallest=2)),
+    "grouped-largest": hl.Grouped(embedding=3, unit=hl.Largest(5)),
     "per-condition": hl.PerCondition(),
     "shared": hl.Shared(),
     # Nothing names the last layer: it keeps the target's own tensors.

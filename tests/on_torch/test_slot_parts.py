@@ -110,6 +110,7 @@ LAYOUTS = {
     "chunks": hl.Chunked(7, SUM),
     "tensors": hl.Grouped(hl.SlotSum(6, hl.OfLayer(sinusoidal=True), hl.OfModule(), hl.OfShape())),
     "tiles": hl.Grouped(SUM, hl.Tiles(4)),
+    "largest": hl.Grouped(SUM, hl.Largest(24)),
     "modules": hl.Grouped(hl.PerModule(3, 3), hl.Modules()),
 }
 

@@ -215,7 +215,10 @@ class Drawn(nn.Module):
 SHAPES = st.lists(st.lists(st.integers(1, 4), max_size=4).map(tuple), min_size=1, max_size=4)
 WIDTHS = st.integers(1, 3)
 UNITS = st.one_of(
-    st.just(hl.Tensors()), st.just(hl.Layers()), st.builds(hl.Tiles, st.integers(1, 9))
+    st.just(hl.Tensors()),
+    st.just(hl.Layers()),
+    st.builds(hl.Tiles, st.integers(1, 9)),
+    st.builds(hl.Largest, st.integers(1, 9)),
 )
 ANY_LAYOUT = st.one_of(
     st.just(hl.Full()),

@@ -117,12 +117,12 @@ def rows_that_count(head: Head, pieces: Sequence[tuple[Piece, float]]) -> tuple[
     """
     spans: list[tuple[int, int, int, float]] = []  # slot, first row, last row, factor
     for piece, factor in pieces:
-        at, stop = piece.start, piece.start + piece.numel
-        while at < stop:
-            slot, row = divmod(at, head.slot_size)
-            end = min(head.slot_size, row + stop - at)
-            spans.append((slot, row, end, factor))
-            at += end - row
+        for at, stop in piece.ranges():
+            while at < stop:
+                slot, row = divmod(at, head.slot_size)
+                end = min(head.slot_size, row + stop - at)
+                spans.append((slot, row, end, factor))
+                at += end - row
     edges = sorted({edge for _, row, end, _ in spans for edge in (row, end)})
     ranges_of_factors: dict[tuple[float, ...], list[tuple[int, int]]] = {}
     for start, stop in pairwise(edges):

@@ -46,7 +46,7 @@ class WeightMaker(ABC):
         for entry in self.plan.entries:
             if is_shared(self.plan, entry):
                 piece = entry.pieces[0]
-                numbers = self.shared_row(piece.head)[piece.start : piece.start + piece.numel]
+                numbers = self.shared_row(piece.head)[piece.start : piece.start + piece.span]
                 tensor = self.plan.spec[entry.tensor]
                 tensors[entry.tensor] = self.cast(piece.arrange(numbers, self.permute), tensor)
         return tensors
@@ -72,7 +72,8 @@ class WeightMaker(ABC):
         """Return features `(B, F)`, rows `(numel, F)` and bias `(numel,)` that give a part."""
         slot, first = divmod(piece.start, self.plan.heads[piece.head].slot_size)
         features = self.slot_features(piece.head, slot)
-        weight, bias = self._rows_of(piece.head, first, piece.numel)
+        weight, bias = self._rows_of(piece.head, first, piece.span)
+        weight, bias = piece.kept_rows(weight), piece.kept_rows(bias)
         if self.plan.heads[piece.head].scaled:
             scale, shift = self.scales[row, 0], self.scales[row, 1]
             features, bias = features * scale, bias * scale + shift

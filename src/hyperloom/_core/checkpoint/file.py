@@ -22,7 +22,7 @@ from hyperloom._core.choices.statistics import Statistics
 from hyperloom._core.choices.trunks import CustomTrunk
 from hyperloom._core.errors import CheckpointError, a_mapping, a_path, message
 from hyperloom._core.plan.plan import Plan
-from hyperloom._core.records import Start
+from hyperloom._core.records import Piece, Start
 
 FORMAT = 1
 
@@ -164,15 +164,27 @@ def _check_places(path: Any, plan: Plan) -> None:
             raise _bad(path, got, f"{wanted}, as {entry.form} has parts")
         for piece in entry.pieces:
             sizes = (*piece.tile, *piece.grid)
-            if piece.head not in range(len(plan.heads)) or min(sizes, default=1) < 1:
+            if (
+                piece.head not in range(len(plan.heads))
+                or min(sizes, default=1) < 1
+                or not _fits(piece)
+            ):
                 raise _bad(path, f"a plan with {piece}", "a piece of one of its heads")
             head = plan.heads[piece.head]
-            if piece.start < 0 or piece.start + piece.numel > head.num_slots * head.slot_size:
+            if piece.start < 0 or piece.start + piece.span > head.num_slots * head.slot_size:
                 raise _bad(path, f"a plan with {piece}", f"numbers that {head.name!r} gives")
     # All that follows from it can be computed.
     plan.fill_caches()
     hash(plan)
     str(plan)
+
+
+def _fits(piece: Piece) -> bool:
+    """Whether a piece's cut leaves a part of each of its blocks."""
+    axes = zip(piece.tile, piece.grid, piece.cut, strict=len(piece.tile) == len(piece.cut))
+    return not piece.cut or (
+        len(piece.cut) == len(piece.tile) and all(t * (g - 1) < n <= t * g for t, g, n in axes)
+    )
 
 
 def _header(path: Any, file: BinaryIO) -> dict[str, Any]:
@@ -250,7 +262,8 @@ def fields_that_must_agree(plan: Plan) -> tuple[Any, ...]:
     Measured scales are not among them: a file holds its scales as tensors.
     """
     pieces = [
-        (e.tensor, e.form, [(p.head, p.start, p.grid) for p in e.pieces]) for e in plan.entries
+        (e.tensor, e.form, [(p.head, p.start, p.grid, p.cut) for p in e.pieces])
+        for e in plan.entries
     ]
     heads = [
         (h.name, h.source, h.num_slots, h.slot_size, h.embedding, h.scaled, h.signs)

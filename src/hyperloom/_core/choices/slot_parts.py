@@ -216,28 +216,33 @@ class PerModule(SlotEmbedding):
     Args:
         layer: Width of the layers' embeddings. Default 32.
         module: Width of the embeddings of the types of module. Default 32.
+        rank: Width of the embeddings of ranks, or of other blocks of a tensor, as `OfBlock` tells
+            them: for `Ranks()`, as in Charakorn et al., "Doc-to-LoRA", 2026. Default 0: none.
 
     Raises:
-        ValueError: A width below 1.
+        ValueError: A width of layers or modules below 1, or of ranks below 0.
     """
 
     layer: int = 32
     module: int = 32
+    rank: int = 0
 
     def __post_init__(self) -> None:
         positive_int("PerModule(layer=)", self.layer)
         positive_int("PerModule(module=)", self.module)
+        positive_int("PerModule(rank=)", self.rank, least=0)
 
     @property
     def width(self) -> int:
-        return self.layer + self.module
+        return self.layer + self.module + self.rank
 
     @property
     def summed(self) -> bool:
         return False
 
     def lookups(self, slots: Sequence[Slot]) -> tuple[Lookup, ...]:
-        return OfLayer().lookup(slots, self.layer), OfModule().lookup(slots, self.module)
+        told = [(OfLayer(), self.layer), (OfModule(), self.module), (OfBlock(), self.rank)]
+        return tuple(part.lookup(slots, width) for part, width in told if width)
 
 
 def number_and_type(path: str) -> tuple[str, str]:

@@ -99,8 +99,8 @@ def _check_piece(layout: Layout, head: Head, index: int, part: Part, piece: Piec
     if piece.head != index:
         got = f"places {name} in head {piece.head}"
         raise ValueError(_layout(layout, got, f"head {index}: they count on from first_head"))
-    if piece.start < 0 or piece.start + piece.numel > head.num_used:
-        got = f"places {name} at {piece.start} .. {piece.start + piece.numel}"
+    if piece.start < 0 or piece.start + piece.span > head.num_used:
+        got = f"places {name} at {piece.start} .. {piece.start + piece.span}"
         raise ValueError(
             _layout(layout, got, f"numbers in 0 .. {head.num_used}, all its head uses")
         )

@@ -14,7 +14,7 @@ from hyperloom._core.records import Piece
 def from_rows(plan: Plan, piece: Piece) -> bool:
     """Whether a part is, in order, what one run of a linear head gives: a sum of its rows."""
     head = plan.heads[piece.head]
-    in_one_slot = piece.start % head.slot_size + piece.numel <= head.slot_size
+    in_one_slot = piece.start % head.slot_size + piece.span <= head.slot_size
     return head.linear and piece.count == 1 and in_one_slot
 
 

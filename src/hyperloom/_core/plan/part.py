@@ -68,7 +68,7 @@ def _reduced(head: Head, pieces: Collection[Piece], slots: bool) -> tuple[Head, 
     """Return a head of what the pieces need, and which slots or rows that is."""
     unit, taken = _unit(head), list[Range]()
     for piece in sorted(pieces, key=lambda piece: piece.start):
-        first, stop = piece.start // unit, -(-(piece.start + piece.numel) // unit)
+        first, stop = piece.start // unit, -(-(piece.start + piece.span) // unit)
         if taken and first <= taken[-1][1]:
             first, stop = taken[-1][0], max(stop, taken.pop()[1])
         taken.append((first, stop))
@@ -76,7 +76,7 @@ def _reduced(head: Head, pieces: Collection[Piece], slots: bool) -> tuple[Head, 
     if (head.given and not head.embedding) or (head.embedding and not slots):
         taken = [(0, every)]
     size = sum(stop - first for first, stop in taken)
-    num_used = sum(piece.numel for piece in pieces)
+    num_used = sum(piece.span for piece in pieces)
     sizes = {"num_slots": size} if head.embedding else {"slot_size": size}
     return replace(head, num_used=num_used, segments=(), **sizes), tuple(taken)
 

@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from hyperloom._core.errors import message, shown
-from hyperloom._core.plan.plan import Entry, Plan, shape_text
+from hyperloom._core.plan.plan import Entry, Plan, draw_head, shape_text
 from hyperloom._core.records import Head, Piece
 from hyperloom._core.tables import human
 
@@ -167,7 +167,7 @@ def _draw_head(
     sheet: _Sheet, plan: Plan, index: int, head: Head, side: float, colours: dict[str, str]
 ) -> None:
     """Draw a head: a row for each slot, coloured by what its numbers become."""
-    sheet.line(head.drawn(plan.features(head), plan.num_ids))
+    sheet.line(draw_head(plan, index))
     row = max(head.slot_size * side * side / BAND, LEAST if head.num_slots == 1 else 0.0)
     row = max(row, LEAST / head.num_slots)
     top, unit = sheet.y, BAND / head.slot_size
@@ -191,11 +191,19 @@ def _draw_head(
 
 
 def _stretches(piece: Piece, size: int) -> Iterator[tuple[float, float, float, float]]:
-    """Yield the rectangles (x, y, width, height), in numbers and slots, that a piece covers."""
-    start, stop = piece.start, piece.start + piece.numel
+    """Yield the rectangles (x, y, width, height), in numbers and slots, that a piece covers.
+
+    What a piece has of a block that is cut is drawn as the first part of it, however it lies.
+    """
+    if piece.cut:
+        for i, kept in enumerate(piece.kept_of_blocks()):
+            slot, first = divmod(piece.start + i * piece.stride, size)
+            yield first, slot, kept, 1
+        return
+    start, stop = piece.start, piece.start + piece.span
     first, last = start // size, (stop - 1) // size
     if first == last:
-        yield start % size, first, piece.numel, 1
+        yield start % size, first, piece.span, 1
         return
     if start % size:
         yield start % size, first, size - start % size, 1

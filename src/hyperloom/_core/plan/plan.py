@@ -108,15 +108,15 @@ class Plan:
                     rows.append(NO_PIECE)
                     sizes.append(piece.start - done)
                 rows.append(row)
-                sizes.append(piece.numel)
+                sizes.append(piece.span)
             rest = head.num_slots * head.slot_size - sum(sizes)
             cuts_of_heads.append((tuple(rows), tuple([*sizes, rest] if rest else sizes)))
         return tuple(cuts_of_heads)
 
     @cached_property
     def block_shapes(self) -> tuple[tuple[int, ...] | None, ...]:
-        """For each piece its shape where it is one block, `None` where it is tiled."""
-        return tuple(piece.tile if piece.count == 1 else None for piece in self.pieces)
+        """For each piece its shape where it is one whole block, `None` where it is tiled or cut."""
+        return tuple(piece.tile if piece.contiguous else None for piece in self.pieces)
 
     @cached_property
     def row_cuts(self) -> tuple[dict[tuple[int, int], int] | None, ...]:
@@ -130,7 +130,7 @@ class Plan:
     def _row_cuts(self, index: int) -> dict[tuple[int, int], int] | None:
         size = self.heads[index].slot_size
         pieces_of_head = [piece for piece in self.pieces if piece.head == index]
-        ranges = sorted({(p.start % size, p.numel) for p in pieces_of_head})
+        ranges = sorted({(p.start % size, p.span) for p in pieces_of_head})
         cuts: dict[tuple[int, int], int] = {}
         row = 0
         for start, numel in ranges:
@@ -278,8 +278,8 @@ def draw_plan(plan: Plan) -> str:
     ]
     for i, w in enumerate(plan.widths):
         lines.append(f"├─ trunk      {plan.trunk}: {_draw_seen(plan, i)} -> ({plan.out_width(w)},)")
-    for i, head in enumerate(plan.heads):
-        lines.append(f"├─ head       {head.drawn(plan.features(head), plan.num_ids)}")
+    for i in range(len(plan.heads)):
+        lines.append(f"├─ head       {draw_head(plan, i)}")
         members = [(e, p) for e in plan.entries for p in e.pieces if p.head == i]
         shown = [f"│    {_draw_piece(plan, e, p)}" for e, p in members]
         lines += _cut(shown, "│    ")
@@ -292,6 +292,15 @@ def draw_plan(plan: Plan) -> str:
     )
     lines.append(f"└─ learned    {size}, {plan.compression:.3g} x the target")
     return "\n".join(lines)
+
+
+def draw_head(plan: Plan, index: int) -> str:
+    """Return a head as a line of the plan's drawing, with what is cut from its blocks."""
+    head = plan.heads[index]
+    text = head.drawn(plan.features(head), plan.num_ids)
+    cut = sum(piece.span - piece.numel for piece in plan.pieces if piece.head == index)
+    share = 100 * cut / max(1, head.num_slots * head.slot_size)
+    return f"{text}, {share:.3g} % of its numbers cut" if cut else text
 
 
 def _draw_kept(plan: Plan, name: str) -> str:
@@ -327,8 +336,9 @@ def _draw_piece(plan: Plan, entry: Entry, piece: Piece) -> str:
     if sum(other.shape == piece.shape for other in entry.pieces) > 1:
         text += f" (part {entry.pieces.index(piece) + 1})"
     count, scale, shift = piece.count, piece.scale, piece.shift
-    if count > 1:
-        text += f" = {count} tiles {shape_text(piece.tile)}"
+    if not piece.contiguous:
+        tiles = f"{count} tiles " if count > 1 else ""
+        text += f" {'cut from' if piece.cut else '='} {tiles}{shape_text(piece.tile)}"
     if scale != 1.0:
         text += f" x {scale:.3g}"
     if shift != 0.0:

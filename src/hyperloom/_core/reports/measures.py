@@ -67,7 +67,7 @@ def starts(plan: Plan, name: str, ndim: int) -> tuple[bool, bool]:
 
 def starts_constant(plan: Plan, entry: Entry) -> bool:
     """Whether the plan starts a tensor alike for all conditions."""
-    zero = [_std_is_zero(plan.heads[p.head], p.start, p.numel) for p in entry.pieces]
+    zero = [_std_is_zero(plan.heads[p.head], p.start, p.span) for p in entry.pieces]
     return all(zero) if plan.structures[entry.tensor] == Plain() else any(zero)
 
 

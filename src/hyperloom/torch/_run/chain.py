@@ -314,7 +314,7 @@ def _sizes(plan: Plan) -> tuple[int, ...] | None:
         return None
     for entry in plan.entries:
         piece = entry.pieces[0]
-        if plan.structures[entry.tensor] != Plain() or piece.count != 1 or piece.start != at:
+        if plan.structures[entry.tensor] != Plain() or not piece.contiguous or piece.start != at:
             return None
         sizes.append(piece.numel)
         at += piece.numel

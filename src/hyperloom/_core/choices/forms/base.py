@@ -64,12 +64,23 @@ class OnBase(Form, open=True):
         return self.trained
 
 
-def part_of(tensor: TensorSpec, factor: str, shape: tuple[int, ...], start: Start) -> Part:
-    """Return a part of `tensor` that is called `factor`, of another shape than the tensor's."""
+def part_of(
+    tensor: TensorSpec,
+    factor: str,
+    shape: tuple[int, ...],
+    start: Start,
+    rank_axis: int | None = None,
+) -> Part:
+    """Return a part of `tensor` that is called `factor`, of another shape than the tensor's.
+
+    A factor of a low-rank product says which of its axes is that of ranks.
+    """
     label = f"{tensor.layer_relative_name}.{factor}"
     same = len(shape) == len(tensor.shape)
     extent = tuple(shape[i] for i in tensor.kernel_axes) if same else shape[2:]
-    return Part(tensor.name, tensor.layer, label, tensor.role, shape, start, False, extent)
+    return Part(
+        tensor.name, tensor.layer, label, tensor.role, shape, start, False, extent, rank_axis
+    )
 
 
 NAME_WEIGHTS = "Name weights only, e.g. form={'*weight': ...}, or '*kernel' in Flax."

@@ -133,8 +133,8 @@ class LowRank(Form):
         std = math.sqrt(start.std / math.sqrt(self.rank))
         start_of_factor = Start(0.0, std, measured=start.measured)
         return (
-            part_of(tensor, "u", (rows, self.rank), start_of_factor),
-            part_of(tensor, "v", (self.rank, columns), start_of_factor),
+            part_of(tensor, "u", (rows, self.rank), start_of_factor, 1),
+            part_of(tensor, "v", (self.rank, columns), start_of_factor, 0),
         )
 
     def structure(self, tensor: TensorSpec) -> Structure:
@@ -162,8 +162,8 @@ def _change(form: Form, rank: int, tensor: TensorSpec) -> tuple[Part, ...]:
     inputs_first = tensor.outputs_last and tensor.role is Role.WEIGHT
     left, right = (random, ZERO) if inputs_first else (ZERO, random)
     return (
-        part_of(tensor, "u", (rows, rank), left),
-        part_of(tensor, "v", (rank, columns), right),
+        part_of(tensor, "u", (rows, rank), left, 1),
+        part_of(tensor, "v", (rank, columns), right, 0),
     )
 
 

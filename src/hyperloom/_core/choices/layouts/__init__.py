@@ -3,7 +3,15 @@
 from hyperloom._core.choices.layouts.base import Layout
 from hyperloom._core.choices.layouts.chunked import Chunked
 from hyperloom._core.choices.layouts.direct import Direct, Given
-from hyperloom._core.choices.layouts.grouped import Grouped, Layers, Modules, Tensors, Tiles
+from hyperloom._core.choices.layouts.grouped import (
+    Grouped,
+    Largest,
+    Layers,
+    Modules,
+    Ranks,
+    Tensors,
+    Tiles,
+)
 from hyperloom._core.choices.layouts.rows import Full, PerCondition, Shared
 from hyperloom._core.records import Head, Piece, Placement, Segment, Source, slot_signs
 
@@ -14,12 +22,14 @@ __all__ = [
     "Given",
     "Grouped",
     "Head",
+    "Largest",
     "Layers",
     "Layout",
     "Modules",
     "PerCondition",
     "Piece",
     "Placement",
+    "Ranks",
     "Segment",
     "Shared",
     "Source",

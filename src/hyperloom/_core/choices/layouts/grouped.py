@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hyperloom._core.choice import Choice
 from hyperloom._core.choices.layouts.base import (
@@ -111,6 +111,83 @@ class Tiles(Unit):
 
 
 @dataclass(frozen=True, repr=False)
+class Largest(Unit):
+    """Tensors of unequal shapes are cut from blocks of the largest size.
+
+    The block's shape is the largest of the members' sizes, axis by axis, but no more than `limit`
+    along an axis. A smaller tensor is the first numbers of a block along each axis; a larger one
+    is tiled, and its last tiles are cut. Members have the same role and number of axes, and the
+    same size along all axes but those of inputs and outputs (kernels). What is cut is generated
+    for nothing: the plan prints its share. Each tensor starts with the variance of its own fans.
+
+    It is how one head serves any architecture. Knyazev, Hwang and Lacoste-Julien, "Can We Scale
+    Transformers to Predict Parameters of Diverse ImageNet Models?" (GHN-3), ICML 2023, cut from
+    one block, and repeat it for tensors that are larger, where here each tile has a slot.
+
+    Args:
+        limit: Most numbers of a block along an axis of inputs or outputs. Default `None`: no limit.
+
+    Raises:
+        ValueError: `limit` below 1.
+    """
+
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.limit is not None:
+            positive_int("Largest(limit=)", self.limit)
+
+    def compile(self, parts: Sequence[Part], first_head: int, layout: Grouped) -> list[Placement]:
+        groups: dict[object, list[Part]] = {}
+        for part in parts:
+            key = (len(part.shape), part.extent, part.role, part.start.exact)
+            groups.setdefault(key, []).append(part)
+        return [
+            _place_tiles(members, self._block(members), first_head + i, layout)
+            for i, members in enumerate(groups.values())
+        ]
+
+    def _block(self, parts: list[Part]) -> tuple[int, ...]:
+        """Return the shape of the block; axes along which all agree, as of kernels, are whole."""
+        sizes = zip(*(part.shape for part in parts), strict=True)
+        kernel = len(parts[0].shape) - len(parts[0].extent)
+        return tuple(
+            max(along) if self.limit is None or axis >= kernel else min(max(along), self.limit)
+            for axis, along in enumerate(sizes)
+        )
+
+
+@dataclass(frozen=True, repr=False)
+class Ranks(Unit):
+    """One rank of a low-rank change is a member: a column of `U`, or a row of `V`.
+
+    For tensors in the form `LoRA`, `DoRA` or `LowRank`. Modules of one type (as `Modules` tells
+    them) and of equal shapes share two heads, one for each factor: an adapter of rank 8 has 8
+    slots in each. Which rank a slot is, `OfBlock()` tells, and `PerModule(rank=)`. Two slots told
+    alike in both heads, by embeddings without `OfRole()`, have the same features in a trunk that
+    sees one slot at a time. Parts that are no factor, as DoRA's lengths, are whole members.
+
+    Charakorn et al., "Doc-to-LoRA", 2026: a token for each layer, type of module and rank.
+    """
+
+    def compile(self, parts: Sequence[Part], first_head: int, layout: Grouped) -> list[Placement]:
+        groups: dict[object, list[Part]] = {}
+        for part in parts:
+            kind = number_and_type(part.layer)[1]
+            key = (kind, part.label, part.shape, part.role, part.start.exact)
+            groups.setdefault(key, []).append(part)
+        return [
+            _place_tiles(members, _without_ranks(members[0]), first_head + i, layout)
+            for i, members in enumerate(groups.values())
+        ]
+
+
+def _without_ranks(part: Part) -> tuple[int, ...]:
+    """Return the shape of one rank of a factor; of another part its shape."""
+    return tuple(1 if axis == part.rank_axis else size for axis, size in enumerate(part.shape))
+
+
+@dataclass(frozen=True, repr=False)
 class Grouped(Layout):
     """Tensors or layers of equal shape share a head and differ by an embedding.
 
@@ -120,8 +197,8 @@ class Grouped(Layout):
     Args:
         embedding: Width of the members' embeddings, default 32; or a `SlotSum` or `PerModule`,
             which say what each member is.
-        unit: What a member is: `Tensors()` (default), `Layers()`, `Modules()` or
-            `Tiles(smallest)`.
+        unit: What a member is: `Tensors()` (default), `Layers()`, `Modules()`, `Ranks()`,
+            `Tiles(smallest)` or `Largest(limit)`.
         per_condition: Embeddings of its own for each condition id. Default False.
         signs: Each member sees the features under fixed random signs of its own, so that members
             start uncorrelated, as in `Chunked`. Default True.
@@ -129,7 +206,7 @@ class Grouped(Layout):
     Raises:
         ValueError: `embedding` below 1, `per_condition` with embeddings that say what a member is,
             or two members of a head of which they say the same.
-        TypeError: `unit` is not one of the four.
+        TypeError: `unit` is not one of these.
     """
 
     embedding: int | SlotEmbedding = 32
@@ -144,7 +221,7 @@ class Grouped(Layout):
         a_bool("Grouped(signs=)", self.signs)
         if not isinstance(self.unit, Unit):
             got = self.unit if isinstance(self.unit, type) else repr(self.unit)
-            wanted = "Tensors(), Layers(), Modules() or Tiles(smallest)"
+            wanted = "Tensors(), Layers(), Modules(), Ranks(), Tiles(smallest) or Largest(limit)"
             raise TypeError(message("Grouped(unit=)", got, wanted, call_it(self.unit, Unit)))
 
     def compile(self, parts: Sequence[Part], first_head: int) -> list[Placement]:
@@ -191,9 +268,11 @@ def _place_tiles(parts: list[Part], tile: tuple[int, ...], head: int, layout: Gr
     size, common = math.prod(tile), common_std(parts)
     pieces, slot = [], 0
     for part in parts:
-        grid = tuple(n // t for n, t in zip(part.shape, tile, strict=True))
+        grid = tuple(-(-n // t) for n, t in zip(part.shape, tile, strict=True))
         scale, shift = scale_and_shift(part, common, parts)
-        pieces.append((part, Piece(head, slot * size, tile, grid, size, scale, shift)))
+        piece = Piece(head, slot * size, tile, grid, size, scale, shift)
+        cut = () if piece.shape == part.shape else part.shape
+        pieces.append((part, replace(piece, cut=cut)))
         slot += math.prod(grid)
     rows = [Segment(0, size, 0.0, common)]
     return Placement(_head(layout, slot, size, needs_scales(parts), rows), tuple(pieces))
