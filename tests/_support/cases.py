@@ -128,15 +128,20 @@ def _choose_rows() -> Iterator[Row]:
     Greedy: each row is, of all that the target and layout allow, the one with most new pairs.
     """
     product = itertools.product(TARGETS, LAYOUTS, FORMS, CONDITIONS, TRUNKS)
-    pairs = {case: case.pairs for choices in product if (case := Row(*choices)).possible}
-    possible = list(pairs)
+    possible = [case for choices in product if (case := Row(*choices)).possible]
+    # Sets of pairs as bits of an integer: every worker chooses when it collects the tests.
+    bits: dict[tuple[str, str, str, str], int] = {}
+    pairs = {
+        case: sum(1 << bits.setdefault(pair, len(bits)) for pair in case.pairs) for case in possible
+    }
     # Of rows with equally many new pairs, not always the first.
     random.Random(0).shuffle(possible)
-    missing = set().union(*pairs.values())
+    missing = (1 << len(bits)) - 1
 
     def best(rows: list[Row]) -> Row:
-        row = max(rows, key=lambda case: len(pairs[case] & missing))
-        missing.difference_update(pairs[row])
+        nonlocal missing
+        row = max(rows, key=lambda case: (pairs[case] & missing).bit_count())
+        missing &= ~pairs[row]
         return row
 
     for target, layout in itertools.product(TARGETS, LAYOUTS):
