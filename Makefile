@@ -17,7 +17,7 @@ STAMP := $(VENV)/.hyperloom-installed
 # A target that fails half-way must not look finished.
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint docs look package bench trace zoo fuzz reproduce clean
+.PHONY: help env demo test full lint docs look package bench trace zoo fuzz reproduce clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -41,6 +41,9 @@ demo: env  ## learn five tasks in a row with and without a hypernetwork, and plo
 
 test: env  ## run the tests
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 $(ARGS)
+
+full: env  ## run the tests and the long ones too (an hour)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m "slow or not slow" $(ARGS)
 
 lint: env  ## check style, format, types and which room imports which
 	$(BIN)/ruff check .

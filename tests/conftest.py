@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -34,6 +35,7 @@ if any(d.version.startswith("0.10.") for d in metadata.distributions(name="jaxli
     os.environ["XLA_FLAGS"] = " ".join(FLAGS).strip()
 
 SEED = 20_261_121
+LONG = Path(__file__).with_name("long.txt")
 
 
 def _torch() -> Any:
@@ -68,6 +70,15 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.register_profile("thorough", max_examples=500, deadline=None)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest deselects by marker
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that long.txt lists as slow."""
+    listed = set(LONG.read_text("utf-8").splitlines())
+    for item in items:
+        if item.nodeid in listed:
+            item.add_marker("slow")
 
 
 def pytest_collection_finish() -> None:

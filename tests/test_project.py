@@ -147,3 +147,12 @@ def test_no_file_names_the_machine_it_was_written_on() -> None:
     files = [ROOT / name for name in listed.stdout.split("\0") if name]
     found = {f.name: m[0] for f in files if f.is_file() and (m := local.search(f.read_bytes()))}
     assert not found
+
+
+def test_every_long_test_is_there() -> None:
+    lines = (ROOT / "tests" / "long.txt").read_text("utf-8").splitlines()
+    tests = {line.partition("[")[0] for line in lines if not line.startswith("#")}
+    assert tests
+    for test in sorted(tests):
+        path, _, name = test.partition("::")
+        assert f"def {name}(" in (ROOT / path).read_text("utf-8"), f"tests/long.txt: no {test}"

@@ -6,7 +6,7 @@ import pytest
 
 from tests.on_jax.fuzz import Case
 
-FEW, MANY, GROUP = 12, 400, 4
+FEW, MANY, GROUP = 4, 400, 4
 
 
 def check(first: int) -> None:
