@@ -3,10 +3,12 @@
 #   PYTHON  the interpreter the environment is made from     make env PYTHON=python3.12
 #   VENV    where the environment is                         make test VENV=/tmp/venv
 #   ARGS    more arguments for the tool that a target runs   make test ARGS="-n auto -k chunked"
+#   DEMO    the recipe that `make demo` runs           make demo DEMO=names
 #   DATA    the digits that `make reproduce` trains on       make reproduce DATA=mnist10k.npz
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+DEMO ?= digits
 DATA ?=
 
 BIN := $(VENV)/bin
@@ -36,8 +38,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PIP) -c constraints.txt -e ".[demo,test,docs,lint,bench]"
 	@touch $@
 
-demo: env  ## learn five tasks in a row with and without a hypernetwork, and plot it
-	$(BIN)/hyperloom demo $(ARGS)
+demo: env  ## run a recipe: five tasks in a row, none forgotten; others: make demo DEMO=names
+	$(BIN)/hyperloom demo $(DEMO) $(ARGS)
 
 test: env  ## run the tests
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 $(ARGS)

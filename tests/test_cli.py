@@ -18,6 +18,9 @@ from typer.testing import CliRunner, Result
 import hyperloom
 import hyperloom.torch as hl
 from hyperloom import _cli
+from hyperloom.recipes import _list
+from hyperloom.recipes._list import RECIPES
+from hyperloom.recipes._run import Run
 from hyperloom.recipes.continual import Record, _demo, split_digits
 from hyperloom.recipes.continual.torch import digits_network
 
@@ -145,7 +148,9 @@ def test_an_error_has_no_traceback(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     out = tmp_path_factory.mktemp("demo") / "made" / "here"
-    return out, run("demo", "--out", out, "--steps", 12, "--seed", 1, env={"COLUMNS": "80"})
+    return out, run(
+        "demo", "digits", "--out", out, "--steps", 12, "--seed", 1, env={"COLUMNS": "80"}
+    )
 
 
 def test_the_demo_writes_all_its_files(demo: tuple[Path, Result]) -> None:
@@ -200,7 +205,7 @@ def test_the_demo_fails_if_the_checkpoint_differs(
 ) -> None:
     monkeypatch.setattr(_demo, "_proof", lambda *_: False)
     monkeypatch.setattr(_demo, "plots", type("NoPlots", (), {"__getattr__": _nothing})())
-    done = run("demo", "--out", tmp_path, "--steps", 1)
+    done = run("demo", "digits", "--out", tmp_path, "--steps", 1)
     assert done.exit_code == 1
     assert "OTHER predictions" in done.stdout
     numbers = json.loads((tmp_path / "numbers.json").read_text("utf-8"))
@@ -214,10 +219,10 @@ def _nothing(self: object, name: str) -> object:
 def test_the_demo_says_that_it_cannot_write(tmp_path: Path) -> None:
     taken = tmp_path / "taken"
     taken.write_text("a file")
-    done = run("demo", "--out", taken)
+    done = run("demo", "digits", "--out", taken)
     assert done.exit_code == 1
     assert done.stderr.startswith(f"hyperloom: --out: got {taken} (")
-    assert "hyperloom demo --out DIR" in done.stderr
+    assert "hyperloom demo digits --out DIR" in done.stderr
     assert taken.read_text() == "a file"
 
 
@@ -229,7 +234,7 @@ def test_the_demo_tells_whether_the_hypernetwork_forgot(final: float, verdict: s
     names = ("hypernetwork", "fine-tuning", "separate networks")
     record = Record(("a", "b"), [1, 2], [[100.0], [2 * final - 100, 100.0]], 1.0, 10)
     console = Console(file=io.StringIO(), record=True, width=80)
-    _demo._conclude(console, Path("out"), dict.fromkeys(names, record), True, 2.0, "torch")
+    _demo._conclude(Run("digits", Path("out"), console), dict.fromkeys(names, record), True)
     text = console.export_text()
     assert f"- Hypernetwork: 100.0 % right after, {final:.1f} % at the end: " in text
     assert verdict in text
@@ -238,10 +243,43 @@ def test_the_demo_tells_whether_the_hypernetwork_forgot(final: float, verdict: s
 
 @pytest.mark.parametrize("bad", [("--steps", "0"), ("--seed", "-1"), ("--nothing",)])
 def test_bad_options_are_refused(bad: tuple[str, ...], tmp_path: Path) -> None:
-    done = run("demo", "--out", tmp_path / "out", *bad)
+    done = run("demo", "digits", "--out", tmp_path / "out", *bad)
     assert done.exit_code == 2
     assert bad[0] in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_demo_without_a_name_lists_the_recipes() -> None:
+    done = run("demo")
+    assert done.exit_code == 0
+    for recipe in RECIPES:
+        assert f"  {recipe.name} " in done.stdout
+        assert recipe.what in done.stdout
+        assert len(recipe.what) < 70
+
+
+def test_an_unknown_recipe_is_refused() -> None:
+    done = run("demo", "digit")
+    assert done.exit_code == 1
+    assert done.stderr == (
+        "hyperloom: name: got 'digit'; wanted the name of a recipe. Did you mean 'digits'? "
+        "`hyperloom demo` lists them.\n"
+    )
+
+
+def test_a_backend_that_a_recipe_has_not_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_list, "RECIPES", (_list.Recipe("digits", "", ("torch",)),))
+    done = run("demo", "digits", "--backend", "jax")
+    assert done.exit_code == 1
+    wanted = "got jax; wanted torch, what digits is written for."
+    assert done.stderr == f"hyperloom: --backend: {wanted}\n"
+
+
+def test_data_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "none.csv"
+    done = run("demo", "digits", "--data", path)
+    assert done.exit_code == 1
+    assert f"--data: got {path}, which is no file; wanted the path of a file." in done.stderr
 
 
 # ---- the rest --------------------------------------------------------------------------------
@@ -285,7 +323,7 @@ class Missing:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 
 sys.meta_path.insert(0, Missing())
-sys.argv = ["hyperloom", "demo", "--out", {str(tmp_path / "out")!r}]
+sys.argv = ["hyperloom", "demo", "digits", "--out", {str(tmp_path / "out")!r}]
 from hyperloom._cli import main
 main()
 """

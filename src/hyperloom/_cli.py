@@ -1,4 +1,4 @@
-"""The command line: `hyperloom demo`, `hyperloom inspect FILE` and `hyperloom plot FILE`."""
+"""The command line: `hyperloom demo NAME`, `hyperloom inspect FILE` and `hyperloom plot FILE`."""
 
 import sys
 from enum import StrEnum
@@ -11,7 +11,7 @@ from hyperloom import __version__
 from hyperloom._core.arrays import itemsize
 from hyperloom._core.checkpoint.base import FINGERPRINT, TREES
 from hyperloom._core.checkpoint.file import FORMAT, Description, read_description
-from hyperloom._core.errors import CheckpointError, message
+from hyperloom._core.errors import CheckpointError, did_you_mean, message
 from hyperloom._core.plan.plan import Plan
 from hyperloom._core.tables import human
 
@@ -76,15 +76,26 @@ def build_app() -> "typer.Typer":
 
     @app.command()
     def demo(
+        name: Annotated[
+            str, typer.Argument(help="Of a recipe; without one, they are listed.")
+        ] = "",
         out: Annotated[Path, typer.Option(help="Folder for plots, checkpoint and numbers.")] = Path(
             "hyperloom-demo"
         ),
         seed: Annotated[int, typer.Option(min=0, help="Of initial values and batches.")] = 0,
-        steps: Annotated[int, typer.Option(min=1, help="Training steps for each task.")] = 400,
+        steps: Annotated[
+            int | None, typer.Option(min=1, help="Training steps; the recipe's own by default.")
+        ] = None,
         backend: Annotated[Backend, typer.Option(help="What computes.")] = Backend.TORCH,
+        data: Annotated[
+            Path | None, typer.Option(help="A file of your own, for recipes that take one.")
+        ] = None,
     ) -> None:
-        """Learn five tasks in a row with a hypernetwork, and with what one would do without."""
-        _demo(out, seed, steps, backend)
+        """Run a recipe: a whole use of hypernetworks beside what one would do without."""
+        if name:
+            _demo(name, out, seed, steps, str(backend), data)
+        else:
+            _list_recipes()
 
     @app.command()
     def inspect(
@@ -109,25 +120,54 @@ def build_app() -> "typer.Typer":
     return app
 
 
-def _demo(out: Path, seed: int, steps: int, backend: Backend) -> None:
-    """Run the demo; exit with 1 if it cannot, or if the checkpoint does not do what was saved."""
+def _list_recipes() -> None:
+    """Print the recipes, a line each."""
     from rich.console import Console
 
-    try:
-        from hyperloom.recipes.continual import Training
-        from hyperloom.recipes.continual._demo import run_demo
+    from hyperloom.recipes._list import RECIPES
 
-        import_module(f"hyperloom.recipes.continual.{backend}")
-    except ImportError as error:
-        _fail(_NEEDS.format(error.name))
+    width = max(len(recipe.name) for recipe in RECIPES) + 2
+    lines = [f"  {recipe.name:<{width}}{recipe.what}" for recipe in RECIPES]
+    text = "\n".join(["hyperloom demo NAME runs a recipe, in about two minutes:", "", *lines])
+    Console().print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _demo(
+    name: str, out: Path, seed: int, steps: int | None, backend: str, data: Path | None
+) -> None:
+    """Run a recipe; exit with 1 if it cannot run, or has failed."""
+    from rich.console import Console
+
+    from hyperloom.recipes._list import RECIPES
+
+    found = [recipe for recipe in RECIPES if recipe.name == name]
+    if not found:
+        known = did_you_mean(name, [recipe.name for recipe in RECIPES])
+        way_out = f"{known} `hyperloom demo` lists them."
+        _fail(message("name", repr(name), "the name of a recipe", way_out))
+    recipe = found[0]
+    if backend not in recipe.backends:
+        wanted = f"{' or '.join(recipe.backends)}, what {name} is written for"
+        _fail(message("--backend", backend, wanted))
+    if data is not None and not data.is_file():
+        _fail(message("--data", f"{data}, which is no file", "the path of a file"))
     try:
-        same = run_demo(out, Training(steps=steps, seed=seed), Console(), str(backend))
+        from hyperloom.recipes._run import Run, running
+
+        module = import_module(recipe.module)
+        import_module(f"{recipe.module.rpartition('.')[0]}.{backend}")
+    except ImportError as error:
+        _fail(_NEEDS.format(error.name).replace("[demo]", f"[{recipe.extra}]"))
+    run = Run(name, out, Console(), seed, steps, backend, data)
+    try:
+        with running(run):
+            module.demo(run)
     except OSError as error:
-        way_out = "Name another folder: hyperloom demo --out DIR."
+        way_out = f"Name another folder: hyperloom demo {name} --out DIR."
         _fail(
             message("--out", f"{out} ({error.strerror})", "a folder that can be written", way_out)
         )
-    if not same:
+    if run.failed:
         sys.exit(1)
 
 

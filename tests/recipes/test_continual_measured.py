@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from hyperloom.recipes._run import dumps
 from hyperloom.recipes.continual import (
     Part,
     Task,
@@ -18,7 +19,7 @@ from hyperloom.recipes.continual import (
     learn_in_sequence,
 )
 from hyperloom.recipes.continual._plots import _evidence
-from hyperloom.recipes.continual._report import as_json, dumps, table
+from hyperloom.recipes.continual._report import as_json, table
 from hyperloom.recipes.continual.torch import (
     digits_network,
 )

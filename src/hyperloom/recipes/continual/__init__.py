@@ -13,7 +13,7 @@ measures it. `hyperloom.recipes.continual.torch` has the learners for PyTorch,
     print(record.right_after, record.final)
 
 Method: von Oswald, Henning, Grewe and Sacramento, "Continual learning with hypernetworks",
-ICLR 2020. `hyperloom demo` is this recipe on scikit-learn's digits.
+ICLR 2020. `hyperloom demo digits` is this recipe on scikit-learn's digits.
 """
 
 from hyperloom.recipes.continual._data import Part, Task, split_digits

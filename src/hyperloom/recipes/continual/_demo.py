@@ -1,30 +1,27 @@
-"""`hyperloom demo`: learn split digits in sequence, compare, plot, save, load, compare again."""
+"""`hyperloom demo digits`: learn split digits in sequence, compare, plot, save and load."""
 
 from __future__ import annotations
 
-import platform
-import time
 from collections.abc import Mapping
 from dataclasses import asdict
-from importlib import import_module
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import numpy as np
-import sklearn
+import sklearn  # noqa: F401  # pyright: ignore[reportUnusedImport]  # missing, it is said first
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from hyperloom import __version__
+from hyperloom.recipes._run import Run
 from hyperloom.recipes.continual import _plots as plots
 from hyperloom.recipes.continual import _setup
 from hyperloom.recipes.continual._data import Task, split_digits
-from hyperloom.recipes.continual._report import as_json, dumps, table
+from hyperloom.recipes.continual._report import as_json, table
 from hyperloom.recipes.continual._sequence import Learner, Record, Training, learn_in_sequence
 
 CHECKPOINT = "hypernetwork.safetensors"
-NUMBERS = "numbers.json"
+STEPS = 400
 
 _INTRODUCTION = (
     "[bold]Split digits[/bold]: five tasks in sequence, 0 or 1, then 2 or 3, up to 8 or 9. A "
@@ -38,41 +35,31 @@ _INTRODUCTION = (
 )
 
 
-def run_demo(out: Path, training: Training, console: Console, backend: str = "torch") -> bool:
-    """Run the demo; return whether the checkpoint, read back, does what was saved.
-
-    Args:
-        out: Folder for what it writes; made if it is not there.
-        training: Of every learner.
-        console: Where to print.
-        backend: `"torch"` or `"jax"`.
+def demo(run: Run) -> None:
+    """Run the demo; it has failed if the checkpoint, read back, does other than what was saved.
 
     Raises:
         ImportError: The backend's framework is not installed.
-        OSError: The folder or a file in it cannot be written.
     """
-    recipe: Any = import_module(f"hyperloom.recipes.continual.{backend}")
-    start = time.perf_counter()
-    out.mkdir(parents=True, exist_ok=True)
-    console.print(_INTRODUCTION, highlight=False)
+    recipe = run.backend_of(__package__ or "")
+    training = Training(steps=run.steps or STEPS, seed=run.seed)
+    run.introduce(_INTRODUCTION)
     tasks = split_digits()
     with recipe.one_thread():
         learners = recipe.digits_learners(training)
-        records = _learn_all(learners, tasks, console)
+        records = _learn_all(learners, tasks, run.console)
         learner: Any = learners["hypernetwork"]
         layers = [learner.layers(i) for i in range(len(tasks))]
-        plots.plot_accuracy(records, out / "accuracy.png")
-        plots.plot_weights(tasks, layers, out / "weights.png")
+        plots.plot_accuracy(records, run.path("accuracy.png", "accuracy on each task over time"))
+        plots.plot_weights(tasks, layers, run.path("weights.png", "generated weights as images"))
         across = _across(learner, tasks)
-        plots.plot_conditions(tasks, learner.embeddings(), across, out / "conditions.png")
-        same = _proof(recipe, learner, tasks, out / CHECKPOINT)
-    seconds = time.perf_counter() - start
-    numbers = _numbers(training, records, same, seconds)
-    numbers["versions"] |= recipe.versions()
-    (out / NUMBERS).write_text(dumps(numbers), "utf-8")
-    console.print(table(records))
-    _conclude(console, out, records, same, seconds, backend)
-    return same
+        drawn = run.path("conditions.png", "map of task embeddings; each network on each task")
+        plots.plot_conditions(tasks, learner.embeddings(), across, drawn)
+        same = _proof(recipe, learner, tasks, run.path(CHECKPOINT, "the checkpoint"))
+    run.numbers.update(_numbers(training, records, same))
+    run.failed = not same
+    run.console.print(table(records))
+    _conclude(run, records, same)
 
 
 def _learn_all(
@@ -127,9 +114,7 @@ def _proof(recipe: Any, learner: Any, tasks: tuple[Task, ...], path: Path) -> bo
     )
 
 
-def _numbers(
-    training: Training, records: Mapping[str, Record], same: bool, seconds: float
-) -> dict[str, Any]:
+def _numbers(training: Training, records: Mapping[str, Record], same: bool) -> dict[str, Any]:
     """Return all that was measured, and all that is needed to measure it again."""
     return {
         "experiment": "split digits, task-incremental, five tasks of two classes",
@@ -140,25 +125,12 @@ def _numbers(
         "choices": _setup.described(),
         "learners": {name: as_json(record) for name, record in records.items()},
         "checkpoint": {"file": CHECKPOINT, "same_predictions_when_loaded": same},
-        "versions": {
-            "hyperloom": __version__,
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            "scikit-learn": sklearn.__version__,
-        },
-        "seconds": round(seconds, 1),
     }
 
 
-def _conclude(
-    console: Console,
-    out: Path,
-    records: Mapping[str, Record],
-    same: bool,
-    seconds: float,
-    backend: str,
-) -> None:
-    """Say what came out, where it is, and what to do next."""
+def _conclude(run: Run, records: Mapping[str, Record], same: bool) -> None:
+    """Say what came out, and what to do next."""
+    file, backend = run.out / CHECKPOINT, run.backend
     ours, separate = records["hypernetwork"], records["separate networks"]
     kept = mean(ours.forgotten) <= 1
     verdict = "within 1 point" if kept else "[red]more than 1 point lost[/red]"
@@ -172,25 +144,17 @@ def _conclude(
         f"separate ones {separate.num_parameters:,}.",
         f"- Saved, loaded and run again: {checked} on every test image.",
         "- Learning rate, strength and sizes were chosen on other images than these.",
-        f"- It took {seconds:.0f} seconds.",
-        "",
-        f"Written to {out}:",
-        "  accuracy.png              accuracy on each task over time",
-        "  weights.png               generated weights as images",
-        "  conditions.png            map of task embeddings; each network on each task",
-        f"  {CHECKPOINT}  the checkpoint",
-        f"  {NUMBERS}              all numbers, settings and versions",
         "",
         "Next:",
-        f"  hyperloom inspect {out / CHECKPOINT}",
+        f"  hyperloom inspect {file}",
         "or, in Python:",
         f"  import hyperloom.{backend} as hl",
         f"  from hyperloom.recipes.continual.{backend} import digits_network",
         "",
-        f'  hnet = hl.load("{(out / CHECKPOINT).as_posix()}", digits_network())',
+        f'  hnet = hl.load("{file.as_posix()}", digits_network())',
         "  net = hnet.instantiate(3)  # a plain module that tells 6 from 7",
     )
-    console.print("\n".join(lines), highlight=False, soft_wrap=True)
+    run.console.print("\n".join(lines), highlight=False, soft_wrap=True)
 
 
 def _before_and_after(record: Record) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping
 from statistics import mean
 from typing import Any
@@ -61,9 +59,3 @@ def as_json(record: Record) -> dict[str, Any]:
 
 def _rounded(values: list[float]) -> list[float]:
     return [round(value, 3) for value in values]
-
-
-def dumps(content: Any) -> str:
-    """Return JSON to be read by people too: a list of numbers is one line."""
-    text = json.dumps(content, indent=1)
-    return re.sub(r"\[[^][{}]*\]", lambda found: re.sub(r"\s+", " ", found[0]), text) + "\n"

@@ -1,0 +1,38 @@
+"""The recipes there are: `hyperloom demo` prints this list, `hyperloom demo NAME` runs one."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Recipe(NamedTuple):
+    """A recipe, as the list knows it.
+
+    Attributes:
+        name: What `hyperloom demo NAME` calls it.
+        what: One line, under 70 characters, that says what it shows.
+        backends: What computes it: `"torch"`, `"jax"`, or both.
+        extra: The extra of the package that brings what it needs.
+        folder: Under `hyperloom.recipes`, if it is not the name.
+    """
+
+    name: str
+    what: str
+    backends: tuple[str, ...] = ("torch",)
+    extra: str = "demo"
+    folder: str = ""
+
+    @property
+    def module(self) -> str:
+        """Name of the module whose `demo(run)` runs it."""
+        return f"hyperloom.recipes.{self.folder or self.name}._demo"
+
+
+RECIPES = (
+    Recipe(
+        "digits",
+        "five tasks learned in sequence, none of them forgotten",
+        ("torch", "jax"),
+        folder="continual",
+    ),
+)
