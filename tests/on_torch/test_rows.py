@@ -332,7 +332,7 @@ def test_only_what_a_method_uses_is_generated() -> None:
         worn.make[name] = lambda n=name, m=plain: (asked.append(n), m())[1]
     net = type(net)(net._hand)
     net._hand.seats = net._hand._seats()
-    net._hand.module = hnet._runner.skeleton.own(*net._hand.seats)
+    net._hand.module = hnet._runner.skeleton.holding(*net._hand.seats)
     net.decode(floats(2)(3))
     net.decode(floats(2)(3))
     names = ("decoder.0.bias", "decoder.0.weight", "decoder.2.bias", "decoder.2.weight")

@@ -50,8 +50,8 @@ def test_a_backend_has_what_it_owes(backend: ModuleType) -> None:
         assert name in backend.__all__
         twin = getattr(protocol, name, None)
         for method, member in {} if twin is None else members(twin).items():
-            own = vars(getattr(backend, name))
-            found = own.get(method) or own.get(CALLED.get(method, ""))
+            own = getattr(backend, name)
+            found = vars(own).get(CALLED.get(method, "")) or getattr(own, method)
             first = member.__doc__.strip().splitlines()[0]
             assert found.__doc__.startswith(first), (name, method)
             if not is_property(member):

@@ -9,6 +9,7 @@ from flax import nnx
 from jax import Array
 
 from hyperloom._core.backend import protocol
+from hyperloom._core.backend.checks import refuse_batch
 from hyperloom._core.backend.documented import completes
 from hyperloom._core.backend.factors import Factors
 from hyperloom._core.backend.inputs import unpacked
@@ -16,7 +17,7 @@ from hyperloom._core.choices.execution import Execution
 from hyperloom._core.choices.forms import Form
 from hyperloom._core.choices.inits import Init
 from hyperloom._core.choices.layouts import Layout
-from hyperloom._core.errors import a_kind, message
+from hyperloom._core.errors import a_kind
 from hyperloom._core.plan.plan import Plan
 from hyperloom._core.reports.doctor import Report
 from hyperloom._core.reports.explanation import Explanation
@@ -34,10 +35,10 @@ from hyperloom.jax._generate.generator import Generator
 from hyperloom.jax._generate.supplied import with_parameters
 from hyperloom.jax._run.bound import Bound, bind
 from hyperloom.jax._run.call import Asked
-from hyperloom.jax._run.checks import as_rngs, check_state
+from hyperloom.jax._run.checks import as_rngs
 from hyperloom.jax._run.explain import explain
 from hyperloom.jax._run.pairing import Dims
-from hyperloom.jax._run.run import forward, run_given
+from hyperloom.jax._run.run import forward, instantiate, run_given
 from hyperloom.jax._run.runner import Memory, Runner
 from hyperloom.jax._target.adaptor import Adaptor, Box, Method
 from hyperloom.jax._target.variables import Param
@@ -93,17 +94,10 @@ class HyperNetwork(nnx.Module):
         trunk: Any = None,
         rngs: nnx.Rngs | None = None,
     ) -> HyperNetwork:
-        """Make a hypernetwork that executes a given plan, e.g. one read from a checkpoint.
+        """The random streams of the class may be left out.
 
         Args:
-            target: A target with the tensors of `plan.spec`.
-            plan: The plan.
-            condition: The condition, if the plan says `Custom`; in a `Concat`, all of it.
-            trunk: The trunk module, if the plan says `CustomTrunk`.
             rngs: As for the class; default `nnx.Rngs(0)`.
-
-        Raises:
-            ValueError: The target's tensors are not those of the plan.
         """
         rngs = check_rngs(nnx.Rngs(0) if rngs is None else rngs)
         given = planned_again(target, plan, condition, trunk, rngs)
@@ -250,22 +244,12 @@ class HyperNetwork(nnx.Module):
         carry: Any = None,
         parameters: Mapping[str, Array] | None = None,
     ) -> Any:
-        """Generate the target's parameters.
+        """Names of `parameters` are those in `functional(hnet)`.
+
+        With inputs, use `functional`. A batch of parameters goes with `jax.vmap`.
 
         Args:
-            condition: Raw value of one condition, or of a batch.
             rngs: As in a call.
-            carry: For a condition that carries a state, that of the call before.
-            parameters: Arrays to use in the place of the hypernetwork's own, by their names in
-                `functional(hnet)`: all of them, or some. They may come from another hypernetwork;
-                gradients reach them. Tables may have another number of rows, which are then the
-                ids that there are. With inputs, use `functional`. A batch of them goes with
-                `jax.vmap`.
-
-        Returns:
-            `{name: array (*batch, *shape)}` for every generated tensor, differentiable; tied
-            tensors once, under their first name. With a condition that carries a state, the pair
-            of that and the next state. Raises as a call does.
         """
         if parameters is not None:
             with_arrays = with_parameters(self, parameters)
@@ -276,22 +260,10 @@ class HyperNetwork(nnx.Module):
         return (tensors, encoded.carry) if self.plan.condition.has_carry else tensors
 
     def factors(self, condition: Any, *, rngs: Any = None, carry: Any = None) -> Any:
-        """Generate the factors of low-rank changes: no tensor is formed.
+        """A Flax kernel is the transpose of `W`.
 
         Args:
-            condition: Raw value of one condition, or of a batch.
             rngs: As in a call.
-            carry: For a condition that carries a state, that of the call before.
-
-        Returns:
-            `{name: Factors(a, b, scaling)}` for every tensor whose form is a product of factors
-            (`LoRA`, `LowRank`, `VeRA`): `W = base + scaling * B @ A`, with `a`
-            `(*batch, rank, inputs)` and `b` `(*batch, outputs, rank)` as PEFT has them: a Flax
-            kernel is the transpose of `W`. In the dtype of the generator; differentiable. With a
-            condition that carries a state, the pair of that and the next state.
-
-        Raises:
-            ValueError: No tensor's form has factors. Otherwise as a call.
         """
         streams, generator = as_rngs(rngs), self.generator
         encoded = generator.encode(condition, streams, carry)
@@ -319,16 +291,10 @@ class HyperNetwork(nnx.Module):
         return run_given(self.generator, self.runner, params, asked)
 
     def encode(self, condition: Any, *, rngs: Any = None, carry: Any = None) -> Encoded:
-        """Return the vector of a raw condition, with ids and the next state where there are any.
+        """What is returned is a pytree.
 
         Args:
-            condition: As in a call.
             rngs: As in a call; noise conditions draw from it.
-            carry: For a condition that carries a state, that of the call before.
-
-        Returns:
-            A pytree with `vector` `(*batch, E)`, `ids` `(*batch,)` or `None`, and `carry`. Raises
-            as a call does.
         """
         return self.generator.encode(condition, as_rngs(rngs), carry)
 
@@ -363,15 +329,12 @@ class HyperNetwork(nnx.Module):
             state: State of the target for this condition, as in a call.
             carry: For a condition that carries a state, that of the call before.
         """
-        generator, runner = self.generator, self.runner
+        generator = self.generator
         encoded = generator.encode(condition, None, carry)
-        if encoded.batch:
-            got, way_out = f"a batch of conditions {encoded.batch}", "Instantiate them one by one."
-            raise ValueError(message("condition", got, "one condition", way_out))
-        tensors = generator.tensors(encoded, generator.trunk_key(None))
-        buffers = self.target.state()
-        buffers.update(check_state(buffers, state, ()))
-        return self.target.build({**runner.kept_tensors(), **tensors}, buffers)
+        refuse_batch(encoded.batch)
+        return instantiate(
+            self.runner, generator.tensors(encoded, generator.trunk_key(None)), state
+        )
 
     def initial_carry(self, batch: int | tuple[int, ...] = ()) -> Any:
         """Return the state that a condition starts from, for `jax.lax.scan` and the like.

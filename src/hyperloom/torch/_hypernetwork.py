@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperloom._core.backend import protocol
+from hyperloom._core.backend.checks import refuse_batch
 from hyperloom._core.backend.documented import completes
 from hyperloom._core.backend.factors import Factors
 from hyperloom._core.checkpoint.base import FINGERPRINT, SAME_BASE
@@ -99,17 +100,10 @@ class HyperNetwork(Generator):
         trunk: Any = None,
         statistics: Statistics | None = None,
     ) -> HyperNetwork:
-        """Make a hypernetwork that executes a given plan, e.g. one read from a checkpoint.
+        """The statistics are not in the plan.
 
         Args:
-            target: A target with the tensors of `plan.spec`.
-            plan: The plan.
-            condition: The condition, if the plan says `Custom`; in a `Concat`, all of it.
-            trunk: The trunk module, if the plan says `CustomTrunk`.
-            statistics: As for `HyperNetwork`.
-
-        Raises:
-            ValueError: The target's tensors are not those of the plan.
+            statistics: As for the class.
         """
         target = uncompiled(target)
         a_kind("plan", plan, Plan, "a Plan, such as hnet.plan")
@@ -291,14 +285,11 @@ class HyperNetwork(Generator):
         a_bool("copy", copy)
         with torch.no_grad():
             encoded = self.encode(condition, carry)
-            if encoded.batch:
-                got = f"a batch of conditions {tuple(encoded.batch)}"
-                way_out = "Instantiate them one by one."
-                raise ValueError(message("condition", got, "one condition", way_out))
+            refuse_batch(encoded.batch)
             tensors, runner = tensors_of(self, encoded), self._runner
             with runner.buffers(encoded.ids, encoded.batch).one(0) as buffers:
                 shared = () if copy else self.plan.kept
-                return runner.skeleton.build({**runner.kept(), **tensors}, buffers, shared)
+                return runner.skeleton.plain({**runner.kept(), **tensors}, buffers, shared)
 
     def add_conditions(self, num: int) -> list[nn.Parameter]:
         """New rows are new parameters.

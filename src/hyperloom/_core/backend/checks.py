@@ -48,6 +48,13 @@ def check_again(plan: Plan, condition: Condition | None, trunk: Any, module: typ
         raise TypeError(message("trunk", shown(trunk), f"None: the plan has {plan.trunk}"))
 
 
+def refuse_batch(batch: Iterable[int]) -> None:
+    """Raise `ValueError` for a batch where one condition is wanted."""
+    if batch := tuple(batch):
+        got, way_out = f"a batch of conditions {batch}", "Instantiate them one by one."
+        raise ValueError(message("condition", got, "one condition", way_out))
+
+
 def check_params(
     plan: Plan, params: object, kind: ArrayKind, check: Callable[[str, Any], None]
 ) -> tuple[int, ...]:

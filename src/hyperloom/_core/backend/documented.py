@@ -27,6 +27,7 @@ def completes(protocol: Any) -> Callable[[Twin], Twin]:
                 counterpart = vars(definition).get(name) or vars(definition).get(
                     CALLED.get(name, "")
                 )
+                counterpart = getattr(counterpart, "__func__", counterpart)  # of a classmethod
                 if counterpart is not None and (not name.startswith("_") or name in CALLED):
                     counterpart.__doc__ = merged(member.__doc__, counterpart.__doc__)
         return definition

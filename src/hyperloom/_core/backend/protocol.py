@@ -1,10 +1,10 @@
 """What a backend owes: the classes and functions that users find in each, and what these do.
 
-The docstrings here, and in `tools.py` those of what stands around a hypernetwork, are those of the
-backends' own, which complete them (`documented.completes`). Beside this a backend has a
-`TargetSpec` of any target (`target_spec`), a module for each kind of head (`HeadModule` below), a
-`WeightMaker` (`weights.py`), and tensors under the names of the checkpoint. `docs/extend.md` says
-where the two that there are have them.
+The docstrings here, those in `hypernetwork.py` (the object that users hold) and those in `tools.py`
+(what stands around it) are the backends' docstrings too, which complete them
+(`documented.completes`). Beside this a backend has a `TargetSpec` of any target (`target_spec`), a
+module for each kind of head (`HeadModule` below), a `WeightMaker` (`weights.py`), and tensors under
+the names of the checkpoint. `docs/extend.md` says where PyTorch and JAX have them.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from hyperloom._core.backend.factors import Factors
+from hyperloom._core.backend.hypernetwork import HyperNetwork
 from hyperloom._core.backend.tools import Array, Arrays, Assembled, OutputRegularizer, Perturbed
-from hyperloom._core.choices.execution import Execution
 from hyperloom._core.plan.plan import Plan
 from hyperloom._core.target.spec import TargetSpec
 
@@ -40,172 +40,6 @@ class HeadModule(Protocol):
     def grow(self, num: int, source: Any) -> list[Any]:
         """Add `num` ids to what is looked up by id; return the new parameters."""
         ...
-
-
-class HyperNetwork(Protocol):
-    """Generates the parameters of a target network from a condition, and runs it with them.
-
-    The target is a template: its shapes and its forward are used, its values only where nothing
-    is generated. It is never trained and never changed.
-
-    Args:
-        target: Any module with parameters, unmodified; or a dict of several networks, each run by
-            its name as `method`.
-        condition: What the weights depend on: `Embedding`, `Vector`, `Noise`, `Concat`, or a
-            module that returns a vector `(*batch, dim)` and says its width (an int attribute
-            `dim`, or a last linear layer).
-        trunk: How features are computed from it: `None` (the heads are linear in the condition),
-            `MLP(*widths)`, or a module `(rows, in) -> (rows, features)` that says its width
-            likewise.
-        layout: Which numbers become which weights: `Full()` (default), `Chunked(size)`,
-            `Grouped()`, `PerCondition()`, `Shared()`, or a dict from name patterns to layouts,
-            in order, first match wins. What no pattern names keeps the target's own tensor; so
-            does what is frozen in a target that trains other parameters, without a pattern.
-        form: What is generated for each tensor: `Whole()` (default) or `Delta()`, or a dict from
-            name patterns to forms.
-        init: How the generated networks start out; by default as the target's own
-            initialisation would (`Native()`).
-        axes: Which axes of a tensor are its outputs and its inputs, where the class of its layer
-            does not tell: a dict from name patterns to tuples of `"out"`, `"in"` and `"kernel"`,
-            `{"*.c_attn.weight": ("in", "out")}`. Forms and inits go by it.
-        execution: How batches are run. Default `Execution()`: all conditions at once, nothing
-            computed again. An attribute too: assign another one to bound memory.
-
-    Attributes:
-        plan: The compiled `Plan`: what is generated, by what, how large it is.
-        execution: As given, or the default.
-
-    Raises:
-        TypeError: An argument of another class, or a complex or integer parameter to generate.
-        ValueError: A target without parameters, a pattern that names nothing, two choices for
-            one tensor, a layout that needs ids with a condition that has none.
-    """
-
-    plan: Plan
-    execution: Execution
-
-    def __call__(self, *inputs: Any, condition: Any) -> Any:
-        """Generate the target's parameters and run it with them.
-
-        Args:
-            *inputs: The target's inputs. For a batch of conditions `(B,)` every array has a
-                leading `B`, one slice for each condition, unless said otherwise. Or one `Inputs`
-                object, for targets that take a keyword named `condition`.
-            condition: Raw value of one condition, or of a batch with leading dimensions.
-
-        Returns:
-            What the target returns; for a batch, with the batch's dimensions in front. With a
-            condition that carries a state, the pair of that and the next state.
-
-        Raises:
-            TypeError: A condition of the wrong type or dtype.
-            ValueError: A condition of the wrong width, inputs that do not pair with it, or a
-                method that the target does not have.
-            IndexError: A condition id out of range.
-        """
-
-    def explain(self, *inputs: Any, condition: Any) -> Any:
-        """Say how a call is run: what is formed, what is not, and why.
-
-        Args:
-            *inputs: As in a call.
-            condition: As in a call.
-
-        Returns:
-            An `Explanation`: the strategy, and for each use of a generated tensor the way that is
-            taken with the estimated operations and bytes of the alternatives. Print it.
-        """
-        ...
-
-    def doctor(self, *inputs: Any, condition: Any) -> Any:
-        """Look whether this hypernetwork can learn: one call, examined. Print what it returns.
-
-        Does the gradient reach every part of the generator; do the outputs depend on the
-        condition; are activations, gradients and generated tensors of the scale that the
-        template's own initialisation gives; dtypes, devices.
-
-        Args:
-            *inputs: As in a call.
-            condition: As in a call; a batch of two different conditions or more, or else (unless
-                the condition is an `Embedding`) the dependence on it is not checked.
-
-        Returns:
-            A `Report`: `report.findings` says what is wrong, `report.ok` whether anything is.
-            A call that fails is a finding, not an error.
-        """
-        ...
-
-    def run(self, params: Mapping[str, Array], *inputs: Any) -> Any:
-        """Run the target with given parameters.
-
-        Args:
-            params: What `generate` returns, or arrays of the same names and shapes, with common
-                leading batch dimensions. Tensors that the hypernetwork keeps may be given too.
-                In the place of an array there may be `Factors`, of what `factors` returns or any
-                others: they change the target's own tensor, unless its form has no base.
-            *inputs: As in a call.
-
-        Returns:
-            What the target returns.
-
-        Raises:
-            TypeError: A value that is not an array, or of another dtype than the target's.
-            ValueError: A missing or unknown name, or a wrong shape.
-        """
-
-    def bind(self, condition: Any, *, rows: Any = None, carry: Any = None) -> Any:
-        """Return an object that stands for the target with the weights of these conditions.
-
-        For many calls, and for any method of the target: `net(x)`, `net.decode(z)`; attributes
-        and parts read through. Gradients flow from all calls to the generator.
-
-        Args:
-            condition: Raw value of one condition, or of a batch.
-            rows: For a batch, which row of all later inputs has which condition, as in a call.
-            carry: For a condition that carries a state, that of the call before.
-
-        Returns:
-            The object: `net(x)` is `hnet(x, condition=condition, rows=rows)`.
-
-        Raises:
-            TypeError, ValueError, IndexError: As a call.
-        """
-
-    def instantiate(self, condition: Any, *, carry: Any = None) -> Any:
-        """Return a plain module of the target's class with the parameters of one condition in it.
-
-        The module owns copies of the arrays and has nothing to do with the hypernetwork any more:
-        to deploy, to save, to fine-tune. Ties are kept; modes follow the hypernetwork's.
-
-        Args:
-            condition: Raw value of one condition.
-            carry: For a condition that carries a state, that of the call before.
-
-        Raises:
-            ValueError: A batch of conditions. Otherwise as a call.
-        """
-
-    def add_conditions(self, num: int) -> list[Any]:
-        """Add ids at the end; the outputs of the old ids stay bitwise the same.
-
-        Args:
-            num: How many ids to add.
-
-        Returns:
-            The new parameters.
-
-        Raises:
-            ValueError: `num` below 1, or a condition without ids of its own to grow.
-        """
-        ...
-
-    def load(self, path: Any) -> None:
-        """Fill this hypernetwork from a checkpoint of the same plan. See the function `load`.
-
-        Raises:
-            CheckpointError: The file is cut, altered, too new, or of another plan or target;
-                the hypernetwork is as it was.
-        """
 
 
 class Backend(Protocol):

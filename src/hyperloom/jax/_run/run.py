@@ -17,7 +17,7 @@ from hyperloom.jax._generate.encoded import Encoded
 from hyperloom.jax._generate.generator import Generator
 from hyperloom.jax._generate.norms import training
 from hyperloom.jax._run.call import Asked, Call
-from hyperloom.jax._run.checks import check_params, with_weights
+from hyperloom.jax._run.checks import check_params, check_state, with_weights
 from hyperloom.jax._run.pairing import flat_batch, unflat_batch
 from hyperloom.jax._run.route import Route, route
 from hyperloom.jax._run.rows import Rows, calls_on_rows, on_rows
@@ -96,6 +96,15 @@ def run_given(generator: Generator, runner: Runner, params: Mapping[str, Any], a
     with naming_inputs(plan.spec.name, asked.inputs, asked.kwargs):
         result, notes = travel(runner, way, lambda source, _: (source, kept), source, call)
     return store(runner, asked, result, notes)
+
+
+def instantiate(
+    runner: Runner, tensors: Mapping[str, Array], state: Mapping[str, Array] | None
+) -> Any:
+    """Return a module of the target's class that holds the tensors of one condition."""
+    held = runner.target.state()
+    held.update(check_state(held, state, ()))
+    return runner.target.build({**runner.kept_tensors(), **tensors}, held)
 
 
 def maker(generator: Generator, runner: Runner, way: Route, call: Call, key: Array | None) -> Make:

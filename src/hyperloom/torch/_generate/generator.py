@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hyperloom._core.backend import protocol
 from hyperloom._core.backend.checks import growing
+from hyperloom._core.backend.documented import completes
 from hyperloom._core.backend.factors import Factors, join_factors
 from hyperloom._core.backend.views import need_carry
 from hyperloom._core.backend.walk import SLOT_TABLES
@@ -68,16 +70,8 @@ class Generator(nn.Module):
         self.dtypes = {t.name: getattr(torch, t.dtype) for t in built.plan.spec}
         self._has_carry = built.plan.condition.has_carry
 
+    @completes(protocol.HyperNetwork.encode)
     def encode(self, condition: Any, carry: Any = None) -> Encoded:
-        """Return the vector of a condition, and its ids and next state where it has any.
-
-        Args:
-            condition: Raw value of one condition, or of a batch.
-            carry: For a condition that carries a state, that of the call before.
-
-        Raises:
-            TypeError: A state for a condition that carries none; or as `HyperNetwork.forward`.
-        """
         # Past nn.Module's look-up of attributes, here and below: it costs what a small layer does.
         module: Any = self._modules["condition"]
         if carry is None:
@@ -85,6 +79,7 @@ class Generator(nn.Module):
         need_carry(self.plan)
         return module(condition, carry)
 
+    @completes(protocol.HyperNetwork.generate)
     def generate(
         self,
         condition: Any,
@@ -92,21 +87,10 @@ class Generator(nn.Module):
         carry: Any = None,
         parameters: Mapping[str, Tensor] | None = None,
     ) -> Any:
-        """Generate the target's parameters.
+        """Names of `parameters` are those in `named_parameters()` and `named_buffers()`.
 
-        Args:
-            condition: Raw value of one condition, or of a batch.
-            carry: For a condition that carries a state, that of the call before.
-            parameters: Tensors to use in the place of the hypernetwork's own, by their names in
-                `named_parameters()` (or `named_buffers()`): all of them, or some. They may come
-                from another hypernetwork; gradients reach them. A table may have another number
-                of rows, which are then the ids that there are. With inputs, use
-                `torch.func.functional_call(hnet, parameters, inputs, {"condition": ...})`.
-
-        Returns:
-            `{name: tensor (*batch, *shape)}` for every generated tensor, differentiable; tied
-            tensors once, under their first name. With a condition that carries a state, the pair
-            of that and the next state. Raises as `forward` does.
+        With inputs, use
+        `torch.func.functional_call(hnet, parameters, inputs, {"condition": ...})`.
         """
         if parameters is not None:
             return generate_with(self, condition, parameters, carry)
@@ -114,23 +98,8 @@ class Generator(nn.Module):
         tensors = tensors_of(self, encoded)
         return (tensors, encoded.carry) if self._has_carry else tensors
 
+    @completes(protocol.HyperNetwork.factors)
     def factors(self, condition: Any, *, carry: Any = None) -> Any:
-        """Generate the factors of low-rank changes: no tensor is formed.
-
-        Args:
-            condition: Raw value of one condition, or of a batch.
-            carry: For a condition that carries a state, that of the call before.
-
-        Returns:
-            `{name: Factors(a, b, scaling)}` for every tensor whose form is a product of factors
-            (`LoRA`, `LowRank`, `VeRA`): `W = base + scaling * B @ A`, with `a`
-            `(*batch, rank, inputs)` and `b` `(*batch, outputs, rank)` as PEFT has them, in the
-            dtype of the generator; differentiable. With a condition that carries a state, the
-            pair of that and the next state.
-
-        Raises:
-            ValueError: No tensor's form has factors. Otherwise as `forward`.
-        """
         encoded = self.encode(condition, carry)
         factors = factors_of(self, encoded)
         return (factors, encoded.carry) if self._has_carry else factors

@@ -132,7 +132,7 @@ class Hand:
         base = rows or Rows.blocks(self.batch.numel(), 1)
         self.meeting = Meeting(base, Uses(), self.worn.device)
         self.seats = self._seats()
-        self.module = runner.skeleton.own(*self.seats)
+        self.module = runner.skeleton.holding(*self.seats)
 
     def told(self) -> str:
         """Return what it is bound to, in words."""
@@ -243,7 +243,7 @@ class Hand:
         for name in {*names} & shared.keys():
             copied = self.modes.run(partial(shared[name].clone))
             self.worn.shared = {**self.worn.shared, name: copied}
-            self.runner.skeleton.replace_parameter(self.module, name, copied)
+            self.runner.skeleton.places.replace_parameter(self.module, name, copied)
 
     def _run_watched(self, method: str, inputs: Any, copies: Copies | None) -> Any:
         watch = ACTIVE.now

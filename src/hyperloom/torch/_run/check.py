@@ -133,7 +133,7 @@ class Alone:
         with _generators() as drawn, hooks, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with start.one(self.number) as written:
-                module = self.runner.skeleton.own(tensors, written)
+                module = self.runner.skeleton.holding(tensors, written)
                 called = module if self.method == "forward" else getattr(module, self.method)
                 output = with_objects(called, args, kwargs)
             return output, drawn()

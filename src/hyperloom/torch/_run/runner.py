@@ -106,4 +106,4 @@ class Runner:
 
 
 def _chain_of(skeleton: Skeleton) -> Chain | None:
-    return lower(skeleton.module, skeleton.names_by_module())
+    return lower(skeleton.module, skeleton.places.names_by_module())

@@ -14,11 +14,7 @@ from torch.func import functional_call
 from torch.nn.utils.parametrize import is_parametrized
 
 from hyperloom._core.target.spec import TargetSpec
-from hyperloom.torch._target.attributes import (
-    compute_by_hooks,
-    computed_by_hooks,
-    have_dense_gradients,
-)
+from hyperloom.torch._target.attributes import computed_by_hooks
 from hyperloom.torch._target.calling import Method, in_eager, parameter_paths
 from hyperloom.torch._target.checkpointing import (
     CheckpointedError,
@@ -29,10 +25,11 @@ from hyperloom.torch._target.checkpointing import (
 )
 from hyperloom.torch._target.closures import holder, refuse_outside_references
 from hyperloom.torch._target.copies import Copies, Draws
-from hyperloom.torch._target.copying import Convert, SharedCopy, copy_over, copy_with, tie
+from hyperloom.torch._target.copying import Convert, SharedCopy, copy_with
 from hyperloom.torch._target.norms import momenta_of, norms_of
 from hyperloom.torch._target.objects import pack, with_objects
 from hyperloom.torch._target.placeholder import Placeholder, PlaceholderError, Ungenerated
+from hyperloom.torch._target.places import Places
 from hyperloom.torch._target.private import (
     HOOKS_ON_GRADIENTS,
     no_cached_parametrizations,
@@ -76,29 +73,13 @@ class Skeleton:
         self.written: set[str] = set()
         self.was_watched = False  # for writes into weights, in a call outside of graphs
         self.spec = spec
-        self._sparse = have_dense_gradients(self.module)
         self._rnns = [m for m in self.module.modules() if isinstance(m, nn.RNNBase)]
         self._computed = [(m, n) for m in self.module.modules() for n in computed_by_hooks(m)]
         self._let_go()
-        # A shared submodule is set once, at its first path: setting it twice would leave the
-        # second value behind.
-        first_paths = {
-            f"{path}.{key}" if path else key
-            for path, module in target.named_modules()
-            for key in (*module._parameters, *module._buffers)
-        }
-        self._paths = {t.name: tuple(n for n in t.names if n in first_paths) for t in spec}
-        renormed = renormed_paths(self.module)
-        self.written.update(name for name, paths in self._paths.items() if renormed & {*paths})
+        self.places = Places(self.module, target, spec)
+        renormed, paths = renormed_paths(self.module), self.places.paths
+        self.written.update(name for name in paths if renormed & {*paths[name]})
         self.settle()
-
-    def names_by_module(self) -> dict[int, dict[str, str]]:
-        """Return module (by `id`) and parameter -> name of the tensor (ties)."""
-        names: dict[int, dict[str, str]] = {}
-        for name, paths in self._paths.items():
-            for path, _, key in (full.rpartition(".") for full in paths):
-                names.setdefault(id(self.module.get_submodule(path)), {})[key] = name
-        return names
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy makes its own lock.
@@ -131,7 +112,7 @@ class Skeleton:
             for path, part in self.module.named_modules()
             if part._backward_hooks or part._backward_pre_hooks
         ]
-        paths = {path for aliases in self._paths.values() for path in aliases}
+        paths = {path for aliases in self.places.paths.values() for path in aliases}
         self._owners = [
             (part, [(key, full) for key, full in keys if full in paths])
             for part, keys in parameter_paths(self.module)
@@ -362,7 +343,7 @@ class Skeleton:
     ) -> Any:
         """Run as a module of its own, which holds `given` for as long as anything refers to it."""
         with self.lock:
-            by_id = self._lookup(given)
+            by_id = self.places.by_placeholder(given)
             copied = SharedCopy(self.module, lambda t: by_id[id(t)])
         module = copied.module
         called = module if method == "forward" else getattr(module, method)
@@ -384,7 +365,7 @@ class Skeleton:
             tensors = {n: t if is_stand_in(t) else t.clone() for n, t in tensors.items()}
         if self.reads is not None:
             self.reads.know(tensors)
-        return {path: tensors[name] for name, paths in self._paths.items() for path in paths}
+        return {path: tensors[name] for name, paths in self.places.paths.items() for path in paths}
 
     def own_tensors(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return copies of tensors that the target writes into, and others as they are.
@@ -399,54 +380,17 @@ class Skeleton:
             own = {**{n: t.view_as(t) for n, t in plain.items()}, **own}
         return {**tensors, **own}
 
-    def replace_parameter(self, module: nn.Module, name: str, value: Tensor) -> None:
-        """Put a tensor in the place of the target's `name` in a copy of the target."""
-        for path, _, key in (full.rpartition(".") for full in self._paths[name]):
-            module.get_submodule(path)._parameters[key] = value  # type: ignore[assignment]
+    def holding(self, tensors: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> nn.Module:
+        """Return a module apart from this one, in which the given tensors stand as they are."""
+        with self.lock:  # another thread may have put its tensors into the skeleton
+            return self.places.holding(tensors, buffers)
 
-    def own(self, tensors: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> nn.Module:
-        """Return a module of its own in which `tensors` and `buffers` stand as they are."""
-        given = {path: tensors[name] for name, paths in self._paths.items() for path in paths}
-        with self.lock:
-            by_id = self._lookup({**given, **buffers})
-            return copy_over(self.module, lambda t: by_id[id(t)])
-
-    def _lookup(self, values: Mapping[str, Tensor]) -> dict[int, Tensor]:
-        """Return by the skeleton's tensors (`id`) what `values` has for them by path."""
-        return {
-            id(tensor): values[f"{path}.{key}" if path else key]
-            for path, module in self.module.named_modules()
-            for key, tensor in (*module._parameters.items(), *module._buffers.items())
-            if tensor is not None
-        }
-
-    def build(
+    def plain(
         self,
         tensors: Mapping[str, Tensor],
         buffers: Mapping[str, Tensor],
         shared: Collection[str] = (),
     ) -> nn.Module:
-        """Return a plain module over the given tensors, ties kept.
-
-        Args:
-            tensors: By the spec's names.
-            buffers: By their paths.
-            shared: Names of tensors that the module is to hold where they are; it owns copies of
-                the others.
-        """
-        values = {n: tensors[t.name] for t in self.spec for n in t.names}
-        values.update(buffers)
-        by_id = self._lookup(values)
-        stay = {id(tensors[name]) for name in shared}
-        module = copy_with(
-            self.module,
-            lambda t: (
-                by_id[id(t)].detach() if id(by_id[id(t)]) in stay else by_id[id(t)].detach().clone()
-            ),
-        )
-        for part in module.modules():
-            compute_by_hooks(part)
-        for path in self._sparse:
-            table: Any = module.get_submodule(path)
-            table.sparse = True
-        return tie(module, self.spec)
+        """Return a plain module over the given tensors; see `Places.plain`."""
+        with self.lock:
+            return self.places.plain(tensors, buffers, shared)

@@ -126,7 +126,7 @@ def pick_like(tree: Any, dims: Any, index: int) -> Any:
 
 def plain_module(hnet: HyperNetwork, tensors: Mapping[str, Tensor]) -> nn.Module:
     runner = hnet._runner
-    module = runner.skeleton.build({**runner.kept(), **tensors}, runner.buffers_now())
+    module = runner.skeleton.plain({**runner.kept(), **tensors}, runner.buffers_now())
     for parameter in module.parameters():
         if parameter.is_floating_point():
             parameter.requires_grad_()
