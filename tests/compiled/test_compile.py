@@ -111,6 +111,26 @@ def test_new_batch_sizes_recompile_once_at_most(make: Callable[[], nn.Module]) -
     assert counters["stats"]["unique_graphs"] <= 2
 
 
+PYTHON_IDS: dict[str, list[Any]] = {
+    "int": [3, 4, 7, 2],
+    "list": [[0, 1, 2], [1, 2, 3], [4, 5, 6], [8, 8, 7]],
+    "tuple": [(0, 1, 2), (1, 2, 3), (4, 5, 6)],
+    "range": [range(3), range(1, 4), range(4, 7), range(6, 9)],
+}
+
+
+@pytest.mark.parametrize("kind", PYTHON_IDS)
+def test_ids_of_python_are_no_constants(kind: str) -> None:
+    torch.manual_seed(0)
+    hnet = hl.HyperNetwork(Residual().double(), condition=hl.Embedding(9, 3))
+    fast, x = compiled(hnet, "eager"), torch.randn(3, 2, 4, dtype=torch.float64)
+    x = x[0] if kind == "int" else x
+    for i, ids in enumerate(PYTHON_IDS[kind]):
+        with torch.compiler.set_stance("default" if i < 2 else "fail_on_recompile"):
+            close(fast(x, condition=ids), hnet(x, condition=ids))
+    assert counters["stats"]["unique_graphs"] == 2
+
+
 class Looked(nn.Module):
     """Look-up, and a norm with statistics of each id."""
 

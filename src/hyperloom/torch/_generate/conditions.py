@@ -282,7 +282,9 @@ def as_ids(value: Any, num: int, device: torch.device) -> Tensor:
     if isinstance(value, bool):
         raise TypeError(message("condition", value, wanted))
     given = value
-    if isinstance(value, range) or (isinstance(value, (list, tuple)) and not value):
+    if torch.compiler.is_compiling() and isinstance(value, (int, range, list, tuple)):
+        value = _traced(value, device)
+    elif isinstance(value, range) or (isinstance(value, (list, tuple)) and not value):
         value = _tensor(np.asarray(value, np.int64), device)
     elif isinstance(value, (int, list, tuple, *NUMPY)):
         value = _tensor(value, device)
@@ -315,6 +317,15 @@ def _range(ids: Tensor) -> tuple[int, int]:
         return int(low), int(high)
     except RuntimeError:  # a traced value cannot be read
         return 0, 0
+
+
+def _traced(value: Any, device: torch.device) -> Tensor:
+    """Return ids as a tensor in a graph, in which the numbers need not be constants."""
+    if isinstance(value, range):
+        return torch.arange(value.start, value.stop, value.step, device=device)
+    if isinstance(value, (list, tuple)) and not value:
+        return torch.zeros(0, dtype=torch.int64, device=device)
+    return torch.tensor(value, device=device)
 
 
 def _tensor(value: Any, device: torch.device) -> Tensor | None:
