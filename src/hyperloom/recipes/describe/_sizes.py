@@ -61,11 +61,8 @@ class SharedHeads(Layout):
 
 
 def _tile(part: Part, ranks: bool) -> tuple[int, ...]:
-    """Return the shape of what one slot gives of a factor; the smaller axis is the rank."""
-    if not ranks:
-        return part.shape
-    rank = part.shape.index(min(part.shape))
-    return tuple(1 if i == rank else n for i, n in enumerate(part.shape))
+    """Return the shape of what one slot gives of a factor."""
+    return tuple(1 if ranks and axis == part.rank_axis else n for axis, n in enumerate(part.shape))
 
 
 def a_size(size: object) -> str:
