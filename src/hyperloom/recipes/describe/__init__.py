@@ -12,7 +12,9 @@ This package holds what needs no framework: the tasks and their descriptions.
 
     model, encoder = letter_model(), SentenceEncoder()
     hnet = describer(model, width=384, size="L")
-    logits = hnet(input_ids=tokens, condition=encoder(["Reverse the word."]))
+    logits = hnet(input_ids=tokens, condition=encoder(["Reverse the word."])).logits
+
+`python -m hyperloom.recipes.describe` trains and measures all of it.
 
 Method: Charakorn, Cetin, Tang and Lange, "Text-to-LoRA: Instant Transformer Adaption", ICML 2025.
 """

@@ -1,4 +1,4 @@
-"""`hyperloom demo describe`: train base and generators, compare them, export to PEFT, draw."""
+"""`python -m hyperloom.recipes.describe`: train, compare, export to PEFT, draw."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _shares(
     rng: np.random.Generator,
 ) -> dict[str, dict[str, np.ndarray]]:
     """Return the share of exact answers, `(tasks, num)`, by kind of description and generator."""
-    few = {name: of_all[:, :8] for name, of_all in vectors.items()}
+    few = {name: of_all[:, :4] for name, of_all in vectors.items()}
     found = {
         name: {g: recipe.accuracy(h, few[name], tasks[name], rng) for g, h in generators.items()}
         for name in few
