@@ -74,6 +74,15 @@ def build_app() -> "typer.Typer":
     ) -> None:
         pass
 
+    _add_demo(app)
+    _add_commands_of_files(app)
+    return app
+
+
+def _add_demo(app: "typer.Typer") -> None:
+    """Add the command that runs recipes."""
+    import typer
+
     @app.command()
     def demo(
         name: Annotated[
@@ -97,6 +106,11 @@ def build_app() -> "typer.Typer":
         else:
             _list_recipes()
 
+
+def _add_commands_of_files(app: "typer.Typer") -> None:
+    """Add the commands that look at a checkpoint."""
+    import typer
+
     @app.command()
     def inspect(
         checkpoint: Annotated[Path, typer.Argument(help="A file that save() wrote.")],
@@ -116,8 +130,6 @@ def build_app() -> "typer.Typer":
     ) -> None:
         """Draw the plan, the conditions and what they generate; needs neither torch nor jax."""
         _plot(checkpoint, out, tensor)
-
-    return app
 
 
 def _list_recipes() -> None:

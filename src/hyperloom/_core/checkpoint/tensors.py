@@ -62,7 +62,7 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[str], None]) -> N
         write(name)
         os.chmod(name, mode)  # safetensors makes files that only their owner may read
         os.replace(name, path)
-    except BaseException:
+    except BaseException:  # also where somebody interrupts: no half file stays
         Path(name).unlink(missing_ok=True)
         raise
 

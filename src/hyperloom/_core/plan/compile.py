@@ -62,21 +62,9 @@ def compile_plan(
                 check_fields(argument, choice)
     parts = _parts(spec, layouts, forms, init or Native())
     heads, pieces = _place(layouts, parts)
-    if condition.num_ids is None and any(head.needs_ids for head in heads):
-        names = sorted({h.name for h in heads if h.needs_ids})
-        raise ValueError(
-            message(
-                "layout",
-                f"{', '.join(names)} heads that look up a condition id",
-                f"a condition with one set of ids, not {condition}",
-                "Use Embedding(num, dim) as the condition, or as one part of Concat.",
-            )
-        )
-    _refuse_empty_features(condition, heads)
-    if condition.num_ids is None and trunk is not None and trunk.needs_ids:
-        got, wanted = f"{trunk} with the condition {condition}", "a condition with ids"
-        raise ValueError(message("trunk", got, wanted, "Use Embedding(num, dim)."))
     trunk = trunk or Linear()
+    _refuse_missing_ids(condition, heads, trunk)
+    _refuse_empty_features(condition, heads)
     _refuse_lost_context(condition, trunk)
     _refuse_other_width(heads, trunk, condition.width)
     banks, bank_of = _banks(spec, forms, parts, init or Native())
@@ -164,6 +152,21 @@ def _refuse_forms_without_layout(
                 "Add a pattern for it to layout, or narrow the form's pattern.",
             )
         )
+
+
+def _refuse_missing_ids(condition: Condition, heads: Iterable[Head], trunk: Trunk) -> None:
+    """Raise if a head or the trunk looks up ids, and the condition has none."""
+    if condition.num_ids is not None:
+        return
+    names = sorted({head.name for head in heads if head.needs_ids})
+    if names:
+        got = f"{', '.join(names)} heads that look up a condition id"
+        wanted = f"a condition with one set of ids, not {condition}"
+        way_out = "Use Embedding(num, dim) as the condition, or as one part of Concat."
+        raise ValueError(message("layout", got, wanted, way_out))
+    if trunk.needs_ids:
+        got, wanted = f"{trunk} with the condition {condition}", "a condition with ids"
+        raise ValueError(message("trunk", got, wanted, "Use Embedding(num, dim)."))
 
 
 def _refuse_other_width(heads: Iterable[Head], trunk: Trunk, in_width: int) -> None:

@@ -36,7 +36,7 @@ def naming_inputs(
     """
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # JAX and Flax raise many classes; any other is raised again
         given = {f"input {i}": value for i, value in enumerate(inputs)} | dict(kwargs)
         if not given or not is_about_arguments(error, _FRAMEWORK):
             raise

@@ -169,7 +169,7 @@ def look_inside(
         readings, errors = (), (told("layers are not measured", error),)
         try:
             ours, outputs = _Runs(hnet, calls)(each)
-        except Exception as again:
+        except Exception as again:  # likewise
             return Inside(tensors, (), (), (*errors, told("tensors are not measured", again)))
     missing = [t.name for t in tensors if all(grads[t.name] is None for grads in ours)]
     used = _used(hnet, calls[0], each[0], missing[:_MOST_TRIED])

@@ -59,7 +59,7 @@ def attempt(
                 error = NotAtOnceError(f"{type(module).__name__}: {differs}")
         except ENDS_THE_CALL:
             raise
-        except Exception as caught:
+        except Exception as caught:  # whatever it is, the loop runs the target as it stands
             error = caught
     if error is not None:
         with runner.skeleton.lock:

@@ -67,7 +67,7 @@ def examine(
                 examination.why = _compared(place, worn.shaken(), call, examination, trace, keeps)
             except torch.OutOfMemoryError:
                 raise
-            except Exception as error:
+            except Exception as error:  # whatever the target raises: its rows are not run so
                 examination.why = _short(error)
             finally:
                 trace.restore()

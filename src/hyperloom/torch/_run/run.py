@@ -82,7 +82,7 @@ def _follow_in_part(
     output, error = None, None
     try:
         output = make_and_run(some, runner, replace(way, part=None), encoded, call, buffers)
-    except Exception as caught:
+    except Exception as caught:  # the target may catch none of ours; raised again below
         error = caught
     returned = any(isinstance(leaf, Ungenerated) for leaf in tree_leaves(output))
     if not uses and not returned:
@@ -196,7 +196,7 @@ def run(
         output = _run_once(runner, way, weights, shared, call, buffers)
         refuse_late(runner, given, before, call.theirs)
         return output
-    except Exception as error:
+    except Exception as error:  # raised again, with its input named where it is about one
         name_inputs(error, runner, call)
         raise
 
@@ -255,7 +255,7 @@ def _run_guarded(
             return way.run(runner, weights, shared, call, buffers)
     except ENDS_THE_CALL:
         raise
-    except Exception as caught:
+    except Exception as caught:  # whatever it is, the loop says whether it is the target's own
         error = caught
     (
         Draws(draws) if isinstance(draws, Tensor) else draws

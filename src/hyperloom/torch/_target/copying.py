@@ -105,7 +105,7 @@ def _copied(module: nn.Module, value: Convert, memo: dict[int, Any]) -> nn.Modul
     with torch.no_grad():
         try:
             return copy.deepcopy(module, dict(memo))
-        except Exception as error:
+        except Exception as error:  # of any attribute's own copying; raised again
             _name_attribute(module, memo, error)
             raise
 

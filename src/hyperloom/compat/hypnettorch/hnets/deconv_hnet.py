@@ -65,9 +65,27 @@ class _Drawing(nn.Module, HyperNetInterface):
             layout=layout,
             init=hl.Unscaled(),
         )
-        held = num if widths[1] else 0
+        entries = self._entries(native, (use_bias, no_uncond, no_cond, num))
+        for each in entries:
+            if each.name == "embedding" and each.parameter is not None:
+                nn.init.normal_(each.parameter)
+        self._settle(Ledger(tuple(entries)), target_shapes, num)
+        norms = [BatchNormLayer(n, affine=False) for n in trunk.filters if trunk.norm]
+        self._batchnorm_layers = nn.ModuleList(norms) if norms else None
+        self._has_bias = use_bias
+        self._has_fc_out = self._mask_fc_out = self._has_linear_out = False
+        # Past nn.Module, which would hold its parameters a second time.
+        object.__setattr__(self, "_native", native.to("meta"))
+
+    def _entries(
+        self, native: hl.HyperNetwork, options: tuple[bool, bool, bool, int]
+    ) -> list[Entry]:
+        """Return the parameters in hypnettorch's order: embeddings, trunk, chunk embeddings."""
+        use_bias, no_uncond, no_cond, num = options
+        width, layout = self._widths[1], self._layout
         entries = [
-            entry([widths[1]], "embedding", 0, no_cond, conditional=True) for _ in range(held)
+            entry([width], "embedding", 0, no_cond, conditional=True)
+            for _ in range(num if width else 0)
         ]
         own = native.named_parameters()
         self._own = [name for name, _ in own if name.startswith("trunks.")]
@@ -89,16 +107,7 @@ class _Drawing(nn.Module, HyperNetInterface):
             for _ in range(num if layout.per_condition else 1):
                 size = [head.num_slots, head.embedding]
                 entries.append(entry(size, "embedding", 0, external, **options_))
-        for each in entries:
-            if each.name == "embedding" and each.parameter is not None:
-                nn.init.normal_(each.parameter)
-        self._settle(Ledger(tuple(entries)), target_shapes, num)
-        norms = [BatchNormLayer(n, affine=False) for n in trunk.filters if trunk.norm]
-        self._batchnorm_layers = nn.ModuleList(norms) if norms else None
-        self._has_bias = use_bias
-        self._has_fc_out = self._mask_fc_out = self._has_linear_out = False
-        # Past nn.Module, which would hold its parameters a second time.
-        object.__setattr__(self, "_native", native.to("meta"))
+        return entries
 
     def forward(
         self,
