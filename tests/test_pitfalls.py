@@ -200,6 +200,46 @@ COVERED: dict[str, list[str]] = {
         "parity::test_a_broken_backend_is_seen",
         "on_torch::test_a_difference_of_one_condition_is_seen",
     ],
+    # ---- good input of unusual kinds
+    "objects, arrays and lists that are given whole to every condition": [
+        "on_torch::test_arrays_and_mappings_are_paired",
+        "on_torch::test_what_one_call_returns_the_next_one_takes",
+        "on_torch::test_objects_with_tensors_are_refused_unless_they_are_shared",
+        "on_torch::test_a_list_with_a_value_for_each_condition_is_refused_unless_it_is_shared",
+        "on_torch::test_sizes_and_packed_sequences_are_inputs_like_others",
+        "on_torch::test_a_number_is_for_all_conditions",
+    ],
+    "outputs that are no tensors, and their order": [
+        "on_torch::test_values_that_differ_are_in_the_order_and_the_shape_of_the_batch",
+        "on_torch::test_lists_that_the_target_fills",
+        "on_torch::test_features_that_hooks_store_can_be_used_after_the_call",
+    ],
+    "buffers written in graphs, in inference mode, through data": [
+        "on_torch::test_every_condition_counts",
+        "on_torch::test_in_graphs_too",
+    ],
+    "a first change in a later call": [
+        "on_torch::test_what_is_changed_for_the_first_time_in_a_later_call",
+        "on_torch::test_counts_of_targets_that_checkpoint",
+    ],
+    "weights in closures, partials and global lists": [
+        "on_torch::test_functions_that_hold_on_to_the_original_are_refused",
+        "on_torch::test_a_global_list_of_layers_is_refused",
+    ],
+    "seeds of the target's own": [
+        "on_torch::test_seeds_of_the_target_give_each_condition_the_same",
+    ],
+    "classes of layers that are patched": [
+        "on_torch::test_layers_whose_class_is_patched_later",
+    ],
+    "sparse tables, scripted modules, masks, tensors without axes": [
+        "on_torch::test_tables_with_sparse_gradients",
+        "on_torch::test_scripted_modules_are_refused",
+        "on_torch::test_masks_of_a_trunk_are_saved",
+        "on_torch::test_tensors_without_axes_are_cut_from_a_vector",
+        "on_torch::test_noise_on_weights_finds_statistics_by_id",
+    ],
+    "ids of Python in a graph": ["compiled::test_ids_of_python_are_no_constants"],
 }
 
 
