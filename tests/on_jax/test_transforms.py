@@ -243,7 +243,14 @@ class Reader(nnx.Module):
         return self.out(jax.nn.relu(self.conv(self.embed(tokens))))
 
 
-@pytest.mark.parametrize("form", [hl.Whole(), {"embed.embedding": hl.LoRA(1)}])
+@pytest.mark.parametrize(
+    "form",
+    [
+        hl.Whole(),
+        {"embed.embedding": hl.LoRA(1), "conv.kernel": hl.Templates(2), "out.kernel": hl.Scale()},
+    ],
+    ids=["whole", "in parts"],
+)
 def test_export_with_sizes_that_are_symbols(form: Any) -> None:
     choices: dict[str, Any] = {"condition": hl.Embedding(3, 2), "form": form}
     made = hl.HyperNetwork(Reader(), rngs=nnx.Rngs(1), **choices)

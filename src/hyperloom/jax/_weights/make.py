@@ -155,7 +155,7 @@ class WeightMaker(weights.WeightMaker):
             case Directed() if base is not None and len(tensor.out_axes) == 1:
                 return _directed(structure, tensor, parts, base)
             case Sum() if bank is not None:
-                coefficients = parts[0].reshape(len(parts[0]), -1)
+                coefficients = parts[0].reshape(parts[0].shape[0], -1)
                 return combined(name, shape, dtype, coefficients, jnp.moveaxis(bank, 0, -1), base)
             case Shifted() if base is not None:
                 return shifted(name, base, dtype, parts[0])

@@ -299,7 +299,7 @@ def _narrow(value: Any) -> Factor:
     """Return an array `(B, *sizes)` as a factor without its axes of length 1."""
     sizes = value.shape[1:]
     axes = tuple(axis for axis, size in enumerate(sizes) if size != 1)
-    return Factor(value.reshape(len(value), *(sizes[axis] for axis in axes)), axes, True)
+    return Factor(value.reshape(value.shape[0], *(sizes[axis] for axis in axes)), axes, True)
 
 
 def _weight(name: str, shape: Sequence[int], dtype: Any, term: Term, base: Any) -> StructuredWeight:
