@@ -198,6 +198,22 @@ def test_rows_that_meet_in_one_number_are_seen() -> None:
             close(hnet(x, condition=SOME, rows=INDEX), by_hand(hnet, x, SOME, INDEX))
 
 
+def test_rows_that_are_sorted_by_their_values_are_seen() -> None:
+    """Those of the first call are in order already: nothing moves."""
+
+    class Sorting(Meets):
+        def forward(self, x: Tensor) -> Tensor:
+            order = x[:, 0].argsort()
+            y = self.layer(x[order]).tanh()
+            return y[order.argsort()]
+
+    hnet, x = build(Sorting()), floats(4)(R)
+    first = x[x[:, 0].argsort()]
+    with pytest.warns(hl.SlowWarning, match="it changes the order of its rows"):
+        close(hnet(first, condition=SOME, rows=INDEX), by_hand(hnet, first, SOME, INDEX))
+    close(hnet(x, condition=SOME, rows=INDEX), by_hand(hnet, x, SOME, INDEX))
+
+
 def test_rows_that_meet_are_seen_though_all_conditions_are_equal() -> None:
     """A change starts at zero: with the weights of the call no difference would show."""
     hnet = hl.HyperNetwork(Places().double(), condition=hl.Embedding(5, 3), form=hl.Delta())

@@ -71,12 +71,13 @@ def examine(
                 examination.why = _short(error)
             finally:
                 trace.restore()
-            if examination.why != _MEET:
+            if examination.why not in (_MEET, _ORDER):
                 break
     return examination
 
 
 _MEET = "its rows meet: what it returns for some rows depends on the others"
+_ORDER = "it changes the order of its rows, or what it returns depends on the order"
 
 
 def _short(error: Exception) -> str:
@@ -124,6 +125,35 @@ def _compared(
         why = _difference(whole, tensors_in(single), call.rows, number)
         if why:
             return why
+    trace.restore()
+    return _reordered(place, worn, call, whole)
+
+
+def _reordered(place: Place, worn: Worn, call: RowCall, whole: list[Tensor]) -> str:
+    """Run all rows in another order; say what differs beside the order.
+
+    A target may sort its rows by their values. The rows of one call may be sorted already.
+    """
+    order = torch.randperm(call.rows.size)
+    conditions = call.rows.condition_of_row(worn.device)[order.to(worn.device)]
+    rows = Rows(call.rows.num, call.rows.counts, conditions)
+
+    def ordered(tensor: Tensor) -> Tensor:
+        blocks = tensor.unflatten(0, (rows.size, len(tensor) // rows.size))
+        return blocks[order.to(tensor.device)].flatten(0, 1)
+
+    meeting = Meeting(rows, Uses(), worn.device)
+    args, kwargs = call.copied(ordered)
+    with SameDraws(), following(meeting):
+        output = place(*worn.copied().seats(meeting), args, kwargs)
+    again = tensors_in(without_stand_ins(output, rows))
+    if [value.shape for value in again] != [value.shape for value in whole]:
+        return _ORDER
+    for ours, theirs in zip(whole, again, strict=True):
+        has_rows = bool(ours.ndim and len(ours) and len(ours) % rows.size == 0)
+        same = has_rows and _close(ordered(ours), theirs)
+        if not same and (hasattr(ours, MARK) and has_rows or not _close(ours, theirs)):
+            return _ORDER
     return ""
 
 

@@ -39,7 +39,7 @@ class RowCall:
     paired: frozenset[int]
 
     def copied(self, take: Callable[[Tensor], Tensor] | None = None) -> tuple[Any, Any]:
-        """Return copies of the inputs, with rows marked or, with `take`, some of the rows.
+        """Return copies of the inputs, with rows marked; with `take`, what it returns for them.
 
         In objects such as caches, what has as many rows has those of the call.
         """
@@ -49,12 +49,12 @@ class RowCall:
         def other(tensor: Tensor) -> Tensor:
             has_rows = id(tensor) in self.paired or id(tensor) in hidden
             with torch.no_grad():
-                if take is not None:
-                    return take(tensor.detach()).clone() if has_rows else tensor.detach().clone()
                 copied = tensor.detach().clone()
+                if take is not None and has_rows:
+                    copied = take(copied)
             if has_rows:
                 mark(copied)
-            return copied.requires_grad_(tensor.requires_grad)
+            return copied if take is not None else copied.requires_grad_(tensor.requires_grad)
 
         with _Copying(other):
             return copy.deepcopy((self.args, self.kwargs))

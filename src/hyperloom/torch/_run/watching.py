@@ -33,8 +33,8 @@ def watched(runner: Runner, call: Call) -> Generator[None]:
     hidden = skeleton.hooks_on_gradients() or skeleton.seeds
     if hidden is not None:
         raise OneByOneError(f"it uses {hidden}, for each condition by itself")
-    trace = skeleton.watch((call.inputs, call.kwargs))
-    yield
+    with skeleton.watching((call.inputs, call.kwargs)) as trace:
+        yield
     change = None if trace is None else trace.changed()
     if trace is not None and change is not None:
         with skeleton.lock:

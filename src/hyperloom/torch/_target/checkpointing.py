@@ -122,7 +122,7 @@ def refuse_reentrant(target: nn.Module) -> None:
 def may_checkpoint(target: nn.Module) -> bool:
     """Whether the code of a target names a `checkpoint`, so that every call is to be watched.
 
-    The layers of transformers all have one; there it counts if it is switched on.
+    The models of transformers all have a method that switches it on; it counts where that was done.
     """
     parts = list(target.modules())
     if any(getattr(part, "gradient_checkpointing", False) is True for part in parts):
@@ -130,7 +130,10 @@ def may_checkpoint(target: nn.Module) -> bool:
     kinds = {kind for part in parts for kind in type(part).__mro__}
     user_kinds = [kind for kind in kinds if not kind.__module__.startswith(("torch.", "builtins"))]
     functions = [
-        f for kind in user_kinds for f in vars(kind).values() if isinstance(f, FunctionType)
+        f
+        for kind in user_kinds
+        for name, f in vars(kind).items()
+        if isinstance(f, FunctionType) and not name.endswith("checkpointing_enable")
     ]
     return any(_names_checkpoint(f, code) for f in functions for code in _codes(f.__code__))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -47,6 +48,10 @@ from hyperloom.torch._target.scan import (
 )
 from hyperloom.torch._target.trace import Trace
 from hyperloom.torch._target.writes import ACTIVE, is_stand_in
+
+
+# The skeleton whose call is being watched just now, and what was noted before it began.
+_NOTED: ContextVar[tuple[Any, Trace | None]] = ContextVar("noted", default=(None, None))
 
 
 class Skeleton:
@@ -150,6 +155,16 @@ class Skeleton:
         if not self._keepers and not self._draws:
             return None
         return Trace(self._keepers, inputs, self._draws)
+
+    @contextmanager
+    def watching(self, inputs: Any) -> Generator[Trace | None]:
+        """Do as `watch`; a call inside need not note the same once more."""
+        trace = self.watch(inputs)
+        token = _NOTED.set((self, trace))
+        try:
+            yield trace
+        finally:
+            _NOTED.reset(token)
 
     def statistics_now(self) -> list[str]:
         """Return the names of the running statistics that a run in the present mode updates."""
@@ -315,7 +330,8 @@ class Skeleton:
         start = {n: value.clone() for n, value in buffers.items()}
         closely = self._may_checkpoint or mode not in self.watched
         trace = Trace(self.module.named_modules(), (args, kwargs)) if closely else None
-        trace, random = trace or self.watch((args, kwargs)), Draws()
+        noting, noted = _NOTED.get()
+        trace, random = trace or (noted if noting is self else self.watch((args, kwargs))), Draws()
         copies = Copies((args, kwargs) if closely else ((), {}))
         given_args, given_kwargs = copies.inputs if closely else (args, kwargs)
         try:
