@@ -152,7 +152,7 @@ def _reordered(place: Place, worn: Worn, call: RowCall, whole: list[Tensor]) -> 
     for ours, theirs in zip(whole, again, strict=True):
         has_rows = bool(ours.ndim and len(ours) and len(ours) % rows.size == 0)
         same = has_rows and _close(ordered(ours), theirs)
-        if not same and (hasattr(ours, MARK) and has_rows or not _close(ours, theirs)):
+        if not same and ((hasattr(ours, MARK) and has_rows) or not _close(ours, theirs)):
             return _ORDER
     return ""
 

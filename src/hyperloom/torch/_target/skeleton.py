@@ -49,7 +49,6 @@ from hyperloom.torch._target.scan import (
 from hyperloom.torch._target.trace import Trace
 from hyperloom.torch._target.writes import ACTIVE, is_stand_in
 
-
 # The skeleton whose call is being watched just now, and what was noted before it began.
 _NOTED: ContextVar[tuple[Any, Trace | None]] = ContextVar("noted", default=(None, None))
 
