@@ -61,6 +61,11 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
         "OPTConfig",
         {**USUAL, "ffn_dim": 24, "word_embed_proj_dim": 16},
     ),
+    "bloom": (
+        "BloomForCausalLM",
+        "BloomConfig",
+        {"hidden_size": 16, "n_layer": 1, "n_head": 2, "vocab_size": WORDS, **SPECIAL},
+    ),
     "mamba": ("MambaForCausalLM", "MambaConfig", {**USUAL, "state_size": 4}),
     "t5": ("T5ForConditionalGeneration", "T5Config", {**T5, "decoder_start_token_id": 0}),
     "bart": (
