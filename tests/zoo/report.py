@@ -29,8 +29,12 @@ Written by `make zoo`. Every target in every way: three conditions at once again
 Outputs, gradients to all parameters, buffers written. Differences are relative to the largest
 number of each tensor. *Run as* says how: at once (`vmap`, `chain`), or one condition after the
 other (`loop`). *Rows*: the same with all rows at once, `Execution(strategy="rows")`, where no
-row of the target sees another; else why it is refused.
+row of the target sees another; else why it is refused. There it is 1e-6 for models whose norms
+compute in float32 whatever the dtype.
 """
+
+# Their norms compute in float32 whatever the dtype: on rows they round in another order.
+ROUNDED = ("GemmaModel", "Gemma2Model", "CohereModel")
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,8 @@ def run(row: Row, train: bool, part: bool, strategy: str = "auto") -> tuple[str,
     hnet = hypernetwork(target, layout=layout).train(train)
     hnet.execution = hl.Execution(strategy=strategy)
     tolerance = 1e-9 if row.dtype == torch.float64 else 1e-5
+    if strategy == "rows" and row.name in ROUNDED:
+        tolerance = 1e-6
     try:
         checks.batch_equals_loop(hnet, row.args, row.kwargs, tolerance, prepare=seeded)
         checks.unchanged(target, before)
