@@ -51,7 +51,7 @@ def section(numbers: dict[str, Any]) -> str:
     backend, seconds = numbers["options"]["backend"], numbers["seconds"]
     lines += [
         "",
-        f"One run, {backend}, seed {numbers['options']['seed']}: {seconds:.0f} s on two cores.",
+        f"One run, {backend}, seed {numbers['options']['seed']}: {seconds:.0f} s.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -102,7 +102,7 @@ def test_a_run_writes_what_it_was_told(run: Run) -> None:
         run.table("Numbers", {"a": {"x": 1, "y": 0.123456789}, "b": {"x": 2000}})
         run.claim("it is so", True, "1 of 1")
         run.claim("it is not", False, "0 of 1")
-        run.beside("loss", 1e-7, {"hyperloom": _measure.Side(3, 1.5, 0.25)})
+        run.beside(1e-7, {"hyperloom": _measure.Side(3, 1.5)}, {"loss": 0.25})
         run.settings(width=3)
         run.figure("empty.png", Figure((1, 1)), "nothing")
         run.gif("empty.gif", [Figure((1, 1)), Figure((1, 1))], "nothing, twice")

@@ -35,4 +35,6 @@ RECIPES = (
         ("torch", "jax"),
         folder="continual",
     ),
+    Recipe("names", "a speller whose weights change at every letter (HyperLSTM)"),
+    Recipe("ensemble", "20 members from one generator, beside 20 networks: what they do not know"),
 )

@@ -17,12 +17,10 @@ class Side(NamedTuple):
     Attributes:
         lines: Of code, by `lines_of`.
         ms: Of one training step, by `ms_of`.
-        final: The number that the recipe is about; `None` if it was not trained.
     """
 
     lines: int
     ms: float
-    final: float | None
 
 
 def lines_of(*things: Any) -> int:

@@ -128,16 +128,18 @@ class Run:
         verdict = "[green]holds[/green]" if holds else "[red]does NOT hold here[/red]"
         self.console.print(f"- {text}: {verdict}, {measured}", highlight=False)
 
-    def beside(self, final: str, difference: float, sides: Mapping[str, Side]) -> None:
-        """Print the hypernetwork beside the same thing written by hand.
+    def beside(
+        self, difference: float, sides: Mapping[str, Side], final: Mapping[str, float]
+    ) -> None:
+        """Print the hypernetwork beside the same function written by hand.
 
         Args:
-            final: What the final number is, with its unit.
-            difference: The largest difference between the outputs of both from equal weights.
+            difference: The largest difference between the outputs of all from equal weights.
             sides: `"hyperloom"`, `"by hand"` and what else does the same.
+            final: The final number by its name and unit: that of all, for they do the same.
         """
         rows = {
-            name: {"lines of code": side.lines, "ms a step": side.ms, final: side.final}
+            name: {"lines of code": side.lines, "ms a step": side.ms, **final}
             for name, side in sides.items()
         }
         self.table("Beside the same by hand", rows)
