@@ -37,4 +37,5 @@ RECIPES = (
     ),
     Recipe("names", "a speller whose weights change at every letter (HyperLSTM)"),
     Recipe("ensemble", "20 members from one generator, beside 20 networks: what they do not know"),
+    Recipe("multitask", "a classifier from a sentence, for tasks that nobody trained on"),
 )
