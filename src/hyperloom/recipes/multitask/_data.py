@@ -41,16 +41,17 @@ def load(seed: int) -> Tasks:
     """Return images of digits and sets of three; the seed says which sets are never trained on."""
     pixels, labels = load_digits(return_X_y=True)
     # The same split whatever the seed: test images are test images.
-    parts = train_test_split(
-        (pixels / 16).astype(np.float32), labels, test_size=0.4, random_state=0, stratify=labels
-    )
+    images = (pixels / 16).astype(np.float32)
+    rows = train_test_split(np.arange(len(labels)), test_size=0.4, random_state=0, stratify=labels)
+    learn, test = (np.asarray(part) for part in rows)
     chosen = list(combinations(range(10), 3))
     sets = np.zeros((len(chosen), 10), np.float32)
-    for row, digits in zip(sets, chosen, strict=True):
-        row[list(digits)] = 1
-    texts = [" or ".join(WORDS[d] for d in digits) for digits in chosen]
+    for row, three in zip(sets, chosen, strict=True):
+        row[list(three)] = 1
+    texts = [" or ".join(WORDS[d] for d in three) for three in chosen]
     order = np.random.default_rng(seed).permutation(len(chosen))
     unseen, seen = np.sort(order[:UNSEEN]), np.sort(order[UNSEEN:])
     read = TfidfVectorizer().fit([texts[i] for i in seen])
     vectors = np.asarray(read.transform(texts).todense(), np.float32)
-    return Tasks((parts[0], parts[1]), (parts[2], parts[3]), sets, texts, vectors, seen, unseen)
+    digits = labels[learn], labels[test]
+    return Tasks((images[learn], images[test]), digits, sets, texts, vectors, seen, unseen)

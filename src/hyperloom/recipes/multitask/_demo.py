@@ -129,7 +129,7 @@ def _pictures(run: Run, tasks: Tasks, hnet: hl.HyperNetwork, found: Accuracies) 
     left.set_yticks(range(len(some)), [tasks.texts[i] for i in some], fontsize=8)
     for row, i in enumerate(some):
         for d in np.flatnonzero(tasks.sets[i]):
-            left.add_patch(_box(d, row))
+            left.add_patch(_box(int(d), row))
     left.set_title("unseen sentences: how often each digit is said to belong", fontsize=9)
     left.set_xlabel("digit shown (white: it does belong)")
     for name, f in found.items():
