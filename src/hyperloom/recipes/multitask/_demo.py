@@ -91,7 +91,8 @@ def _report(run: Run, tasks: Tasks, found: Accuracies, size: int, told: torch.nn
     """Print accuracies, and say whether what was to be shown is so."""
     run.settings(
         trunk=recipe.TRUNK, hidden=recipe.WIDTH, tasks=recipe.TASKS, images=recipe.IMAGES,
-        rate=recipe.RATE, hyper_rate=recipe.HYPER_RATE, learned=size, learned_told=sum(p.numel() for p in told.parameters()),
+        rate=recipe.RATE, hyper_rate=recipe.HYPER_RATE, learned=size,
+        learned_told=sum(p.numel() for p in told.parameters()),
     )  # fmt: skip
     run.table(
         "Right answers in percent, on test images",
