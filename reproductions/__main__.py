@@ -23,6 +23,7 @@ from reproductions import (
     split_mnist,
     static_cnn,
     toy_regression,
+    trans_inr,
     widths,
 )
 from reproductions._result import Kept, Step, Track
@@ -35,9 +36,10 @@ ALL: dict[str, ModuleType] = {
     "init_depth": init_depth,
     "init_scale": init_scale,
     "widths": widths,
+    "trans_inr": trans_inr,
 }
 
-NEED_DIGITS = {"split_mnist", "permuted_mnist", "static_cnn"}
+NEED_DIGITS = {"split_mnist", "permuted_mnist", "static_cnn", "trans_inr"}
 KEEP_PARTS = {"static_cnn"}  # these take `kept=`
 
 

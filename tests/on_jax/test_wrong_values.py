@@ -111,6 +111,8 @@ VALUES = {
     "carry": {1: LONG, 2: PAIRED},
 }
 NO_ID = ("an empty list", "an empty tuple")
+# A tuple is a support set, with its inputs first.
+SETS = tuple(v for v in NO_ID if v != "an empty tuple")
 OF_IDS = ("0", "2", "a NumPy int", "an int array", *NO_ID)
 BATCHES = {  # where no input has to pair with them
     "ids": ("an int array", *NO_ID),
@@ -342,6 +344,7 @@ def tool_doors() -> list[Door]:
     ids, plan = made(), made().plan
     perturbed = hl.Perturbed(ids, 0.1)
     assembled = hl.Assembled(target(), {"a": ids}, lambda parts: parts["a"])
+    stages = hl.LayerByLayer({"a": ids}, lambda name, seen, *support: seen)
     noise = jnp.ones((2, plan.num_generated))
     batch = {"*inputs": (X_B,), "condition": [0, 2], "in_axes": 0, "rngs": jax.random.key(0)}
     of_batch = {
@@ -519,6 +522,27 @@ def tool_doors() -> list[Door]:
             {"condition": ("0", "2", "a NumPy int", "an int array", *NO_ID), "rngs": KEYS},
         ),
         door("Assembled.__call__", assembled, batch, of_batch),
+        door(
+            "LayerByLayer",
+            hl.LayerByLayer,
+            lambda: {"stages": {"a": ids}, "extract": lambda name, seen, *support: seen},
+            {"extract": ("a class", "a function")},
+        ),
+        *(
+            door(
+                f"LayerByLayer.{method}",
+                getattr(stages, method),
+                {"condition": [0, 2], "rngs": jax.random.key(0)},
+                {"condition": ("0", "2", "a NumPy int", "an int array", *SETS), "rngs": KEYS},
+            )
+            for method in ("bind", "generate")
+        ),
+        door(
+            "LayerByLayer.__call__",
+            stages,
+            {"*inputs": (X_B,), "condition": [0, 2], "rngs": jax.random.key(0)},
+            {"condition": ("0", "2", "a NumPy int"), "rngs": KEYS, "*inputs": CAST},
+        ),
     ]
 
 

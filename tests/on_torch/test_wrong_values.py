@@ -322,6 +322,7 @@ def tool_doors() -> list[Door]:
     ids, plan = made(), made().plan
     perturbed = hl.Perturbed(ids, 0.1)
     assembled = hl.Assembled(target(), {"a": ids}, lambda parts: parts["a"])
+    stages = hl.LayerByLayer({"a": ids}, lambda name, seen, *support: seen)
     noise = torch.ones(2, plan.num_generated)
     batch = {"*inputs": (X_B,), "condition": [0, 2], "in_dims": 0}
     of_batch = {"condition": AN_ID, "in_dims": DIMS[2]}
@@ -460,9 +461,35 @@ def tool_doors() -> list[Door]:
             {"condition": (*AN_ID, *NO_ID, "an int tensor")},
         ),
         door("Assembled.forward", assembled, batch, of_batch),
+        door(
+            "LayerByLayer",
+            hl.LayerByLayer,
+            lambda: {"stages": {"a": ids}, "extract": lambda name, seen, *support: seen},
+            {"extract": ("a class", "a function", "a layer")},
+        ),
+        door("LayerByLayer.bind", stages.bind, {"condition": [0, 2]}, {"condition": OF_STAGES}),
+        door(
+            "LayerByLayer.generate",
+            stages.generate,
+            {"condition": [0, 2]},
+            {"condition": OF_STAGES},
+        ),
+        door(
+            "LayerByLayer.instantiate", stages.instantiate, {"condition": 1}, {"condition": AN_ID}
+        ),
+        door(
+            "LayerByLayer.forward",
+            stages,
+            {"*inputs": (X_B,), "condition": [0, 2]},
+            {"condition": AN_ID},
+        ),
         door("Report.about", report.about, {"check": "gradient"}),
         door("Explanation.__getitem__", explanation.__getitem__, {"tensor": "0.weight"}),
     ]
+
+
+# A tuple is a support set, with its inputs first.
+OF_STAGES = (*AN_ID, *(v for v in NO_ID if v != "an empty tuple"), "an int tensor")
 
 
 @functools.cache

@@ -20,6 +20,7 @@ from reproductions import (
     split_mnist,
     static_cnn,
     toy_regression,
+    trans_inr,
     widths,
 )
 from reproductions._result import Kept, claim
@@ -158,6 +159,18 @@ def test_static_cnn_goes_on_where_it_was_cut(
     assert not path.exists()
 
 
+def test_trans_inr_runs_and_reads_patches(digits: Path) -> None:
+    made = trans_inr.run(digits, seeds=(0,), iterations=2)
+    assert len(made["raw"]["slots"]) == len(made["raw"]["vector"]) == 1
+    picture = torch.arange(784.0)
+    patches = trans_inr.Patches()
+    with torch.no_grad():
+        patches.places.zero_()
+    _, read = patches(picture)
+    corner = picture.view(28, 28)[4:8, 20:24].flatten()  # row 1, column 5
+    torch.testing.assert_close(read[7 + 5], patches.values(corner))
+
+
 def test_split_mnist_refuses_other_data(tmp_path: Path) -> None:
     path = tmp_path / "other.npz"
     np.savez(path, X=np.zeros((5, 784), np.float32), Y=np.zeros(5, np.int64))
@@ -230,7 +243,7 @@ def test_every_claim_holds(module) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(DATA is None, reason="HYPERLOOM_MNIST10K does not name the digits' .npz file")
-@pytest.mark.parametrize("module", [split_mnist, permuted_mnist, static_cnn])
+@pytest.mark.parametrize("module", [split_mnist, permuted_mnist, static_cnn, trans_inr])
 def test_claims_on_the_digits_hold(module) -> None:
     assert DATA is not None
     broken = [one for one in module.run(Path(DATA))["claims"] if not one["holds"]]

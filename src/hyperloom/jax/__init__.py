@@ -13,6 +13,7 @@ from hyperloom.jax._tools.assembled import Assembled
 from hyperloom.jax._tools.checkpoint import load, save
 from hyperloom.jax._tools.dynamic import unroll
 from hyperloom.jax._tools.functional import Functional, functional
+from hyperloom.jax._tools.layer_by_layer import LayerByLayer
 from hyperloom.jax._tools.perturbed import Perturbed
 from hyperloom.jax._tools.rates import param_groups
 from hyperloom.jax._tools.readings import readings
@@ -35,6 +36,7 @@ __all__ = [
     "Function",
     "Functional",
     "HyperNetwork",
+    "LayerByLayer",
     "Linen",
     "OutputRegularizer",
     "Perturbed",

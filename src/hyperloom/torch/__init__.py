@@ -19,6 +19,7 @@ from hyperloom.torch._tools import peft as peft
 from hyperloom.torch._tools.assembled import Assembled
 from hyperloom.torch._tools.checkpoint import load, save
 from hyperloom.torch._tools.dynamic import unroll
+from hyperloom.torch._tools.layer_by_layer import LayerByLayer
 from hyperloom.torch._tools.perturbed import Perturbed
 from hyperloom.torch._tools.rates import param_groups
 from hyperloom.torch._tools.readings import readings
@@ -38,6 +39,7 @@ __all__ = [
     "BatchStatistics",
     "Finding",
     "HyperNetwork",
+    "LayerByLayer",
     "OutputRegularizer",
     "PerConditionStatistics",
     "Perturbed",

@@ -145,3 +145,60 @@ class Assembled(Protocol):
 
     def __call__(self, *inputs: Any, condition: Any) -> Any:
         """Generate, assemble, and run the target. Arguments as in a call of `HyperNetwork`."""
+
+
+class LayerByLayer(Protocol):
+    """Stages of a network, generated one after the other from what a support set becomes in them.
+
+    The weights of a stage depend on the activations of a support set, run through the stages that
+    were generated before it. One call takes a batch of episodes. Zhmoginov, Sandler and
+    Vladymyrov, "HyperTransformer", ICML 2022; Bonet et al., "HyperFast", AAAI 2024.
+
+    Args:
+        stages: A hypernetwork for each stage, in their order, by name; the output of one is the
+            input of the next. Layers without weights belong to a stage's target:
+            `nn.Sequential(conv, relu, pool)`. Each has a condition, trunk and layout of its own.
+        extract: `extract(name, activations, *support)` returns the raw condition of a stage. It
+            gets the stage's name, its input for the support set, `(*batch, L, ...)`, and the
+            support as it was given. A module is a part of this one, and is trained with it.
+
+    Raises:
+        TypeError: `stages` is no dict of hypernetworks, or `extract` cannot be called.
+        ValueError: No stage, a name with a dot, or a stage whose condition carries a state.
+    """
+
+    def bind(self, condition: Any) -> Any:
+        """Generate all stages for a support set, or for a batch of them.
+
+        Args:
+            condition: The support set: its inputs `(*batch, L, ...)`, or a tuple of the inputs
+                and whatever else `extract` is to see, as labels `(*batch, L)`.
+
+        Returns:
+            A network to call on queries `(*batch, N, ...)`. It holds the weights as they are now.
+
+        Raises:
+            TypeError: As calls of the stages' hypernetworks.
+            ValueError: An empty tuple; or as those calls.
+        """
+        ...
+
+    def generate(self, condition: Any) -> Arrays:
+        """Return all generated tensors, `{"stage.tensor": (*batch, *shape)}`.
+
+        Args:
+            condition: As for `bind`.
+        """
+        ...
+
+    def __call__(self, *inputs: Any, condition: Any) -> Any:
+        """Run the generated network on queries.
+
+        Args:
+            *inputs: Inputs of the first stage, `(*batch, N, ...)`.
+            condition: As for `bind`.
+
+        Returns:
+            What the last stage returns.
+        """
+        ...

@@ -144,16 +144,26 @@ def check_handlers(**handlers: Any) -> None:
             a_function(name, handler, "a function, or None")
 
 
-def check_parts(parts: Any, kind: type) -> Mapping[str, Any]:
-    """Return the parts of an assembly, if they are hypernetworks without a state, by name."""
+def check_parts(parts: Any, kind: type, argument: str = "parts") -> Mapping[str, Any]:
+    """Return the parts of a whole, if they are hypernetworks without a state, by name."""
     wanted = "a dict from names to HyperNetworks"
-    for name, part in a_mapping("parts", parts, wanted).items():
-        a_string("parts", name, wanted)
-        a_kind(f"parts[{name!r}]", part, kind, "a HyperNetwork")
-        refuse_carry(f"parts[{name!r}]", part.plan)
+    for name, part in a_mapping(argument, parts, wanted).items():
+        if not a_string(argument, name, wanted) or "." in name:
+            raise ValueError(message(argument, repr(name), "names without dots"))
+        a_kind(f"{argument}[{name!r}]", part, kind, "a HyperNetwork")
+        refuse_carry(f"{argument}[{name!r}]", part.plan)
     if not parts:
-        raise ValueError(message("parts", "none", "at least one hypernetwork"))
+        raise ValueError(message(argument, "none", "at least one hypernetwork"))
     return parts
+
+
+def support_of(condition: Any) -> tuple[Any, ...]:
+    """Return a support set as a tuple, its inputs first."""
+    support = condition if isinstance(condition, tuple) else (condition,)
+    if not support:
+        wanted = "the support's inputs, or a tuple with them first"
+        raise ValueError(message("condition", "an empty tuple", wanted))
+    return support
 
 
 def check_noise(noise: Any, cuts: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
