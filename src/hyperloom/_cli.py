@@ -169,7 +169,7 @@ def _demo(
         module = import_module(recipe.module)
         import_module(f"{recipe.module.rpartition('.')[0]}.{backend}")
     except ImportError as error:
-        _fail(_NEEDS.format(error.name).replace("[demo]", f"[{recipe.extra}]"))
+        _fail(_NEEDS.format(error.name))
     run = Run(name, out, Console(), seed, steps, backend, data)
     try:
         with running(run):

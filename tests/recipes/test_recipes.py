@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +33,6 @@ def run(tmp_path: Path) -> Run:
 
 @pytest.mark.parametrize(("recipe", "backend"), NEW, ids=_id)
 def test_a_recipe_runs_small(recipe: Recipe, backend: str, run: Run) -> None:
-    if recipe.extra == "gallery" and find_spec("gymnasium") is None:
-        pytest.skip("gymnasium is not installed")
     run.name, run.backend = recipe.name, backend
     with running(run):
         import_module(recipe.module).demo(run)

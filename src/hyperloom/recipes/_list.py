@@ -12,14 +12,12 @@ class Recipe(NamedTuple):
         name: What `hyperloom demo NAME` calls it.
         what: One line, under 70 characters, that says what it shows.
         backends: What computes it: `"torch"`, `"jax"`, or both.
-        extra: The extra of the package that brings what it needs.
         folder: Under `hyperloom.recipes`, if it is not the name.
     """
 
     name: str
     what: str
     backends: tuple[str, ...] = ("torch",)
-    extra: str = "demo"
     folder: str = ""
 
     @property

@@ -26,7 +26,7 @@ from hyperloom.recipes._measure import Side
 
 NUMBERS = "numbers.json"
 DPI = 110
-_PACKAGES = ("numpy", "torch", "jax", "flax", "optax", "scikit-learn", "gymnasium")
+_PACKAGES = ("numpy", "torch", "jax", "flax", "optax", "scikit-learn")
 _COLUMNS = (
     TextColumn("{task.description:<26}"),
     BarColumn(bar_width=30),
