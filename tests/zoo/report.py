@@ -33,8 +33,8 @@ row of the target sees another; else why it is refused. There it is 1e-6 for mod
 compute in float32 whatever the dtype.
 """
 
-# Their norms compute in float32 whatever the dtype: on rows they round in another order.
-ROUNDED = ("GemmaModel", "Gemma2Model", "CohereModel")
+# They multiply by a weight, or scan, in float32 whatever the dtype: rows round in another order.
+ROUNDED = ("GemmaModel", "Gemma2Model", "CohereModel", "MambaModel", "FalconMambaModel")
 
 
 @dataclass(frozen=True)
