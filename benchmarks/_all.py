@@ -18,13 +18,27 @@ from benchmarks import (
     jax_compile,
     jax_conv,
     jax_dynamic,
+    limits,
     lora,
     rows,
     single,
 )
 from benchmarks._case import Case
 
-_MODULES = (dynamic, grid, lora, rows, film, conv, continual, single, generate, imports, curves)
+_MODULES = (
+    dynamic,
+    limits,
+    grid,
+    lora,
+    rows,
+    film,
+    conv,
+    continual,
+    single,
+    generate,
+    imports,
+    curves,
+)
 if _jax.HAS_JAX:
     _MODULES = (*_MODULES, jax_dynamic, jax_conv, jax_compile)
 if find_spec("transformers") and find_spec("peft"):

@@ -2,7 +2,8 @@
 
 A target made of `Sequential`, `Linear`, `LayerNorm` and elementwise modules does the same to an
 input with conditions in front as `vmap` would, and does it with less overhead. Only classes that
-are known to are taken, exactly (no subclasses), and only without hooks.
+are known to are taken, exactly (no subclasses), activations of the user's whose code shows that
+they treat every number alike, and only without hooks.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from hyperloom._core.choices.structure import Plain
 from hyperloom._core.choices.trunks import Linear
 from hyperloom._core.plan.cost import Layer
 from hyperloom._core.plan.plan import Plan
+from hyperloom.torch._run.elementwise import is_elementwise, read_by
 from hyperloom.torch._target.private import GLOBAL_HOOKS
 from hyperloom.torch._weights.choose import choose
 from hyperloom.torch._weights.sums import into_inputs, out_of_outputs
@@ -41,31 +43,6 @@ Weights = Mapping[str, Weight | Tensor]
 Step = Callable[[Weights, Tensor], Tensor]
 Names = Mapping[int, Mapping[str, str]]
 
-_ELEMENTWISE = frozenset(
-    {
-        nn.CELU,
-        nn.Dropout,
-        nn.ELU,
-        nn.GELU,
-        nn.Hardsigmoid,
-        nn.Hardswish,
-        nn.Hardtanh,
-        nn.Identity,
-        nn.LeakyReLU,
-        nn.LogSigmoid,
-        nn.Mish,
-        nn.ReLU,
-        nn.ReLU6,
-        nn.SELU,
-        nn.SiLU,
-        nn.Sigmoid,
-        nn.Softplus,
-        nn.Softsign,
-        nn.Tanh,
-        nn.Tanhshrink,
-    }
-)
-
 
 @dataclass(frozen=True)
 class Chain:
@@ -75,10 +52,12 @@ class Chain:
         steps: Run one after the other; each maps weights and `(B, *n, I)` to `(B, *n, O)`, or for
             one condition `(*n, I)` to `(*n, O)`.
         forwards: The classes of its modules, and what their `forward` was.
+        read: What activations of the user's read of themselves: attributes, name and value.
     """
 
     steps: tuple[Step, ...]
     forwards: tuple[tuple[type, Any], ...] = ()
+    read: tuple[tuple[dict[str, Any], str, Any], ...] = ()
 
     def holds(self) -> bool:
         """Whether the modules would still do what the steps do.
@@ -88,6 +67,9 @@ class Chain:
         """
         for kind, forward in self.forwards:  # no generator: it takes as long as a small layer
             if kind.forward is not forward:
+                return False
+        for attributes, name, value in self.read:
+            if attributes.get(name) is not value:
                 return False
         return not any(GLOBAL_HOOKS)
 
@@ -119,7 +101,8 @@ def lower(module: nn.Module, names: Names) -> Chain | None:
     if steps is None:
         return None
     kinds = dict.fromkeys((nn.Module, *(type(part) for part in module.modules())))
-    return Chain(tuple(steps), tuple((kind, kind.forward) for kind in kinds))
+    read = tuple(found for part in module.modules() for found in read_by(part))
+    return Chain(tuple(steps), tuple((kind, kind.forward) for kind in kinds), read)
 
 
 def _steps(module: nn.Module, names: Names) -> list[Step] | None:
@@ -134,7 +117,7 @@ def _steps(module: nn.Module, names: Names) -> list[Step] | None:
                 return None
             found_steps += steps
         return found_steps
-    if type(module) in _ELEMENTWISE and not getattr(module, "inplace", False):
+    if is_elementwise(module):
         return [ElementwiseStep(module.forward)]
     tensors = names.get(id(module), {})
     if type(module) is nn.Linear:
