@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -184,7 +184,7 @@ def judge(results: Results) -> list[Claim]:
     return claims
 
 
-def table(workloads: list[Workload], results: Results) -> list[list[str]]:
+def table(workloads: Sequence[Workload], results: Results) -> list[list[str]]:
     """Return a line for each workload: its time, and the two ratios."""
     lines = [["work", "ms", "by hand / ours", "fastest", "bare / ours", "peak MB", "to by hand"]]
     for workload in workloads:

@@ -102,9 +102,11 @@ def test_activations_that_treat_every_number_alike(module: nn.Module) -> None:
     assert is_elementwise(module)
 
 
-OTHERS = [Branch(), Softmax(), Centred(), InPlace(), Written(), Keeps(), ByMode(), Shaped()]
-OTHERS += [Global(), Property(), Called(), Turned(), Sine(torch.ones(3)), Sine([3.0])]
-OTHERS += [nn.ReLU(inplace=True), nn.Softmax(-1), nn.PReLU(), nn.RReLU()]
+OTHERS = [
+    *(Branch(), Softmax(), Centred(), InPlace(), Written(), Keeps(), ByMode(), Shaped()),
+    *(Global(), Property(), Called(), Turned(), Sine(torch.ones(3)), Sine([3.0])),
+    *(nn.ReLU(inplace=True), nn.Softmax(-1), nn.PReLU(), nn.RReLU()),
+]
 
 
 @pytest.mark.parametrize("module", OTHERS)
@@ -143,3 +145,19 @@ def test_an_attribute_that_changes_later_ends_the_chain() -> None:
     skeleton[1].frequency = torch.full((5,), 2.0, dtype=torch.float64)
     assert hnet.explain(x, condition=c).strategy == "vmap"
     assert not torch.allclose(hnet(x, condition=c), before)
+
+
+def test_weights_are_formed_in_one_go_once_every_layer_was_seen_to_form_its_own() -> None:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+    hnet = hl.HyperNetwork(layer, condition=hl.Vector(4)).double()
+    c, x = torch.randn(3, 4).double(), torch.randn(3, 9, 5, 8).double()
+    told = str(hnet.explain(x, condition=c))
+    outputs = [hnet(x, condition=c) for _ in range(5)]
+    (way,) = hnet._runner.memory.routes.values()
+    assert way.strategy == "vmap"
+    assert not (way.from_parts or way.asking)
+    assert str(hnet.explain(x, condition=c)) == told
+    wanted = hnet(x[:1], condition=c[:1]), hnet(x[1:], condition=c[1:])
+    for y in outputs:
+        close(y, torch.cat(wanted))

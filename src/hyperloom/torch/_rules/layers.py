@@ -11,14 +11,14 @@ from torch import Tensor
 from hyperloom.torch._rules.graphs import convolutions
 from hyperloom.torch._rules.registry import GRAPH, VMAP, WEIGHT, Rule, rule
 from hyperloom.torch._rules.standin import Generated, as_autocast, dense_leaf, dense_tree
-from hyperloom.torch._weights.weights import Dense
+from hyperloom.torch._weights.weights import Dense, linear_hidden
 
 
 # `input` is how torch names it, and it may be given by name.
-@rule(F.linear, when=WEIGHT)
+@rule(F.linear, when=(WEIGHT, VMAP))
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:  # noqa: A002
     if not isinstance(weight, Generated):
-        return F.linear(*dense_tree((input, weight, bias)))
+        return linear_hidden(*dense_tree((input, weight, bias)))
     y = weight.weight.linear(dense_leaf(input))
     return y if bias is None else y + dense_leaf(bias).to(y.dtype)
 

@@ -29,12 +29,20 @@ Cell = Callable[[Tensor, State, "_Tensors"], State]
 
 
 class _Tensors:
-    """The tensors of one layer in one direction."""
+    """The tensors of one layer in one direction.
 
-    def __init__(self, given: Sequence[Any], has_biases: bool) -> None:
+    Args:
+        given: As the module has them.
+        has_biases: Whether biases are among them.
+        joined: Whether both biases meet in one sum, so that they are added once for all steps.
+    """
+
+    def __init__(self, given: Sequence[Any], has_biases: bool, joined: bool) -> None:
         self.w_ih = given[0]  # may be a stand-in: its product is taken once for all steps
         self.w_hh = dense_leaf(given[1])
         self.b_ih, self.b_hh = map(dense_leaf, given[2:4]) if has_biases else (None, None)
+        if joined and self.b_ih is not None and self.b_hh is not None:
+            self.b_ih, self.b_hh = self.b_ih + self.b_hh, None
         rest = given[4:] if has_biases else given[2:]
         self.w_hr = dense_leaf(rest[0]) if rest else None  # projection
 
@@ -121,6 +129,7 @@ def _run_packed(
 
 def _layers(cell: Cell, num_states: int) -> Callable[..., Any]:
     """Return the rule for a whole recurrent module."""
+    joined = cell is not _gru_step  # which scales the part from the state, with its bias
 
     def run(*args: Any) -> Any:
         packed = isinstance(args[3], (list, tuple))  # after the sizes of the steps
@@ -137,7 +146,7 @@ def _layers(cell: Cell, num_states: int) -> Callable[..., Any]:
             outputs = []
             for direction in range(directions):
                 at = layer * directions + direction
-                tensors = _Tensors(params[at * size : (at + 1) * size], has_biases)
+                tensors = _Tensors(params[at * size : (at + 1) * size], has_biases, joined)
                 state, gates = tuple(s[at] for s in states), tensors.from_inputs(x)
                 if sizes is not None:
                     y, state = _run_packed(cell, gates, sizes, state, tensors, bool(direction))
@@ -161,7 +170,7 @@ def _cell(cell: Cell, num_states: int) -> Callable[..., Any]:
     """Return the rule for a recurrent cell."""
 
     def step(x: Any, hx: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = None) -> Any:
-        tensors = _Tensors((w_ih, w_hh, b_ih, b_hh), b_ih is not None)
+        tensors = _Tensors((w_ih, w_hh, b_ih, b_hh), b_ih is not None, cell is not _gru_step)
         state = tuple(hx) if num_states > 1 else (hx,)
         next_state = cell(tensors.from_inputs(as_autocast(x)), tuple(map(_state, state)), tensors)
         return next_state if num_states > 1 else next_state[0]

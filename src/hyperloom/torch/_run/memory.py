@@ -61,6 +61,7 @@ class Memory:
         watched: What was watched for writes into weights.
         changed: What has once changed something that the target keeps.
         used: By kind of call, the generated tensors that the target's code uses.
+        formed: Calls (with their sizes) in which every layer forms its weight.
         said: What was warned of.
     """
 
@@ -77,6 +78,7 @@ class Memory:
     watched: set[Any] = field(default_factory=set)
     changed: set[Any] = field(default_factory=set)
     used: dict[Any, frozenset[str]] = field(default_factory=dict)
+    formed: set[Any] = field(default_factory=set)
     said: set[Any] = field(default_factory=set)
 
     def copy(self) -> Memory:
@@ -89,6 +91,13 @@ class Memory:
             self.routes.clear()
         self.routes[kind] = route
         return route
+
+    def form(self, kind: Any) -> None:
+        """Remember that every layer of such calls forms its weight; forget their route."""
+        if len(self.formed) >= _MOST:
+            self.formed.clear()
+        self.formed.add(kind)
+        self.routes.pop(kind, None)
 
     def say(self, text: str, *fallbacks: Fallback) -> None:
         """Warn once of each finding that something is run by a slower way."""

@@ -59,6 +59,8 @@ class Route:
         slow: What is run by a slower way, and why.
         part: The part of the plan that generates what such calls use; `None` for all of it.
         noting: Whether what the call uses is to be noted, for those that follow.
+        asking: Whether it is to be noted how layers take their weights: where every one forms its
+            own, calls that follow form all of them in one go.
         watched: Whether such a call was watched for writes into weights, or runs no code of the
             target's.
     """
@@ -78,6 +80,7 @@ class Route:
     slow: tuple[Fallback, ...] = ()
     part: Part | None = None
     noting: bool = False
+    asking: bool = False
     watched: bool = False
 
 
@@ -95,16 +98,17 @@ def route(
     """
     if torch.compiler.is_compiling():  # a graph is not to depend on what is remembered
         return _decided(generator, runner, encoded, call, whole)
-    kind = _kind(generator, runner, encoded, call, whole)
+    kind = kind_with_sizes(generator, runner, encoded, call, whole)
     known = runner.memory.routes.get(kind)
     if known is None:
         known = _decided(generator, runner, encoded, call, whole)
         known = _in_part(generator, runner, call, known)
+        known = _asked(generator, runner, call, known, kind, whole)
         runner.memory.keep(kind, known)
     return known if not runner.ordered else loop_where_repeated(known, runner, encoded.ids)
 
 
-def _kind(
+def kind_with_sizes(
     generator: Generator, runner: Runner, encoded: Encoded, call: Call, whole: bool
 ) -> tuple[Any, ...]:
     """Return all that a decision depends on, but for what assignments make the runner forget."""
@@ -171,6 +175,21 @@ def _decided(
         shares=may_share(generator, encoded),
         rows_first=from_parts and way.guarded and way.strategy == "vmap" and has_factors(plan),
     )
+
+
+def _asked(
+    generator: Generator, runner: Runner, call: Call, way: Route, kind: Any, whole: bool
+) -> Route:
+    """Return the way without weight objects where every layer was seen to form its weight.
+
+    Weights in parts are generated one by one, and looked at where they are used.
+    """
+    own = way.strategy == "vmap" and way.from_parts and way.size is None and way.part is None
+    if not own or way.rows_first or runner.ways or has_factors(generator.plan):
+        return way
+    if kind in runner.memory.formed:
+        return replace(way, from_parts=False)
+    return replace(way, asking=way.tried and call.usual is not None and not whole)
 
 
 def _in_part(generator: Generator, runner: Runner, call: Call, way: Route) -> Route:

@@ -30,6 +30,7 @@ from hyperloom.torch._run.refusal import name_inputs
 from hyperloom.torch._run.route import (
     ROWS,
     Route,
+    kind_with_sizes,
     loop_where_repeated,
     on_rows,
     route,
@@ -59,7 +60,9 @@ def follow(generator: Generator, runner: Runner, way: Route, encoded: Encoded, c
         return _follow_in_part(generator, runner, way, encoded, call)
     # A target without buffers is not asked for them.
     buffers = runner.buffers(encoded.ids, call.batch) if runner.has_buffers else NO_BUFFERS
-    if way.noting:
+    if way.asking:
+        output = _ask(generator, runner, way, encoded, call, buffers)
+    elif way.noting:
         with runner.skeleton.noting() as reads:
             output = make_and_run(generator, runner, way, encoded, call, buffers)
         note_used(generator, runner, call, reads.names)
@@ -67,6 +70,19 @@ def follow(generator: Generator, runner: Runner, way: Route, encoded: Encoded, c
         output = make_and_run(generator, runner, way, encoded, call, buffers)
     if runner.has_buffers:
         store(runner, buffers)
+    return output
+
+
+def _ask(
+    generator: Generator, runner: Runner, way: Route, encoded: Encoded, call: Call, buffers: Buffers
+) -> Any:
+    """Run a call, and remember whether every layer has formed its weight."""
+    uses, kind = Uses(), kind_with_sizes(generator, runner, encoded, call, False)
+    output = make_and_run(generator, runner, way, encoded, call, buffers, uses)
+    if uses.way is None and all(choice == "dense" for _, _, choice, _ in uses):
+        runner.memory.form(kind)
+    elif kind in runner.memory.routes:
+        runner.memory.routes[kind] = replace(way, asking=False)
     return output
 
 

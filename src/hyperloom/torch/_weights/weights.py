@@ -23,7 +23,7 @@ from torch import Tensor
 
 from hyperloom._core.errors import message
 from hyperloom._core.plan.cost import Layer
-from hyperloom.torch._target.private import without_saving_hooks
+from hyperloom.torch._target.private import is_batched, without_saving_hooks
 from hyperloom.torch._weights.rows import Rows
 
 Conv = Callable[..., Tensor]
@@ -192,13 +192,26 @@ def linear_each(x: Tensor, weight: Tensor, lead: int, bias: Tensor | None = None
         bias: `(*lead, O)` or `None`.
     """
     if not lead:
-        return F.linear(x, weight, bias)
+        return linear_hidden(x, weight, bias)
     rows = (x.flatten(1, -2) if x.ndim > 2 else x.unsqueeze(1)).mT
     if bias is None:
         outputs = torch.bmm(weight, rows).mT
     else:
         outputs = torch.baddbmm(bias.unsqueeze(-1), weight, rows).mT
     return outputs if x.ndim == 3 else outputs.reshape(*x.shape[:-1], weight.shape[-2])
+
+
+def linear_hidden(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Apply a matrix `(O, I)` to rows `(*n, I)`, with the conditions of both hidden.
+
+    `vmap` would lay out the matrix of a condition once for each index of all axes of rows but one.
+    """
+    if x.ndim < 3 or torch.compiler.is_compiling() or not is_batched(weight):
+        return F.linear(x, weight, bias)
+    if x.dtype != weight.dtype or weight.ndim != 2:
+        return F.linear(x, weight, bias)
+    y = torch.mm(x.flatten(0, -2), weight.mT).unflatten(0, x.shape[:-1])
+    return y if bias is None else y + bias.to(y.dtype)
 
 
 @dataclass
