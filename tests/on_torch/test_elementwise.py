@@ -156,7 +156,8 @@ def test_weights_are_formed_in_one_go_once_every_layer_was_seen_to_form_its_own(
     outputs = [hnet(x, condition=c) for _ in range(5)]
     (way,) = hnet._runner.memory.routes.values()
     assert way.strategy == "vmap"
-    assert not (way.from_parts or way.asking)
+    assert not way.from_parts
+    assert not way.asking
     assert str(hnet.explain(x, condition=c)) == told
     wanted = hnet(x[:1], condition=c[:1]), hnet(x[1:], condition=c[1:])
     for y in outputs:
