@@ -15,10 +15,17 @@ from hyperloom.torch._weights.weights import Dense, linear_hidden
 
 
 # `input` is how torch names it, and it may be given by name.
-@rule(F.linear, when=(WEIGHT, VMAP))
+@rule(F.linear, when=VMAP)
+def _linear_on_rows(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:  # noqa: A002
+    if input.ndim < 3 or any(isinstance(t, Generated) for t in (input, weight, bias)):
+        return F.linear(input, weight, bias)
+    return linear_hidden(input, weight, bias)
+
+
+@rule(F.linear, when=WEIGHT)
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:  # noqa: A002
     if not isinstance(weight, Generated):
-        return linear_hidden(*dense_tree((input, weight, bias)))
+        return F.linear(*dense_tree((input, weight, bias)))
     y = weight.weight.linear(dense_leaf(input))
     return y if bias is None else y + dense_leaf(bias).to(y.dtype)
 
