@@ -17,7 +17,7 @@ from hyperloom.torch._weights.weights import Dense, linear_hidden
 # `input` is how torch names it, and it may be given by name.
 @rule(F.linear, when=VMAP)
 def _linear_on_rows(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:  # noqa: A002
-    if input.ndim < 3 or any(isinstance(t, Generated) for t in (input, weight, bias)):
+    if any(isinstance(t, Generated) for t in (input, weight, bias)):
         return F.linear(input, weight, bias)
     return linear_hidden(input, weight, bias)
 

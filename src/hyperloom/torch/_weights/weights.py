@@ -210,8 +210,10 @@ def linear_hidden(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
         return F.linear(x, weight, bias)
     if x.dtype != weight.dtype or weight.ndim != 2:
         return F.linear(x, weight, bias)
+    if bias is not None and (bias.dtype != x.dtype or bias.shape != weight.shape[:1]):
+        return F.linear(x, weight, bias)  # which may refuse it
     y = torch.mm(x.flatten(0, -2), weight.mT).unflatten(0, x.shape[:-1])
-    return y if bias is None else y + bias.to(y.dtype)
+    return y if bias is None else y + bias
 
 
 @dataclass
