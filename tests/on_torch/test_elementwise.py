@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import hyperloom.torch as hl
 from hyperloom.torch._run.elementwise import is_elementwise
+from hyperloom.torch._weights.weights import linear_hidden
 from tests.on_torch.test_batch_equals_loop import close
 
 FLAG = True
@@ -162,3 +163,22 @@ def test_weights_are_formed_in_one_go_once_every_layer_was_seen_to_form_its_own(
     wanted = hnet(x[:1], condition=c[:1]), hnet(x[1:], condition=c[1:])
     for y in outputs:
         close(y, torch.cat(wanted))
+
+
+@pytest.mark.parametrize("axes", [(), (4,), (2, 4), (2, 0, 4)], ids=str)
+def test_rows_with_several_axes_meet_hidden_matrices(axes: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    x, w = torch.randn(3, *axes, 5).double(), torch.randn(3, 6, 5).double()
+    for bias in (torch.randn(3, 6).double(), None):
+        each = (x, w) if bias is None else (x, w, bias)
+        got = torch.vmap(linear_hidden)(*each)
+        close(got, torch.stack([F.linear(*one) for one in zip(*each, strict=True)]))
+        shared = torch.vmap(linear_hidden, in_dims=(None, *(0,) * (len(each) - 1)))
+        wanted = [F.linear(x[0], *one) for one in zip(*each[1:], strict=True)]
+        close(shared(x[0], *each[1:]), torch.stack(wanted))
+
+
+def test_a_bias_that_does_not_fit_hidden_matrices_is_refused_as_by_torch() -> None:
+    x, w = torch.randn(3, 2, 4, 5), torch.randn(3, 6, 5)
+    with pytest.raises(RuntimeError, match="size"):
+        torch.vmap(linear_hidden)(x, w, torch.randn(3, 7))
