@@ -1,6 +1,7 @@
 """Functions for which one graph does not do: torch's own `vmap` fixes the number of conditions.
 
-Those that docs/batches.md names. When torch no longer does, a row here fails: strike it there.
+Those that docs/howto/compile.md names. When torch no longer does, a row here fails: strike it
+there.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # what torch.compile imports 
 Shape = tuple[int, ...]
 IMAGES = (2, 4, 6, 6)
 FIXED: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Shape, Shape]] = {
+    "convolution": (F.conv1d, (2, 3, 8), (4, 3, 3)),
     "instance_norm": (lambda x, w: F.instance_norm(x * w), IMAGES, IMAGES),
     "pad by reflection": (lambda x, w: F.pad(x * w, (1, 1, 1, 1), "reflect"), IMAGES, IMAGES),
     "pad by replication": (lambda x, w: F.pad(x * w, (1, 1, 1, 1), "replicate"), IMAGES, IMAGES),

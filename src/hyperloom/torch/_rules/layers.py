@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hyperloom.torch._rules.graphs import convolutions
-from hyperloom.torch._rules.registry import GRAPH, VMAP, WEIGHT, Rule, rule
+from hyperloom.torch._rules.registry import VMAP, WEIGHT, Rule, rule
 from hyperloom.torch._rules.standin import Generated, as_autocast, dense_leaf, dense_tree
 from hyperloom.torch._weights.weights import Dense, linear_hidden
 
@@ -57,14 +56,8 @@ def _matmul(input: Tensor, other: Tensor) -> Tensor:  # noqa: A002
     return other.weight.turned().linear(first)
 
 
-def _convolution(plain: Any, graphed: Any, transposed: bool) -> Rule:
-    """Return the rule for a convolution whose bias and options come after the weight.
-
-    Args:
-        plain: The function of PyTorch.
-        graphed: The same, for `vmap` in graphs.
-        transposed: Whether it is a transposed one.
-    """
+def _convolution(conv: Any, transposed: bool) -> Rule:
+    """Return the rule for a convolution whose bias and options come after the weight."""
 
     def convolve(
         input: Tensor,  # noqa: A002
@@ -74,8 +67,6 @@ def _convolution(plain: Any, graphed: Any, transposed: bool) -> Rule:
         **kwargs: Any,
     ) -> Any:
         x = as_autocast(dense_leaf(input))
-        in_graph = torch.compiler.is_compiling() and not x.is_complex()
-        conv = graphed if in_graph else plain
         if not isinstance(weight, Generated):
             return conv(x, weight, dense_leaf(bias), *args, **kwargs)
         groups = kwargs.get("groups", args[3] if len(args) > 3 else 1)
@@ -93,12 +84,9 @@ def _convolution(plain: Any, graphed: Any, transposed: bool) -> Rule:
 
 
 for _n in (1, 2, 3):
-    for _name, _graphed in (
-        (f"conv{_n}d", convolutions.convolution(_n)),
-        (f"conv_transpose{_n}d", convolutions.transposed(_n)),
-    ):
-        _plain = getattr(F, _name)
-        rule(_plain, when=(WEIGHT, GRAPH))(_convolution(_plain, _graphed, "transpose" in _name))
+    for _name, _transposed in ((f"conv{_n}d", False), (f"conv_transpose{_n}d", True)):
+        _conv = getattr(F, _name)
+        rule(_conv, when=WEIGHT)(_convolution(_conv, _transposed))
 
 
 @rule(F.embedding, when=(WEIGHT, VMAP))

@@ -59,11 +59,6 @@ def warn_of_slow_operations(on: bool) -> None:
     _C._functorch._set_vmap_fallback_warning_enabled(on)
 
 
-def transformed() -> bool:
-    """Whether an operation that is being run has a transform of torch.func around it."""
-    return _C._functorch.maybe_current_level() is not None
-
-
 @contextmanager
 def no_cached_parametrizations() -> Generator[None]:
     """Let nothing be found that `parametrize.cached()` has kept of a call before."""

@@ -3,7 +3,7 @@
 PyTorch's rules of `vmap` for these functions read the number of conditions as a plain number, and
 so fix it in the graph: `torch.compile` with dynamic shapes would compile again for every number
 (torch 2.13). The rules here use products, reductions and elementwise functions, which fix nothing.
-Convolutions, pooling, `gather` and `scatter` are in other files.
+Pooling, `gather` and `scatter` are in other files.
 """
 
 from __future__ import annotations
