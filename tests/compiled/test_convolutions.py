@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch._dynamo.testing import CompileCounterWithBackend
+from torch._dynamo.testing import CompileCounter
 
 import hyperloom.torch as hl
 
@@ -80,10 +80,13 @@ def test_a_new_number_of_conditions_compiles_again() -> None:
     """As in plain `vmap`, whose convolution has a group for each condition. Other values do not."""
     hnet = hl.HyperNetwork(nn.Conv1d(3, 2, 3).double(), condition=hl.Embedding(9, 3))
     parameters = list(hnet.parameters())
-    counter = CompileCounterWithBackend("aot_eager")
+    numbers = ((7, 1), (4, 2), (7, 2), (4, 2))
+    calls = [
+        (torch.randn(num, 3, 8, dtype=torch.float64), torch.randperm(9)[:num]) for num, _ in numbers
+    ]
+    expected = [run(hnet, *call, parameters) for call in calls]
+    counter = CompileCounter()
     compiled = torch.compile(hnet, backend=counter, fullgraph=True, dynamic=True)
-    for num, graphs in ((5, 1), (4, 2), (5, 2), (4, 2)):
-        x, ids = torch.randn(num, 3, 8, dtype=torch.float64), torch.randperm(9)[:num]
-        found, known = (run(called, x, ids, parameters) for called in (compiled, hnet))
-        torch.testing.assert_close(found, known, rtol=1e-9, atol=1e-9)
+    for (_, graphs), call, known in zip(numbers, calls, expected, strict=True):
+        torch.testing.assert_close(run(compiled, *call, parameters), known, rtol=1e-9, atol=1e-9)
         assert counter.frame_count == graphs
