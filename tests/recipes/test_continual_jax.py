@@ -15,6 +15,7 @@ from flax import nnx
 from rich.console import Console
 
 import hyperloom.jax as hl
+from hyperloom.recipes._run import NUMBERS, Run, running
 from hyperloom.recipes.continual import (
     Record,
     Task,
@@ -23,7 +24,7 @@ from hyperloom.recipes.continual import (
     learn_in_sequence,
     split_digits,
 )
-from hyperloom.recipes.continual._demo import CHECKPOINT, NUMBERS, run_demo
+from hyperloom.recipes.continual._demo import CHECKPOINT
 from hyperloom.recipes.continual.jax import (
     ContinualLearner,
     FineTuning,
@@ -105,8 +106,10 @@ def test_the_demo_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     # Two tasks of the five: each task of a hypernetwork is compiled anew, as it adds an id.
     monkeypatch.setattr(_demo, "split_digits", lambda: split_digits()[:2])
     out = io.StringIO()
-    console = Console(file=out, width=80)
-    assert run_demo(tmp_path, Training(steps=2, batch_size=4), console, "jax")
+    run = Run("digits", tmp_path, Console(file=out, width=80), steps=2, backend="jax")
+    with running(run):
+        _demo.demo(run)
+    assert not run.failed
     files = {"accuracy.png", "weights.png", "conditions.png", CHECKPOINT, NUMBERS}
     assert {path.name for path in tmp_path.iterdir()} == files
     numbers = json.loads((tmp_path / NUMBERS).read_text("utf-8"))

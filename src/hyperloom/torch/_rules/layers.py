@@ -48,7 +48,7 @@ def _addmm(
 
 
 @rule(torch.matmul, torch.mm, Tensor.matmul, Tensor.mm, Tensor.__matmul__, when=WEIGHT)
-def _matmul(input: Tensor, other: Tensor) -> Tensor:  # noqa: A002
+def _matmul(input: Tensor, other: Any) -> Tensor:  # noqa: A002
     first = dense_leaf(input)
     plain = not isinstance(other, Generated) or isinstance(other.weight, Dense)
     if plain or len(other.weight.shape) != 2 or not first.ndim:
