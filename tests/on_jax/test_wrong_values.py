@@ -283,6 +283,23 @@ def hypernetwork_doors() -> list[Door]:
             {"rows": [0, 1, 1]},
             {"rows": NONE},
         ),
+        *(
+            door(
+                f"HyperNetwork.bind ({what}, called)",
+                net,
+                {"*inputs": (x,), "in_axes": 0, "rngs": jax.random.key(0)},
+                {
+                    "in_axes": DIMS[1 if x is X else 2],
+                    "rngs": KEYS,
+                    "*inputs": (*CAST, *(LONG if x is X else ())),
+                },
+            )
+            for what, net, x in (
+                ("one", ids.bind(1), X),
+                ("a batch", ids.bind([0, 2]), X_B),
+                ("a part", ids.bind([0, 2]).layers[0], X_B),
+            )
+        ),
         door(
             "HyperNetwork.explain (rows)",
             functools.partial(ids.explain, jnp.ones((2, 3)), condition=[0, 2]),

@@ -231,6 +231,13 @@ def hypernetwork_doors() -> list[Door]:
         door("HyperNetwork.forward (rows)", of_rows, rows, of_none),
         door("HyperNetwork.explain (rows)", told, rows, of_none),
         door(
+            "HyperNetwork.bind (one, called)",
+            made().bind(1),
+            {"*inputs": (X,)},
+            {"*inputs": ("a long tensor",)},
+        ),
+        door("HyperNetwork.bind (a batch, called)", made().bind([0, 2]), {"*inputs": (X_B,)}),
+        door(
             "HyperNetwork.bind",
             made().bind,
             {"condition": [0, 2], "rows": [0, 1, 1], "carry": None},

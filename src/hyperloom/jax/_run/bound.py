@@ -24,6 +24,7 @@ from hyperloom.jax._run.rows import known_rows, on_rows
 from hyperloom.jax._run.run import calls_of, flat_encoded, store, travel
 from hyperloom.jax._run.runner import Runner
 from hyperloom.jax._target.adaptor import Method, reach
+from hyperloom.jax._target.refusal import naming_inputs
 from hyperloom.jax._weights.make import make_weights
 
 
@@ -148,10 +149,12 @@ def _run(
         return travel(runner, way, lambda source, _: (source, shared), weights, call)
 
     calls = calls_of(runner, structure.batch, asked)
-    if isinstance(calls, Call):
-        result, notes = part(weights, calls)
-    else:
-        result, notes = on_rows(calls, lambda at, call: part(interpret.taken(weights, at), call))
+    with naming_inputs(structure.plan.spec.name, given, named):
+        if isinstance(calls, Call):
+            result, notes = part(weights, calls)
+        else:
+            take = interpret.taken
+            result, notes = on_rows(calls, lambda at, call: part(take(weights, at), call))
     return store(runner, asked, result, notes)
 
 

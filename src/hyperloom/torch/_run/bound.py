@@ -23,6 +23,7 @@ from hyperloom.torch._rules.standin import Modes
 from hyperloom.torch._run.call import Call
 from hyperloom.torch._run.kinds import kind_of
 from hyperloom.torch._run.memory import LOOP, Fallback
+from hyperloom.torch._run.refusal import name_inputs
 from hyperloom.torch._run.route import loop_where_repeated, strategy_of
 from hyperloom.torch._run.row_calls import with_rows
 from hyperloom.torch._run.rows import examined, laid_out
@@ -206,7 +207,15 @@ class Hand:
         return value
 
     def run(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run a method of the target."""
+        """Run a method of the target; inputs that it refuses are named."""
+        try:
+            return self._run_noted(method, args, kwargs)
+        except Exception as error:  # raised again, with its input named where it is about one
+            name_inputs(error, self.runner, Call(self.batch, args, kwargs, 0, None, method))
+            raise
+
+    def _run_noted(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a method, and see what it writes."""
         if self.generator.plan is not self.plan or self.generator.dtypes != self.dtypes:
             got = "a network that was bound before its hypernetwork changed"
             raise ValueError(message("net", got, "one that was bound after", "Bind again."))
