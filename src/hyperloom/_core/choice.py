@@ -55,8 +55,9 @@ class Choice:
 
 
 def of_library(cls: type) -> bool:
-    """Whether a class is one of hyperloom's own."""
-    return cls.__module__.partition(".")[0] == "hyperloom"
+    """Whether a class is one of hyperloom's own; recipes define theirs as users do."""
+    package, _, rest = cls.__module__.partition(".")
+    return package == "hyperloom" and rest.partition(".")[0] != "recipes"
 
 
 def defined(name: str, module: str | None) -> list[type]:

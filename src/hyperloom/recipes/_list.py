@@ -34,6 +34,6 @@ RECIPES = (
         folder="continual",
     ),
     Recipe("names", "a speller whose weights change at every letter (HyperLSTM)"),
-    Recipe("ensemble", "20 members from one generator, beside 20 networks: what they do not know"),
+    Recipe("ensemble", "20 members of one generator beside 20 networks: what they do not know"),
     Recipe("multitask", "a classifier from a sentence, for tasks that nobody trained on"),
 )
