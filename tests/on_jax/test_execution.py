@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import hyperloom.jax as hl
 from hyperloom import SlowWarning
@@ -81,6 +83,28 @@ def test_parts_of_a_batch_with_two_dimensions() -> None:
     same(hnet(x, condition=ids), wanted)
     text = jax.jit(lambda x: hnet(x, condition=ids)).lower(x).as_text()
     assert "while" in text
+
+
+@pytest.mark.parametrize("execution", [{"strategy": "loop"}, {"max_memory": 1}])
+def test_conditions_that_an_explicit_mesh_cuts(execution: dict[str, Any]) -> None:
+    """By default the axes of a mesh are explicit, and arrays know how they are cut."""
+    hnet, x = make(nnx.Linear(3, 2, rngs=nnx.Rngs(0))), draws(0, 4, 5, 3)
+    wanted = hnet(x, condition=IDS)
+    mesh = jax.make_mesh((1,), ("conditions",))
+    over, whole = (NamedSharding(mesh, P(*axes)) for axes in (("conditions",), ()))
+    hnet.execution = hl.Execution(**execution)
+    net, params = hl.functional(hnet)
+    x, ids, params = *jax.device_put((x, IDS), over), jax.device_put(params, whole)
+
+    @partial(jax.value_and_grad, has_aux=True)
+    def loss(params: Any) -> Any:
+        y = net(params, x, condition=ids)
+        return jnp.sum(y**2), y
+
+    (_, y), gradient = jax.jit(loss)(params)
+    same(y, wanted)
+    assert y.sharding.spec[0] == "conditions"
+    assert all(g.sharding.is_fully_replicated for g in gradient.values())
 
 
 class Experts(nnx.Module):

@@ -18,6 +18,7 @@ from hyperloom.jax._generate.generator import Generator
 from hyperloom.jax._generate.norms import training
 from hyperloom.jax._run.call import Asked, Call
 from hyperloom.jax._run.checks import check_params, check_state, with_weights
+from hyperloom.jax._run.mapped import whole_on_each
 from hyperloom.jax._run.pairing import flat_batch, unflat_batch
 from hyperloom.jax._run.route import Route, route
 from hyperloom.jax._run.rows import Rows, calls_on_rows, on_rows
@@ -158,7 +159,8 @@ def travel(
     if way.at_once is None:
         result = run(call.num)(*slices, jnp.zeros((), int))
     else:
-        result = _in_parts(run, slices, call.num, way.at_once)
+        in_parts = partial(_in_parts, run, num=call.num, size=way.at_once)
+        result = whole_on_each(in_parts, slices)
     return jax.tree.map(lambda a: unflat_batch(a, call.batch), result), notes
 
 

@@ -12,6 +12,7 @@ from jax import Array
 from hyperloom.jax._arrays import estimated, is_array
 from hyperloom.jax._rules import interpret
 from hyperloom.jax._run.call import Call
+from hyperloom.jax._run.mapped import mapped
 from hyperloom.jax._run.runner import Runner
 from hyperloom.jax._target.adaptor import Notes
 from hyperloom.jax._weights.choose import Record
@@ -85,7 +86,7 @@ def run_loop(target: Target, weights: Mapping[str, Any], call: Call) -> Result:
     """Run the target on one condition after the other: the definition of a batch."""
     function, common = target.function(call), target.common(call)
     tensors = interpret.formed_for_all(weights, call.num, target.record)
-    return jax.lax.map(lambda x: function(*x, *common), (tensors, call.slices()))
+    return mapped(lambda x: function(*x, *common), (tensors, call.slices()))
 
 
 STRATEGIES: dict[str, Callable[[Target, Mapping[str, Any], Call], Result]] = {
