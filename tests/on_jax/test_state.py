@@ -114,6 +114,48 @@ def test_plain_arrays_are_saved_and_their_changes_returned(tmp_path: Path) -> No
     )
 
 
+def test_every_way_of_running_returns_changed_arrays() -> None:
+    hnet = make(Positions())
+    once, _ = hnet(X, condition=IDS, mutable=True)
+    _, state = hnet(X[0], condition=2, mutable=True)  # one condition
+    assert state["calls"].shape == ()
+    start = {"calls": jnp.array([0.0, 1.0, 4.0])}
+    net = hnet.bind(IDS)
+    calls = [lambda: net(X, state=start, mutable=True)]
+    for execution in (hl.Execution(strategy="loop"), hl.Execution(max_memory=1)):
+        hnet.execution = execution
+        net_of, own = hl.functional(hnet)
+        run = jax.jit(partial(net_of, mutable=True))
+        calls.append(partial(run, own, X, condition=IDS, state=start))
+    for call in calls:
+        y, state = call()
+        assert state["calls"].tolist() == [1, 2, 5]
+        same(y, once * state["calls"][:, None, None])
+    assert hnet.target.state()["calls"] == 0
+
+
+def masked(seed: int) -> nnx.Conv:
+    mask = np.random.RandomState(seed).rand(3, 4, 2) < 0.5
+    return nnx.Conv(4, 2, (3,), mask=jnp.asarray(mask), rngs=nnx.Rngs(0))
+
+
+def test_the_mask_of_a_convolution_is_state(tmp_path: Path) -> None:
+    hnet = make(masked(0))
+    assert sorted(t.name for t in hnet.plan.spec) == ["bias", "kernel"]
+    y = hnet(X, condition=IDS)
+    net = hnet.instantiate(2)
+    assert (net.mask == masked(0).mask).all()
+    same(net(X[1]), y[1])
+    hl.save(hnet, tmp_path / "a")
+    read = hl.load(tmp_path / "a", masked(1))
+    assert (read.instantiate(2).mask == masked(0).mask).all()
+    same(read(X, condition=IDS), y)
+    masks = jnp.stack([masked(seed).mask for seed in (2, 3, 4)])  # one for each condition
+    own = hnet(X, condition=IDS, state={"mask": masks})
+    net.mask = masks[1]
+    same(own[1], net(X[1]))
+
+
 # ---- variables whose value is no array -----------------------------------------------------------
 
 
