@@ -20,7 +20,7 @@ from hyperloom._core.choices.layouts import Layout
 from hyperloom._core.choices.statistics import Statistics
 from hyperloom._core.errors import a_bool, a_kind, message
 from hyperloom._core.plan.axes import with_axes
-from hyperloom._core.plan.compile import started_from_values
+from hyperloom._core.plan.compile import generated_forms
 from hyperloom._core.plan.plan import Plan
 from hyperloom._core.reports.doctor import Report
 from hyperloom._core.reports.explanation import Explanation
@@ -36,6 +36,7 @@ from hyperloom.torch._run.ragged import ragged
 from hyperloom.torch._run.row_calls import checked_rows
 from hyperloom.torch._run.run import run_encoded, run_given
 from hyperloom.torch._run.runner import Runner
+from hyperloom.torch._target.packed import unpacked
 from hyperloom.torch._target.skeleton import Skeleton
 from hyperloom.torch._target.spec import target_spec, uncompiled
 from hyperloom.torch._target.statistics import checked_statistics, grow_tables, tables
@@ -81,8 +82,12 @@ class HyperNetwork(Generator):
         execution: Execution | None = None,
     ) -> None:
         target = uncompiled(target)
-        shapes = target_spec(target, measured=())
-        measured = started_from_values(shapes, layout, form)
+        whole = unpacked(target)
+        forms = generated_forms(target_spec(whole, measured=()), layout, form)
+        if whole is not target:
+            target = unpacked(target, forms)
+        # What starts from the target's own values has them measured, which reads all of them.
+        measured = {name for name, chosen in forms.items() if not chosen.has_base}
         spec = with_axes(target_spec(target, measured=measured), axes)
         plan, modules = prepare(spec, condition, trunk, layout, form, init)
         self._build(target, plan, modules, statistics)
@@ -105,8 +110,8 @@ class HyperNetwork(Generator):
         Args:
             statistics: As for the class.
         """
-        target = uncompiled(target)
         a_kind("plan", plan, Plan, "a Plan, such as hnet.plan")
+        target = unpacked(uncompiled(target), plan.rows_by_name)
         differences = plan.spec.differences(target_spec(target, measured=()))
         if differences:
             wanted = f"the tensors of {plan.spec.name}"

@@ -80,17 +80,13 @@ def compile_plan(
     return Plan(spec, condition, trunk, heads, entries, banks)
 
 
-def started_from_values(
+def generated_forms(
     spec: TargetSpec, layout: Layout | Mapping[str, Layout] | None, form: object
-) -> set[str]:
-    """Return the tensors whose start may follow the target's own values: generated, no base.
-
-    Only they need their mean and standard deviation measured, which reads the whole tensor.
-    Arguments as in `compile_plan`.
-    """
+) -> dict[str, Form]:
+    """Return the forms of the tensors that are generated. Arguments as in `compile_plan`."""
     forms = resolve("form", Whole() if form is None else form, Form, spec)
     layouts = _layouts(spec, layout, forms if isinstance(form, Mapping) else {})
-    return {name for name in layouts if not (name in forms and forms[name].has_base)}
+    return {name: forms.get(name, Whole()) for name in layouts}
 
 
 def _layouts(

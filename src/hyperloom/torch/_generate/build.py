@@ -41,7 +41,9 @@ from hyperloom.torch._generate.recurrent import RecurrentCondition
 from hyperloom.torch._generate.sets import ContextCondition
 from hyperloom.torch._generate.slots import SlotTables
 from hyperloom.torch._generate.trunks import build_trunk, neutral_trunk
-from hyperloom.torch._target.tensors import TensorTree, reference_to
+from hyperloom.torch._target.copying import reference_to
+from hyperloom.torch._target.packed import refuse_formed
+from hyperloom.torch._target.tensors import TensorTree
 
 
 @dataclass
@@ -101,6 +103,7 @@ def build(
     if plan.slot_tables:
         heads[SLOT_TABLES] = SlotTables(plan.slot_tables)
     native = {n: reference_to(p) for n, p in target.named_parameters(remove_duplicate=False)}
+    refuse_formed(plan, native)
     scales = torch.tensor([[p.scale, p.shift] for p in plan.pieces]) if plan.has_scales else None
     banks = nn.ParameterList(torch.empty(bank.shape) for bank in plan.banks)
     trees = _trees(target, plan, native)

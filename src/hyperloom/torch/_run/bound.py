@@ -70,6 +70,20 @@ class Bound(nn.Module):
     def __dir__(self) -> list[str]:
         return sorted({*super().__dir__(), *dir(self._hand.module)})
 
+    # What Python looks up on the class: of a target that is a container.
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._hand.module[key]  # type: ignore[index]
+
+    def __len__(self) -> int:
+        return len(self._hand.module)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._hand.module)  # type: ignore[call-overload]
+
+    def __bool__(self) -> bool:
+        return True
+
     def train(self, mode: bool = True) -> Bound:
         """Set training mode, here and not in the hypernetwork."""
         self._hand.module.train(mode)

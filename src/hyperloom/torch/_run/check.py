@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._pytree import tree_flatten, tree_map_only
 
+from hyperloom.torch._rules.standin import Generated
 from hyperloom.torch._run.call import Call
 from hyperloom.torch._run.joined import CONSTANT
 from hyperloom.torch._run.pairing import select_like
@@ -26,6 +27,7 @@ from hyperloom.torch._run.runner import Runner
 from hyperloom.torch._target.buffers import Buffers
 from hyperloom.torch._target.objects import with_objects
 from hyperloom.torch._target.private import any_autocast
+from hyperloom.torch._weights.weights import Weight
 
 # Of the largest number in the output. Low precision adds up over a deep target.
 _TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-3}
@@ -61,8 +63,15 @@ class Alone:
         for index in self._place():
             inputs = select_like(inputs, (call.dims, call.kwargs_dims), index)
         self.inputs = tree_map_only(Tensor, _apart, inputs)
-        of_one = {name: self._of_one(name, weight) for name, weight in weights.items()}
-        self.tensors = {name: _apart(value) for name, value in {**shared, **of_one}.items()}
+        of_one = {name: self._of_one(weight) for name, weight in weights.items()}
+        # Weights are formed; those whose base is packed in a layer are applied by their parts.
+        self.packed = {n: w for n, w in of_one.items() if isinstance(w, Weight) and w.packed}
+        self.tensors = {name: _apart(value) for name, value in shared.items()}
+        for name, value in of_one.items():
+            if isinstance(value, Tensor):
+                self.tensors[name] = _apart(value)
+            elif not value.packed:
+                self.tensors[name] = _apart(value.dense().to(runner.dtypes[name]))
         self.buffers = buffers.copy()
 
     def differs(self, output: Any) -> str:
@@ -129,6 +138,9 @@ class Alone:
         hooks = saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
         args, kwargs = tree_map_only(Tensor, copied, self.inputs)
         tensors = {name: copied(value) for name, value in self.tensors.items()}
+        for name, weight in self.packed.items():
+            parts = weight.with_owned(tuple(copied(_apart(part)) for part in weight.owned))
+            tensors[name] = Generated.of(parts, self.runner.dtypes[name])
         start = self.buffers.copy()
         with _generators() as drawn, hooks, warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -138,12 +150,11 @@ class Alone:
                 output = with_objects(called, args, kwargs)
             return output, drawn()
 
-    def _of_one(self, name: str, weight: Any) -> Tensor:
+    def _of_one(self, weight: Weight | Tensor) -> Weight | Tensor:
         last = len(self.batch) - 1
         if isinstance(weight, Tensor):
             return weight.flatten(0, last)[self.number]
-        owned = tuple(part.flatten(0, last)[self.number] for part in weight.owned)
-        return weight.with_owned(owned).dense().to(self.runner.dtypes[name])
+        return weight.with_owned(tuple(part.flatten(0, last)[self.number] for part in weight.owned))
 
     def _place(self) -> tuple[int, ...]:
         return tuple(size - 1 for size in self.batch)

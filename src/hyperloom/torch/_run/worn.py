@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map
 from hyperloom.torch._rules.held import Kept
 from hyperloom.torch._rules.rows.following import following, mark
 from hyperloom.torch._rules.rows.standin import MARK, Meeting, RowWise, dense
-from hyperloom.torch._rules.standin import Modes
+from hyperloom.torch._rules.standin import Generated, Modes
 from hyperloom.torch._run.row_calls import RowCall, tensors_in
 from hyperloom.torch._run.runner import Runner
 from hyperloom.torch._target.buffers import Buffers
@@ -74,7 +74,7 @@ class Worn:
         """Return tensors and buffers of one condition; of some only, and stand-ins for others."""
         wanted = set(self.make) if names is None else names
         values: dict[str, Tensor] = {
-            name: self.make[name]().dense()[number].to(self.dtypes[name])
+            name: _alone(self.make[name](), number, self.dtypes[name])
             if name in wanted
             else self._stand_in(name, meeting, None)
             for name in self.make
@@ -94,6 +94,14 @@ class Worn:
 
         shaken = {n: other(m) for n, m in self.make.items() if n not in self.buffers}
         return replace(self, make={**self.make, **shaken}, modes=modes)
+
+
+def _alone(weight: Weight, number: int, dtype: torch.dtype) -> Tensor:
+    """Return the weight of one condition, formed unless its base is packed."""
+    if weight.packed:
+        owned = tuple(part[number] for part in weight.owned)
+        return Generated.of(weight.with_owned(owned), dtype)
+    return weight.dense()[number].to(dtype)
 
 
 def _shaken(weight: Weight) -> Weight:

@@ -43,6 +43,8 @@ def refuse_outside_references(target: nn.Module, skeleton: nn.Module) -> None:
                 paths[id(tensor)] = f"{path}.{key}" if path else key
     for path, module in skeleton.named_modules():
         for key, value in (*attributes(module), ("forward", code_of(type(module)))):
+            if key == "extra_repr":  # of printing, not of a call: torchao puts one there
+                continue
             tensor = next((part for part in held(value) if id(part) in paths), None)
             if tensor is not None:
                 where = f"{path}.{key}" if path else key

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -42,14 +42,44 @@ def copy_with(module: nn.Module, value: Convert) -> nn.Module:
     return _copied(module, convert, {})
 
 
-def copy_over(module: nn.Module, value: Convert) -> nn.Module:
+def copy_over(
+    module: nn.Module, value: Convert, given: Mapping[int, Any] | None = None
+) -> nn.Module:
     """Deep-copy a module over given tensors, which stand in the copy as they are.
 
     Args:
         module: The module.
         value: Returns for each parameter and buffer the tensor to put in its place.
+        given: What stands in the copy for other objects, by `id`.
     """
-    return _copied(module, value, {})
+    return _copied(module, value, dict(given or {}))
+
+
+def reference_to(tensor: Tensor, value: Tensor | None = None) -> Tensor:
+    """Return a tensor over the memory of another: its values, class and attributes.
+
+    Without its gradient: what is kept of a target is not trained.
+
+    Args:
+        tensor: The other.
+        value: What it shall be over in the place of that memory.
+    """
+    value = tensor.detach() if value is None else value
+    if type(tensor) is not nn.Parameter and type(value) is not type(tensor):
+        value = value.as_subclass(type(tensor))
+    for name, attribute in vars(tensor).items():
+        setattr(value, name, attribute)
+    return value
+
+
+def parameter_over(tensor: Tensor) -> Tensor:
+    """Return a tensor over the memory of another, a parameter if that is one."""
+    value = reference_to(tensor)
+    if not isinstance(tensor, nn.Parameter) or isinstance(value, nn.Parameter):
+        return value.requires_grad_(tensor.requires_grad)
+    parameter = nn.Parameter(value, tensor.requires_grad)
+    vars(parameter).update(vars(value))
+    return parameter
 
 
 class SharedCopy:

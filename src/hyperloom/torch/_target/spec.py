@@ -12,6 +12,7 @@ from hyperloom._core.errors import message, shown
 from hyperloom._core.records import Role
 from hyperloom._core.target.spec import TargetSpec, TensorSpec, measured_start, usual_start
 from hyperloom.torch._target.networks import Networks
+from hyperloom.torch._target.packed import has_numbers
 from hyperloom.torch._target.shapes import Shapes
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -106,7 +107,7 @@ def _storage(name: str, parameter: nn.Parameter) -> object:
                 "Run the target once on an example first.",
             )
         )
-    if parameter.device.type == "meta" or parameter.numel() == 0:
+    if parameter.device.type == "meta" or not parameter.numel() or not has_numbers(parameter):
         return id(parameter)
     return (
         parameter.device,
@@ -216,7 +217,8 @@ def _layer_fans(module: nn.Module, key: str, role: Role, shape: tuple[int, ...])
 
 def _statistics(parameter: nn.Parameter, role: Role, fan_in: int) -> tuple[float, float]:
     """Mean and standard deviation at the start; a mean within its own noise counts as 0."""
-    if parameter.device.type == "meta" or not parameter.dtype.is_floating_point:
+    real = has_numbers(parameter) and parameter.dtype.is_floating_point
+    if parameter.device.type == "meta" or not real:
         return usual_start(role, fan_in)
     if parameter.numel() == 0:  # refused by TargetSpec, by name
         return 0.0, 0.0

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from hyperloom._core.checkpoint.base import fingerprint_of, sample_step
+from hyperloom.torch._target.packed import Packed, plain_tensors
 
 
 class TensorTree(nn.Module):
@@ -92,25 +93,14 @@ class TensorTree(nn.Module):
         return other
 
 
-def reference_to(parameter: torch.Tensor) -> torch.Tensor:
-    """Return a tensor over the memory of a parameter: its values, class and attributes.
-
-    Without its gradient: what is kept of a target is not trained.
-    """
-    value = parameter.detach()
-    if type(parameter) not in (nn.Parameter, torch.Tensor):
-        value = value.as_subclass(type(parameter))
-    for name, attribute in vars(parameter).items():
-        setattr(value, name, attribute)
-    return value
-
-
 def _followed(value: torch.Tensor, fn: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
     """Bring a reference to where `fn` brings tensors, with its values.
 
     `fn` may drop them (`to_empty`, `.to("meta")`): for what is learned a state dict brings them
     back, for a reference nothing would.
     """
+    if isinstance(value, Packed):
+        return value.followed(fn)
     probe = fn(torch.ones(1, dtype=value.dtype, device=value.device))
     return value if probe.is_meta else value.to(device=probe.device, dtype=probe.dtype)
 
@@ -130,6 +120,10 @@ def fingerprint(*trees: TensorTree) -> torch.Tensor | None:
 
 
 def _some_bytes(value: torch.Tensor) -> bytes:
+    return b"".join(map(_sampled, plain_tensors(value)))
+
+
+def _sampled(value: torch.Tensor) -> bytes:
     value = value.detach().as_subclass(torch.Tensor)
     some = value.reshape(-1)[:: sample_step(value.numel())]
     return some.cpu().contiguous().view(torch.uint8).numpy().tobytes()

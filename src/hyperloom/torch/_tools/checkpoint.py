@@ -32,11 +32,12 @@ from hyperloom._core.checkpoint.tensors import (
     parsed,
     write,
 )
-from hyperloom._core.errors import a_bool, a_path
+from hyperloom._core.errors import a_bool, a_path, message
 from hyperloom._core.plan.plan import Plan
 from hyperloom._core.target.spec import TargetSpec
 from hyperloom.torch._generate.table import Table
 from hyperloom.torch._hypernetwork import HyperNetwork
+from hyperloom.torch._target.packed import has_numbers, unpacked
 from hyperloom.torch._target.spec import target_spec, uncompiled
 from hyperloom.torch._target.statistics import checked_statistics
 from hyperloom.torch._target.tensors import frozen
@@ -70,7 +71,7 @@ def load(
     names = pairs_of_names(translate)
     described, tensors = _read(path)
     plan = described.plan
-    target = uncompiled(target)
+    target = unpacked(uncompiled(target), plan.rows_by_name)
     spec = target_spec(target, measured=())
     if names is None:
         _same_target(path, plan, spec)
@@ -119,22 +120,30 @@ def neutral_tensors(hnet: HyperNetwork, with_base: bool = False) -> dict[str, Te
     if with_base:
         tensors.pop(FINGERPRINT, None)
         tensors.update(_base(hnet))
+        packed = [name for name, value in tensors.items() if not has_numbers(value)]
+        if packed:
+            got = f"True for a base whose {packed[0]!r} is packed"
+            way_out = "Leave it out: the file then says which base it wants."
+            raise TypeError(message("with_base", got, "a base of plain tensors", way_out))
     return tensors
 
 
 def _base(hnet: HyperNetwork) -> dict[str, Tensor]:
     """Return the frozen tensors under the names that they have in a file."""
     trees: dict[str, Any] = {name: hnet.get_submodule(name) for name in TREES}
-    tensors = {
-        f"{name}.{key}": value.detach().contiguous()
+    return {
+        f"{name}.{key}": _by_itself(value.detach())
         for name, tree in trees.items()
         for key, value in frozen(tree).items()
     }
-    # A clone where storage is shared: safetensors wants each tensor by itself.
-    return {
-        name: value if value.untyped_storage().nbytes() == value.nbytes else value.clone()
-        for name, value in tensors.items()
-    }
+
+
+def _by_itself(value: Tensor) -> Tensor:
+    """Return a clone where storage is shared: safetensors wants each tensor by itself."""
+    if not has_numbers(value):
+        return value
+    value = value.contiguous()
+    return value if value.untyped_storage().nbytes() == value.nbytes else value.clone()
 
 
 def _fill(hnet: HyperNetwork, tensors: dict[str, Tensor], path: Any) -> None:

@@ -70,7 +70,7 @@ class LowRankWeight(Weight):
         rows = self.rows_in(x, 1)
         # Forming costs rank for each weight, applying costs rows; the factors cost rank each row.
         dearer = rows * rank * (outputs + inputs) > (rank + rows) * outputs * inputs
-        if dearer and self.by is None:
+        if dearer and self.by is None and not self.packed:
             return super().linear(x) if bias is None else super().affine(x, bias)
         self.note("linear", "factors")
         low = self.product(x, self.v)

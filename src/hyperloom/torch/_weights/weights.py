@@ -23,6 +23,7 @@ from torch import Tensor
 
 from hyperloom._core.errors import message
 from hyperloom._core.plan.cost import Layer
+from hyperloom.torch._target.packed import Packed
 from hyperloom.torch._target.private import is_batched, without_saving_hooks
 from hyperloom.torch._weights.rows import Rows
 
@@ -52,6 +53,11 @@ class Weight(ABC):
     record: Any = field(default=None, kw_only=True)
     modes: Any = field(default=None, kw_only=True, repr=False)
     formed: Any = field(default=None, init=False, repr=False)
+
+    @property
+    def packed(self) -> bool:
+        """Whether its base is packed in a layer, which is to be run: it is not formed to be applied."""
+        return isinstance(getattr(self, "base", None), Packed)
 
     @property
     @abstractmethod
