@@ -188,11 +188,12 @@ def test_the_layer_stays_the_users_and_its_memory_is_shared() -> None:
     hnet = hypernetwork(target, hl.LoRA(2))
     hnet(torch.randn(3, 2, 4), condition=[0, 1, 2])
     layer: Any = target[2]  # type: ignore[index]
+    integers = layer.integers
     assert type(layer) is OfBuffers
     assert not hasattr(layer, "last")
     tree: Any = hnet.get_submodule("bases.2")
     base = tree.references["weight"]
-    assert base.layer.module.integers.data_ptr() == layer.integers.data_ptr()
+    assert base.layer.module.integers.data_ptr() == integers.data_ptr()
     assert {*hnet.state_dict()} == {*dict(hnet.named_parameters()), "base_fingerprint"}
 
 

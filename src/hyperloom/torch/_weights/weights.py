@@ -56,7 +56,7 @@ class Weight(ABC):
 
     @property
     def packed(self) -> bool:
-        """Whether its base is packed in a layer, which is to be run: it is not formed to be applied."""
+        """Whether its base is packed in a layer, which is run: it is not formed to be applied."""
         return isinstance(getattr(self, "base", None), Packed)
 
     @property
