@@ -134,6 +134,8 @@ def _reordered(place: Place, worn: Worn, call: RowCall, whole: list[Tensor]) -> 
 
     A target may sort its rows by their values. The rows of one call may be sorted already.
     """
+    if call.rows.size < 2:
+        return ""
     order = torch.randperm(call.rows.size)
     conditions = call.rows.condition_of_row(worn.device)[order.to(worn.device)]
     rows = Rows(call.rows.num, call.rows.counts, conditions)
