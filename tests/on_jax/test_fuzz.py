@@ -6,7 +6,7 @@ import pytest
 
 from tests.on_jax.fuzz import Case
 
-FEW, MANY, GROUP = 4, 400, 4
+FEW, MANY, GROUP = 2, 400, 2
 
 
 def check(first: int) -> None:

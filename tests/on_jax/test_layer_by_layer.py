@@ -57,11 +57,15 @@ def test_each_stage_sees_what_those_before_it_make_of_the_support() -> None:
     whole = made()
     run = nnx.jit(lambda whole, x, support: whole(x, condition=support))
     y = run(whole, QUERIES, SUPPORT)
-    generated = whole.generate(SUPPORT)
+    generated = nnx.jit(lambda whole, support: whole.generate(support))(whole, SUPPORT)
     assert set(generated) == {f"{s}.layers.0.{t}" for s in ("first", "last") for t in WANTED}
-    x, queries, extract = SUPPORT[0], QUERIES, whole.extract
+    x, queries = SUPPORT[0], QUERIES
+    of_stage = nnx.jit(
+        lambda whole, name, x: whole.stages[name].generate(whole.extract(name, x, *SUPPORT)),
+        static_argnums=1,
+    )
     for name in ("first", "last"):
-        weights = whole.stages[name].generate(extract(name, x, *SUPPORT))
+        weights = of_stage(whole, name, x)
         kernel, bias = weights["layers.0.kernel"], weights["layers.0.bias"][:, None]
         close(kernel, generated[f"{name}.layers.0.kernel"], 1e-5)
         x, queries = (v @ kernel + bias for v in (x, queries))
@@ -71,7 +75,7 @@ def test_each_stage_sees_what_those_before_it_make_of_the_support() -> None:
     net = whole.bind(SUPPORT)
     close(jax.jit(lambda net, x: net(x))(net, QUERIES), y, 1e-5)
     close(run(whole, QUERIES[1], (SUPPORT[0][1], SUPPORT[1][1])), y[1], 1e-5)
-    grads = nnx.grad(lambda whole: (whole(QUERIES, condition=SUPPORT) ** 2).sum())(whole)
+    grads = nnx.jit(nnx.grad(lambda whole: (whole(QUERIES, condition=SUPPORT) ** 2).sum()))(whole)
     assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(grads))
     assert bool(jnp.any(grads["extract"]["last"]["kernel"].get_value() != 0))
 
