@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,9 +19,6 @@ SIZES, EMBEDDING, TASKS, ROWS = (32, 64, 64, 8), 8, 5, 32
 
 
 def contestants(setting: Setting) -> list[Contestant]:
-    from hypnettorch.hnets import HMLP
-    from hypnettorch.mnets import MLP
-
     torch.manual_seed(0)
     device = setting.device
     sizes = (4, 5, 3) if setting.tiny else SIZES
@@ -34,15 +32,7 @@ def contestants(setting: Setting) -> list[Contestant]:
     numels = [shape.numel() for shape in shapes]
     weights = [p.detach().clone().requires_grad_() for p in head.weight.split(numels)]
     biases = [p.detach().clone().requires_grad_() for p in head.bias.split(numels)]
-    mnet: Any = MLP(sizes[0], sizes[-1], sizes[1:-1], no_weights=True, verbose=False)
-    theirs: Any = HMLP(
-        mnet.param_shapes, cond_in_size=EMBEDDING, layers=(), num_cond_embs=TASKS, verbose=False
-    ).to(device)
-    with torch.no_grad():
-        theirs.layer_weight_tensors[0].copy_(head.weight)
-        theirs.layer_bias_vectors[0].copy_(head.bias)
-        for row, value in zip(theirs.internal_params[:TASKS], table, strict=True):
-            row.copy_(value)
+    mnet, theirs = _of_hypnettorch(sizes, head, table)
     leaves = [theirs.layer_weight_tensors[0], theirs.layer_bias_vectors[0]]
     leaves += [theirs.internal_params[3]]
 
@@ -80,6 +70,23 @@ def contestants(setting: Setting) -> list[Contestant]:
         Contestant("functional_call, one head", one_head, named),
         Contestant("hypnettorch", published, named, "reference"),
     ]
+
+
+def _of_hypnettorch(sizes: Sequence[int], head: Any, table: Any) -> tuple[Any, Any]:
+    """Return the published target and hypernetwork, with the numbers of ours."""
+    from hypnettorch.hnets import HMLP
+    from hypnettorch.mnets import MLP
+
+    mnet: Any = MLP(sizes[0], sizes[-1], sizes[1:-1], no_weights=True, verbose=False)
+    theirs: Any = HMLP(
+        mnet.param_shapes, cond_in_size=EMBEDDING, layers=(), num_cond_embs=TASKS, verbose=False
+    ).to(table.device)
+    with torch.no_grad():
+        theirs.layer_weight_tensors[0].copy_(head.weight)
+        theirs.layer_bias_vectors[0].copy_(head.bias)
+        for row, value in zip(theirs.internal_params[:TASKS], table, strict=True):
+            row.copy_(value)
+    return mnet, theirs
 
 
 def workloads(setting: Setting) -> list[Workload]:

@@ -28,7 +28,7 @@ CORE = (
     ("plan",),
     ("choices",),
     ("target",),
-    ("records", "tables", "errors", "choice", "arrays"),
+    ("pieces", "records", "tables", "errors", "choice", "arrays"),
 )
 ABOVE = ("_cli", "recipes", "plot", "hub", "compat")
 WIDTH, ROOM, LEFT, TOP = 860, 190, 170, 20

@@ -104,6 +104,28 @@ class Door:
         return {**WRONG, **self.more}
 
 
+def door(
+    more: Mapping[str, Any],
+    name: str,
+    call: Callable[..., Any],
+    good: Good | Callable[[], Good],
+    legal: Mapping[str, Collection[str]] | None = None,
+    **leads: str,
+) -> Door:
+    """Return a door of a backend, whose good arguments may stand there without a function.
+
+    Args:
+        more: Wrong values of the framework's own; a file binds them with `partial`.
+        name: As of `Door`; so are `call`, `good`, `legal` and `leads`, which `LEADS` precede.
+        call: The callable.
+        good: Good arguments, or what makes them anew for each call.
+        legal: Wrong values that are taken.
+        **leads: Other first words of errors.
+    """
+    fresh: Callable[[], Good] = good if callable(good) else lambda: dict(good)
+    return Door(name, call, fresh, legal or {}, more, leads={**LEADS, **leads})
+
+
 def knock(door: Door, unchanged: Callable[[], Any] = lambda: None) -> list[str]:
     """Return what is wrong with a door, a line for each pair of argument and value.
 
@@ -195,10 +217,8 @@ def public(module: Any, bases: tuple[type, ...] = ()) -> Iterator[tuple[str, Cal
             continue
         yield name, value
         theirs = {key for base in (object, *bases) for key in dir(base)}
-        frameworks = tuple({base.__module__.partition(".")[0] for base in bases})
         for key in dir(value):
             member = getattr(value, key)
             called = key in ("__call__", "__getitem__") if key[0] == "_" else callable(member)
-            written = str(getattr(member, "__module__", "")).partition(".")[0]
-            if called and written not in frameworks and (key not in theirs or key in vars(value)):
+            if called and (key not in theirs or key in vars(value)):
                 yield f"{name}.{key}", member

@@ -19,7 +19,8 @@ from hyperloom._core.choices.structure import (
     Structure,
     Sum,
 )
-from hyperloom._core.records import Bank, Head, Part, Piece, Placement, Role, Segment, Source, Start
+from hyperloom._core.pieces import Piece, Placement
+from hyperloom._core.records import Bank, Head, Part, Role, Segment, Source, Start
 from hyperloom._core.reference.executor import generate as reference
 from hyperloom._core.target.spec import TensorSpec
 

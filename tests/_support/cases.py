@@ -30,6 +30,53 @@ class Target:
     mixed_form: Mapping[str, Any]
 
 
+def mlp_target(make: Any, inputs: Any, first: str, last: str, matrix: str) -> Target:
+    """Return the MLP's row; its names are its first layer's, its last one's and the weights'."""
+    layouts = {  # nothing names the bias of the layer between: it keeps the target's own values
+        f"{last}.*": hl.PerCondition(),
+        f"{first}.{matrix}": hl.Chunked(5, embedding=2),
+        f"*.{matrix}": hl.Grouped(embedding=3),
+        f"{first}.bias": hl.Shared(),
+    }
+    forms = {f"*.{matrix}": hl.Delta(), f"{last}.bias": hl.Delta(trained=True)}
+    return Target(make, inputs, (f"*.{matrix}",), layouts, forms)
+
+
+def cnn_target(make: Any, inputs: Any, layers: str, matrix: str) -> Target:
+    """Return the CNN's row; `layers` stands before the places of its layers."""
+    layouts = {
+        f"{layers}1.*": hl.PerCondition(),
+        f"{layers}3.{matrix}": hl.Grouped(2, hl.Tiles(4)),
+        f"{layers}?.{matrix}": hl.Chunked(30, 2),
+        f"{layers}5.bias": hl.Full(),
+    }
+    forms = {f"{layers}?.{matrix}": hl.Delta(trained=True), f"{layers}1.bias": hl.Delta()}
+    return Target(make, inputs, (f"{layers}[035].{matrix}",), layouts, forms)
+
+
+def tied_target(make: Any, inputs: Any) -> Target:
+    """Return the row of the embedding that is an output layer too."""
+    layouts = {
+        "head.weight": hl.Chunked(7, embedding=2),
+        "norm.*": hl.Shared(),
+        "head.bias": hl.Full(),
+    }
+    return Target(make, inputs, ("head.weight",), layouts, {"head.*": hl.Delta(trained=True)})
+
+
+def attention_target(make: Any, inputs: Any, matrix: str) -> Target:
+    """Return the row of the block with attention."""
+    layouts = {
+        "norm*": hl.PerCondition(),
+        "query*": hl.Chunked(10, 2, per_condition=True),
+        "mlp.*": hl.Grouped(embedding=2, unit=hl.Tiles(4)),
+        f"out.{matrix}": hl.Full(),
+    }
+    forms = {f"*.{matrix}": hl.Delta(), "mlp.*.bias": hl.Delta(trained=True)}
+    matrices = ("query*", f"out.{matrix}", f"mlp.*.{matrix}")
+    return Target(make, inputs, matrices, layouts, forms)
+
+
 # ---- the five choices ---------------------------------------------------------------------------
 
 TARGETS = ("mlp", "cnn", "tied", "attention")
@@ -110,6 +157,12 @@ class Row:
         """All pairs of choices in this row."""
         choices = [(k, getattr(self, k)) for k in self.__dataclass_fields__]
         return {(*a, *b) for a, b in itertools.combinations(choices, 2)}
+
+    def raw(self, ids: Any, vectors: Any) -> Any:
+        """Return the raw value of conditions, of whose ids and vectors it may have both."""
+        if self.condition == "embedding":
+            return ids
+        return (ids, vectors) if self.condition in HAS_IDS else vectors
 
     def __str__(self) -> str:
         return "/".join((self.target, self.layout, self.form, self.condition, self.trunk))

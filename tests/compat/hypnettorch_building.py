@@ -7,6 +7,7 @@ import io
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from hyperloom.compat.hypnettorch import hnets as ours
+from tests._support import compare
 
 SHAPES = [[5, 3], [5], [2, 5], [2]]
 CONV = [[4, 2, 3, 3], [4], [2, 16], [2], [3, 1]]
@@ -207,6 +209,4 @@ def pair_of(make: Callable[[Any], Any]) -> tuple[Any, Any]:
     return pair(Case("", make), pytest.importorskip("hypnettorch.hnets"))
 
 
-def assert_close(mine: Tensor, other: Tensor, tolerance: float = 1e-5) -> None:
-    scale = max(1.0, float(other.detach().abs().max())) if other.numel() else 1.0
-    torch.testing.assert_close(mine, other, rtol=0, atol=tolerance * scale)
+assert_close = partial(compare.close, tolerance=1e-5, scaled=True)

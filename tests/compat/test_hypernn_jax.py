@@ -103,14 +103,14 @@ def hypernn(monkeypatch: pytest.MonkeyPatch) -> Any:
     return pytest.importorskip("hypernn.jax")
 
 
-def mlp() -> nn.Module:
+def dense_layers() -> nn.Module:
     return nn.Sequential([nn.Dense(5), nn.tanh, nn.Dense(4)])
 
 
 def test_numbers_are_hypernns_and_files_are_read(hypernn: Any, tmp_path: Path) -> None:
     options: Any = {"embedding_dim": 3, "num_embeddings": 4, "inputs": [jnp.zeros((1, 6))]}
-    theirs = hypernn.JaxLinearHyperNetwork.from_target(mlp(), **options)
-    ours: Any = door.JaxLinearHyperNetwork.from_target(mlp(), **options)
+    theirs = hypernn.JaxLinearHyperNetwork.from_target(dense_layers(), **options)
+    ours: Any = door.JaxLinearHyperNetwork.from_target(dense_layers(), **options)
     x = random.normal(random.key(1), (7, 6))
     params = theirs.init(random.key(0), x)
     theirs.save(params, str(tmp_path / "theirs"))
@@ -126,8 +126,8 @@ def test_numbers_are_hypernns_and_files_are_read(hypernn: Any, tmp_path: Path) -
 
 def test_a_batch_for_a_dynamic_network_is_a_loop(hypernn: Any) -> None:
     options: Any = {"input_dim": 6, "num_embeddings": 3, "inputs": [jnp.zeros((1, 6))]}
-    theirs = hypernn.JaxDynamicHyperNetwork.from_target(mlp(), **options)
-    ours: Any = door.JaxDynamicHyperNetwork.from_target(mlp(), **options)
+    theirs = hypernn.JaxDynamicHyperNetwork.from_target(dense_layers(), **options)
+    ours: Any = door.JaxDynamicHyperNetwork.from_target(dense_layers(), **options)
     params = ours.init(random.key(0), jnp.zeros((1, 6)))
 
     @jax.jit
@@ -186,11 +186,11 @@ def test_an_nnx_target_and_custom_modules() -> None:
 
 
 def test_wrong_shapes_are_refused() -> None:
-    ours: Any = door.JaxHyperNetwork.from_target(mlp(), target_input_shape=[(1, 6)])
+    ours: Any = door.JaxHyperNetwork.from_target(dense_layers(), target_input_shape=[(1, 6)])
     x = jnp.zeros((7, 6))
     params = ours.init(random.key(0), x)
     with pytest.raises(ValueError, match=r"generated_params: got shape \(58,\); wanted"):
         ours.apply(params, x, generated_params=jnp.zeros(58))
     with pytest.raises(ValueError, match="from_target: got a Linen module without inputs"):
-        door.JaxHyperNetwork.from_target(mlp())
-    assert ours.count_params(mlp(), inputs=jnp.zeros((1, 6))) == 59
+        door.JaxHyperNetwork.from_target(dense_layers())
+    assert ours.count_params(dense_layers(), inputs=jnp.zeros((1, 6))) == 59

@@ -20,7 +20,7 @@ from tests.compat.hypnettorch_cases import CASES
 from tests.compat.hypnettorch_libraries import OURS, THEIR_MODULES, THEIRS, Asked, Watch
 from tests.compat.hypnettorch_refused import REFUSED
 from tests.compat.test_hypnettorch_chunking import CHUNKINGS
-from tests.compat.test_hypnettorch_deconv import CHUNKED, WHOLE, build
+from tests.compat.test_hypnettorch_deconv import CHUNKED, WHOLE, deconv_net
 from tests.compat.test_hypnettorch_init import (
     CHUNKED_HYPERFANS,
     HYPERFANS,
@@ -90,9 +90,9 @@ def asked() -> Asked:
     mine = Watch(OURS, made)
     for kind, table in zip(DECONVS, (WHOLE, CHUNKED), strict=True):
         for name in table:
-            attempt(build, kind, name, mine)
-            attempt(lambda k=kind, n=name: build(k, n, mine, no_uncond_weights=True))
-            attempt(lambda k=kind, n=name: build(k, n, mine, no_cond_weights=True))
+            attempt(deconv_net, kind, name, mine)
+            attempt(lambda k=kind, n=name: deconv_net(k, n, mine, no_uncond_weights=True))
+            attempt(lambda k=kind, n=name: deconv_net(k, n, mine, no_cond_weights=True))
     return made
 
 

@@ -48,7 +48,7 @@ CHUNKED: dict[str, dict[str, Any]] = {
 CASES = [("HDeconv", name) for name in WHOLE] + [("ChunkedHDeconv", name) for name in CHUNKED]
 
 
-def build(kind: str, name: str, lib: Any = hnets, **more: Any) -> Any:
+def deconv_net(kind: str, name: str, lib: Any = hnets, **more: Any) -> Any:
     options = {**SMALL, **(WHOLE if kind == "HDeconv" else CHUNKED)[name], **more}
     size = options.pop("hyper_img_shape", (7, 5) if kind == "HDeconv" else (3, 4))
     torch.manual_seed(0)
@@ -79,7 +79,7 @@ def test_the_same_arguments() -> None:
 
 @pytest.mark.parametrize(("kind", "name"), CASES)
 def test_generates_and_learns(kind: str, name: str) -> None:
-    hnet = build(kind, name)
+    hnet = deconv_net(kind, name)
     flat = hnet.forward(ret_format="flattened", **inputs(hnet))
     assert flat.shape == (2, 32)
     assert not torch.allclose(flat[0], flat[1])
@@ -95,8 +95,8 @@ def test_generates_and_learns(kind: str, name: str) -> None:
 
 @pytest.mark.parametrize(("kind", "name"), CASES)
 def test_everything_from_outside(kind: str, name: str) -> None:
-    full = build(kind, name).eval()
-    empty = build(kind, name, no_uncond_weights=True, no_cond_weights=True).eval()
+    full = deconv_net(kind, name).eval()
+    empty = deconv_net(kind, name, no_uncond_weights=True, no_cond_weights=True).eval()
     assert not list(empty.parameters())
     given = [p.detach() for p in full.internal_params]
     assert empty.hyper_shapes_learned == [list(p.shape) for p in given]
@@ -107,7 +107,7 @@ def test_everything_from_outside(kind: str, name: str) -> None:
 
 def test_chunks_are_images() -> None:
     """Chunk i is the image that the embedding of chunk i gives, cut at the end."""
-    hnet = build("ChunkedHDeconv", "own").eval()
+    hnet = deconv_net("ChunkedHDeconv", "own").eval()
     assert hnet.num_chunks == 3
     assert hnet.chunk_emb_size == 8
     embs = torch.stack([hnet.get_chunk_emb(cond_id=2), hnet.get_chunk_emb(cond_id=0)])
@@ -123,7 +123,7 @@ def test_chunks_are_images() -> None:
 
 
 def test_statistics_per_condition() -> None:
-    hnet = build("HDeconv", "batch norm")
+    hnet = deconv_net("HDeconv", "batch norm")
     hnet.batchnorm_layers[0].checkpoint_stats()
     hnet.batchnorm_layers[1].checkpoint_stats()
     hnet.forward(cond_id=[0, 1, 2], condition=1)
@@ -135,16 +135,16 @@ def test_statistics_per_condition() -> None:
 @pytest.mark.parametrize(
     "call",
     [
-        lambda: build("HDeconv", "default", hyper_img_shape=(3, 3)),
-        lambda: build("HDeconv", "default", num_layers=1),
-        lambda: build("HDeconv", "default", num_filters=[3]),
-        lambda: build("HDeconv", "default", activation_fn=torch.sin),
-        lambda: build("HDeconv", "unconditional only", uncond_in_size=0),
-        lambda: build("ChunkedHDeconv", "own", num_cond_embs=0),
-        lambda: build("ChunkedHDeconv", "default").forward(
+        lambda: deconv_net("HDeconv", "default", hyper_img_shape=(3, 3)),
+        lambda: deconv_net("HDeconv", "default", num_layers=1),
+        lambda: deconv_net("HDeconv", "default", num_filters=[3]),
+        lambda: deconv_net("HDeconv", "default", activation_fn=torch.sin),
+        lambda: deconv_net("HDeconv", "unconditional only", uncond_in_size=0),
+        lambda: deconv_net("ChunkedHDeconv", "own", num_cond_embs=0),
+        lambda: deconv_net("ChunkedHDeconv", "default").forward(
             cond_id=0, weights={"chunk_embs": torch.zeros(1, 3, 8)}
         ),
-        lambda: build("HDeconv", "default").forward(cond_id=9),
+        lambda: deconv_net("HDeconv", "default").forward(cond_id=9),
     ],
     ids=["image", "layers", "filters", "activation", "fixed", "conditions", "chunk_embs", "id"],
 )

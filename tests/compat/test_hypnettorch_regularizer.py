@@ -76,4 +76,4 @@ def test_regularizer(make: Any) -> None:
         for a, b in zip(grads[1][1], grads[0][1], strict=True):
             assert (a is None) == (b is None)
             if a is not None and b is not None:
-                assert_close(a, b, 2e-5)
+                assert_close(a, b, tolerance=2e-5)

@@ -18,8 +18,10 @@ from torch._dynamo.exc import Unsupported
 from torch._dynamo.utils import counters
 
 import hyperloom.torch as hl
+from tests._support.cases import pick
 from tests._support.compare import close
-from tests.on_torch.cases import Case, mlp, pick, shaken
+from tests._support.on_torch import shaken
+from tests.on_torch.cases import Case, mlp
 
 # What torch.compile imports and does inside.
 pytestmark = [

@@ -12,8 +12,7 @@ from torch.export import Dim, export
 
 import hyperloom.torch as hl
 from tests._support.compare import close
-from tests._support.on_torch import hypernetwork
-from tests.on_torch.builders import shaken
+from tests._support.on_torch import hypernetwork, shaken
 
 
 class Gated(nn.Module):

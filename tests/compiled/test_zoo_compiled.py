@@ -28,13 +28,13 @@ def _rows(*shape: int) -> Inputs:
     return lambda *lead, dtype: (torch.randn(*lead, *shape, dtype=dtype),)
 
 
-def mlp() -> nn.Module:
+def normed_mlp() -> nn.Module:
     layers = nn.Linear(4, 8), nn.LayerNorm(8), nn.GELU(), nn.Linear(8, 2)
     return nn.Sequential(*layers)
 
 
 TARGETS: dict[str, tuple[Callable[[], nn.Module], Inputs]] = {
-    "mlp": (mlp, _rows(5, 4)),
+    "mlp": (normed_mlp, _rows(5, 4)),
     "transformer": (small_transformer, _rows(2, 5, 4)),
     "cnn": (small_cnn, _rows(4, 3, 8, 8)),
     "gru": (lambda: nn.GRU(4, 3), _rows(2, 2, 4)),

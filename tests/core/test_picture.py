@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 
 import hyperloom as hl
+from hyperloom._core.pieces import Piece
 from hyperloom._core.plan import picture
-from hyperloom._core.records import Piece
 from tests.core.specs import LAYOUTS, linear, plans, small_mlp, target
 
 SVG = "{http://www.w3.org/2000/svg}"

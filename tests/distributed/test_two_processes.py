@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.distributed.worker import CASES, build, train
+from tests.distributed.worker import CASES, built_case, train
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,13 +49,13 @@ def test_two_processes_give_the_gradients_of_one(
     name: str, how: str, results: list[dict[str, Any]]
 ) -> None:
     """DDP without `find_unused_parameters`, so that all parameters get a gradient; and FSDP2."""
-    alone = train(build(name), name, slice(0, 4))
+    alone = train(built_case(name), name, slice(0, 4))
     for rank in range(2):
         found = results[rank][f"{name}, {how}"]
         torch.testing.assert_close(found, alone, rtol=1e-9, atol=1e-12)
 
 
 def test_half_of_the_conditions_gives_other_gradients() -> None:
-    whole = train(build("full"), "full", slice(0, 4))
-    half = train(build("full"), "full", slice(0, 2))
+    whole = train(built_case("full"), "full", slice(0, 4))
+    half = train(built_case("full"), "full", slice(0, 2))
     assert not torch.allclose(whole[0], half[0])

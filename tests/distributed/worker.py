@@ -43,7 +43,7 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def build(name: str) -> hl.HyperNetwork:
+def built_case(name: str) -> hl.HyperNetwork:
     choices: dict[str, Any] = {"condition": hl.Embedding(4, 3), **CASES[name]}
     make, grow = choices.pop("target"), choices.pop("grow", 0)
     hnet = hypernetwork(lambda: make().double(), **choices)
@@ -101,9 +101,9 @@ def main(rank: int, num: int, folder: Path) -> None:
     part = slice(rank * 2, rank * 2 + 2)
     found, mesh = {}, init_device_mesh("cpu", (num,))
     for name in CASES:
-        model = DistributedDataParallel(build(name), find_unused_parameters=False)
+        model = DistributedDataParallel(built_case(name), find_unused_parameters=False)
         found[f"{name}, copied"] = train(model, name, part)
-        sharded: Any = fully_shard(build(name), mesh=mesh)
+        sharded: Any = fully_shard(built_case(name), mesh=mesh)
         found[f"{name}, sharded"] = train(sharded, name, part)
     torch.save(found, folder / f"rank{rank}.pt")
     dist.destroy_process_group()

@@ -18,15 +18,17 @@ from tests._support.cases import (
     CONDITIONS,
     DIM,
     FORMS,
-    HAS_IDS,
     LAYOUTS,
     NUM_IDS,
     ROWS,
     TRUNKS,
     Row,
-    Target,
+    attention_target,
+    cnn_target,
+    mlp_target,
+    tied_target,
 )
-from tests._support.on_jax import shaken as shaken
+from tests._support.on_jax import shaken
 
 # ---- targets ------------------------------------------------------------------------------------
 
@@ -129,65 +131,12 @@ def _tokens(*lead: int, dtype: Any) -> Array:
     return jnp.asarray(np.random.randint(0, 6, (*lead, 5)))
 
 
-def _mixed_mlp(names: tuple[str, str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    first, _, last = names
-    layouts = {
-        f"{last}.*": hl.PerCondition(),
-        f"{first}.kernel": hl.Chunked(5, embedding=2),
-        "*.kernel": hl.Grouped(embedding=3),
-        f"{first}.bias": hl.Shared(),
-    }
-    return layouts, {"*.kernel": hl.Delta(), f"{last}.bias": hl.Delta(trained=True)}
-
-
 TARGETS = {
-    "mlp": Target(
-        mlp,
-        _floats(3, 4),
-        ("*.kernel",),
-        *_mixed_mlp(("layers.0", "layers.2", "layers.4")),
-    ),
-    "cnn": Target(
-        cnn,
-        _floats(3, 4, 4, 2),
-        ("layers.[035].kernel",),
-        {
-            "layers.1.*": hl.PerCondition(),
-            "layers.3.kernel": hl.Grouped(2, hl.Tiles(4)),
-            "*.kernel": hl.Chunked(30, 2),
-            "layers.5.bias": hl.Full(),
-        },
-        {"*.kernel": hl.Delta(trained=True), "layers.1.bias": hl.Delta()},
-    ),
-    "tied": Target(
-        Tied,
-        _tokens,
-        ("head.weight",),
-        {
-            "head.weight": hl.Chunked(7, embedding=2),
-            "norm.*": hl.Shared(),
-            "head.bias": hl.Full(),
-        },
-        {"head.*": hl.Delta(trained=True)},
-    ),
-    "attention": Target(
-        Attention,
-        _floats(3, 4),
-        ("query*", "out.kernel", "mlp.*.kernel"),
-        {
-            "norm*": hl.PerCondition(),
-            "query*": hl.Chunked(10, 2, per_condition=True),
-            "mlp.*": hl.Grouped(embedding=2, unit=hl.Tiles(4)),
-            "out.kernel": hl.Full(),
-        },
-        {"*.kernel": hl.Delta(), "mlp.*.bias": hl.Delta(trained=True)},
-    ),
-    "linen": Target(
-        linen_mlp,
-        _floats(3, 4),
-        ("*.kernel",),
-        *_mixed_mlp(("Dense_0", "Dense_1", "Dense_2")),
-    ),
+    "mlp": mlp_target(mlp, _floats(3, 4), "layers.0", "layers.4", "kernel"),
+    "cnn": cnn_target(cnn, _floats(3, 4, 4, 2), "layers.", "kernel"),
+    "tied": tied_target(Tied, _tokens),
+    "attention": attention_target(Attention, _floats(3, 4), "kernel"),
+    "linen": mlp_target(linen_mlp, _floats(3, 4), "Dense_0", "Dense_2", "kernel"),
 }
 
 # ---- choices of the backend's own ---------------------------------------------------------------
@@ -263,9 +212,7 @@ class Case(Row):
         """Return the raw value of `num` conditions; ids repeat."""
         ids = jnp.arange(num) * 2 % NUM_IDS
         vectors = jnp.asarray(np.random.randn(num, DIM), dtype)
-        if self.condition == "embedding":
-            return ids
-        return (ids, vectors) if self.condition in HAS_IDS else vectors
+        return self.raw(ids, vectors)
 
 
 CASES = [Case(*astuple(row)) for row in ROWS]

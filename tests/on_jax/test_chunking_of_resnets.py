@@ -65,7 +65,7 @@ class ResNet(nnx.Module):
         return self.head(x.mean((-3, -2)))
 
 
-def build(widths: Widths = SMALL, **choices: Any) -> hl.HyperNetwork:
+def over_resnet(widths: Widths = SMALL, **choices: Any) -> hl.HyperNetwork:
     choices = {"condition": hl.Embedding(4, 3), "trunk": hl.MLP(6), **choices}
     return over(ResNet(widths), seed=1, **choices)
 
@@ -104,7 +104,7 @@ LAYERS = [f"blocks.{i}.{half}" for i in range(6) for half in ("first", "second")
 @pytest.mark.parametrize("unit", ["tensors", "layers"])
 def test_equal_shapes_share_a_generator(unit: str, widths: Widths) -> None:
     choice = hl.Tensors() if unit == "tensors" else hl.Layers()
-    hnet = build(widths, layout=hl.Grouped(embedding=2, unit=choice))
+    hnet = over_resnet(widths, layout=hl.Grouped(embedding=2, unit=choice))
     found = heads(hnet)
     for stage, width in enumerate(widths):
         # Three convolutions of a stage have one shape, its first has another (but in stage 0).
@@ -120,7 +120,9 @@ def test_equal_shapes_share_a_generator(unit: str, widths: Widths) -> None:
 def test_unequal_widths_share_the_greatest_common_divisor(widths: Widths) -> None:
     least = widths[0]
     tiles = hl.Grouped(embedding=2, unit=hl.Tiles(smallest=9 * least**2))
-    hnet = build(widths, layout={"blocks.*.first.kernel": tiles, "blocks.*.second.kernel": tiles})
+    hnet = over_resnet(
+        widths, layout={"blocks.*.first.kernel": tiles, "blocks.*.second.kernel": tiles}
+    )
     (head,) = hnet.plan.heads
     assert head.slot_size == 9 * least * least
     # Blocks of least x least channels: of four convolutions of a stage, the first is half as wide.
@@ -133,7 +135,7 @@ def test_unequal_widths_share_the_greatest_common_divisor(widths: Widths) -> Non
 
 def test_templates_are_shared_by_layers_of_equal_shape() -> None:
     kernels = {"blocks.*.second.kernel": hl.Full(), "blocks.[13].first.kernel": hl.Full()}
-    hnet = build(layout=kernels, form=dict.fromkeys(kernels, hl.Templates(2)))
+    hnet = over_resnet(layout=kernels, form=dict.fromkeys(kernels, hl.Templates(2)))
     assert [bank.shape for bank in hnet.plan.banks] == [(2, 3, 3, width, width) for width in SMALL]
     compare(hnet)
     made = jax.jit(hnet.generate)(jnp.arange(4))

@@ -21,7 +21,7 @@ TARGET = target()  # outside of any transform
 NUM = hl.target_spec(TARGET).num_parameters
 
 
-def make(key: Any, **choices: Any) -> hl.HyperNetwork:
+def of_key(key: Any, **choices: Any) -> hl.HyperNetwork:
     return over(
         TARGET, seed=key, **{"condition": hl.Embedding(5, 3), "trunk": hl.MLP(6), **choices}
     )
@@ -44,15 +44,15 @@ def numbers(hnet: hl.HyperNetwork) -> dict[str, Any]:
     ids=["full", "chunked", "given", "table"],
 )
 def test_in_jit_it_starts_with_the_same_numbers(choices: Any) -> None:
-    made = nnx.jit(lambda key: make(key, **choices))(KEYS[0])
-    outside = make(KEYS[0], **choices)
+    made = nnx.jit(lambda key: of_key(key, **choices))(KEYS[0])
+    outside = of_key(KEYS[0], **choices)
     assert made.plan == outside.plan
     same(numbers(made), numbers(outside))
 
 
 def test_an_ensemble_by_vmap() -> None:
-    several = nnx.vmap(make)(KEYS)
-    alone = [make(key) for key in KEYS]
+    several = nnx.vmap(of_key)(KEYS)
+    alone = [of_key(key) for key in KEYS]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(numbers, alone))
     same(numbers(several), stacked)
     x = draws(0, 3, 6, 3)
@@ -85,11 +85,11 @@ def test_abstract_and_restored(tmp_path: Path) -> None:
 
 
 def test_a_part_grown_in_jit() -> None:
-    twin = make(KEYS[0])
+    twin = of_key(KEYS[0])
 
     @nnx.jit
     def grown(key: Any) -> Any:
-        made = make(KEYS[0])
+        made = of_key(KEYS[0])
         made.add_conditions(2, rngs=nnx.Rngs(key))
         return made
 

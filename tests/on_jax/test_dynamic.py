@@ -36,10 +36,10 @@ class Target(nnx.Module):
 
 @functools.cache  # JAX takes seconds to make one
 def plain(cell: str = "gru") -> hl.HyperNetwork:
-    return make(cell)
+    return over_target(cell)
 
 
-def make(cell: str = "gru", **choices: Any) -> hl.HyperNetwork:
+def over_target(cell: str = "gru", **choices: Any) -> hl.HyperNetwork:
     choices = {"condition": hl.Recurrent(DIM, HIDDEN, cell=cell), **choices}
     return over(Target(nnx.Rngs(1)), **choices)
 
@@ -147,7 +147,7 @@ class Running(nnx.Module):
 
 @pytest.mark.slow  # seconds of compilation
 def test_a_module_of_ones_own_and_parts_side_by_side() -> None:
-    hnet = make(condition=hl.Concat(hl.Embedding(4, 2), Running()))
+    hnet = over_target(condition=hl.Concat(hl.Embedding(4, 2), Running()))
     ids, c, x = jnp.array([3, 0]), draws(0, 4, 2, DIM), draws(1, 4, 2, 4)
     net, params = hl.functional(hnet)
     call = jax.jit(functools.partial(net, params))
@@ -177,7 +177,7 @@ def test_linen_targets_too() -> None:
 def test_given_is_the_target_as_a_function_of_a_flat_vector() -> None:
     spec = hl.target_spec(Target(nnx.Rngs(1)))
     num = spec.num_parameters
-    hnet = make(condition=hl.Vector(num), layout=hl.Given())
+    hnet = over_target(condition=hl.Vector(num), layout=hl.Given())
     flat, x = draws(0, 3, num), draws(1, 3, 7, 4)
     y = hnet(x, condition=flat)
     for i in range(2):
@@ -189,11 +189,11 @@ def test_given_is_the_target_as_a_function_of_a_flat_vector() -> None:
         made = executor.generate(hnet.plan, {}, np.asarray(flat[i]))
         close(params, made)
     trunk = nnx.Linear(3, num, rngs=nnx.Rngs(2))
-    hnet = make(condition=hl.Vector(3), trunk=trunk, layout=hl.Given())
+    hnet = over_target(condition=hl.Vector(3), trunk=trunk, layout=hl.Given())
     c = draws(2, 3, 3)
     close(
         hnet(x, condition=c),
-        make(condition=hl.Vector(num), layout=hl.Given())(x, condition=trunk(c)),
+        over_target(condition=hl.Vector(num), layout=hl.Given())(x, condition=trunk(c)),
     )
 
 
@@ -207,12 +207,12 @@ def test_bad_states_and_values() -> None:
         hnet(x, condition=x)
     with pytest.raises(TypeError, match="condition: got 3; wanted a floating array"):
         hnet(x, condition=3)
-    other = make(condition=hl.Vector(DIM))
+    other = over_target(condition=hl.Vector(DIM))
     with pytest.raises(TypeError, match=r"carry: got one with Vector\(3\); wanted .*Recurrent"):
         hl.unroll(other, x, condition=c)
     with pytest.raises(TypeError, match=r"carry: got one with Vector\(3\)"):
         other.generate(c, carry=c)
-    both = make(condition=hl.Concat(hl.Vector(2), Running()))
+    both = over_target(condition=hl.Concat(hl.Vector(2), Running()))
     with pytest.raises(ValueError, match="condition: got no array"):
         hl.unroll(both, x, condition=(1.0, 0.0))
     with pytest.raises(ValueError, match=r"inputs: got shape \(2, 4\); wanted \(T, \*batch\)"):

@@ -20,7 +20,7 @@ class Net(nnx.Module):
         return self.last(jnp.tanh(self.first(x)))
 
 
-def make(form: hl.LoRA | hl.LowRank) -> hl.HyperNetwork:
+def factored(form: hl.LoRA | hl.LowRank) -> hl.HyperNetwork:
     choices = {"condition": hl.Embedding(5, 4), "layout": {"*.kernel": hl.Full()}, "form": form}
     return shaken(over(Net(nnx.Rngs(0)), seed=1, **choices))
 
@@ -30,7 +30,7 @@ IDS = jnp.array([3, 0, 3, 1])
 
 @pytest.mark.parametrize("form", [hl.LoRA(2, alpha=3.0), hl.LowRank(2)], ids=str)
 def test_the_factors_make_the_tensor_and_run(form: hl.LoRA | hl.LowRank) -> None:
-    hnet = make(form)
+    hnet = factored(form)
     factors, tensors = hnet.factors(IDS), hnet.generate(IDS)
     assert factors["first.kernel"].a.shape == (4, 2, 6)
     assert factors["first.kernel"].b.shape == (4, 4, 2)
@@ -45,7 +45,7 @@ def test_the_factors_make_the_tensor_and_run(form: hl.LoRA | hl.LowRank) -> None
 
 
 def test_sums_and_gradients() -> None:
-    hnet = make(hl.LoRA(2, alpha=3.0))
+    hnet = factored(hl.LoRA(2, alpha=3.0))
     factors, weights = hnet.factors(IDS), jnp.array([1.0, 0.5, 0.0, -2.0])
     summed = hl.concatenate(factors, weights)["last.kernel"]
     a, b, _ = factors["last.kernel"]

@@ -28,7 +28,7 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
-def build(layout: Any = None, dtype: Any = jnp.float64, **choices: Any) -> hl.HyperNetwork:
+def over_mlp(layout: Any = None, dtype: Any = jnp.float64, **choices: Any) -> hl.HyperNetwork:
     choices = {"condition": hl.Embedding(5, 8), "trunk": hl.MLP(4), **choices}
     return over(mlp(dtype), layout=layout, **choices)
 
@@ -47,7 +47,7 @@ def penalty(hnet: Any, reg: Any) -> Any:
 )
 def test_gram_equals_outputs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     layout, options = CASES[name]
-    hnet = build(layout)
+    hnet = over_mlp(layout)
     regs = [hl.OutputRegularizer(0.7, **options) for _ in range(2)]
     for reg, gram in zip(regs, (True, False), strict=True):
         monkeypatch.setattr(regularizer, "gram_is_cheaper", lambda *_, gram=gram: gram)
@@ -61,7 +61,7 @@ def test_gram_equals_outputs(name: str, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_no_change_is_exactly_zero_and_a_known_one_is_right() -> None:
-    hnet = build(hl.Chunked(40, embedding=2), jnp.float32, trunk=hl.MLP(2))
+    hnet = over_mlp(hl.Chunked(40, embedding=2), jnp.float32, trunk=hl.MLP(2))
     reg = hl.OutputRegularizer(1.0)
     reg.remember(hnet, range(4))
     assert list(reg.heads) == ["chunked"]  # cheaper here, by the estimate
@@ -81,13 +81,13 @@ def test_array_weights_and_factored_forms_take_the_outputs(monkeypatch: pytest.M
         ({"form": {"layers.0.kernel": hl.LoRA(2)}}, {}),
     ):
         reg = hl.OutputRegularizer(1.0, weights=weights)
-        reg.remember(build(dtype=jnp.float32, **choices), range(2))
+        reg.remember(over_mlp(dtype=jnp.float32, **choices), range(2))
         assert not reg.heads
         assert reg.targets
 
 
 def test_forgetting_forgets_heads_too() -> None:
-    hnet = build(hl.Chunked(40, embedding=2), jnp.float32, trunk=hl.MLP(2))
+    hnet = over_mlp(hl.Chunked(40, embedding=2), jnp.float32, trunk=hl.MLP(2))
     reg = hl.OutputRegularizer(1.0)
     reg.remember(hnet, range(4))
     assert reg.heads

@@ -24,7 +24,7 @@ def linen() -> hl.Linen:
     return hl.Linen(nn.Dense(2), jnp.ones((1, 3)))
 
 
-def make(target: Any = None, **choices: Any) -> hl.HyperNetwork:
+def over_linear(target: Any = None, **choices: Any) -> hl.HyperNetwork:
     choices = {"condition": hl.Embedding(4, 3), **choices}
     return over(linear() if target is None else target, **choices)
 
@@ -53,7 +53,7 @@ TARGETS = {"nnx": linear, "linen": linen}
     ids=["unknown", "missing", "batched", "mis-shaped", "a list", "another dtype"],
 )
 def test_given_parameters(target: str, change: dict[str, Any], error: Any, shown: str) -> None:
-    hnet = make(TARGETS[target]())
+    hnet = over_linear(TARGETS[target]())
     params = {k: v for k, v in {**hnet.generate(1), **change}.items() if v is not None}
     if "bias" in change:  # the name that comes first tells the batch
         params = {"kernel": params.pop("kernel"), **params}
@@ -64,7 +64,7 @@ def test_given_parameters(target: str, change: dict[str, Any], error: Any, shown
 
 def test_parameters_that_are_no_dict() -> None:
     with pytest.raises(TypeError, match="params: got a list; wanted a dict from names to arrays"):
-        make().run([1], jnp.ones(3))  # type: ignore[arg-type]
+        over_linear().run([1], jnp.ones(3))  # type: ignore[arg-type]
 
 
 # ---- conditions ---------------------------------------------------------------------------------
@@ -84,14 +84,14 @@ def test_parameters_that_are_no_dict() -> None:
 )
 def test_ids(condition: Any, error: Any, shown: str) -> None:
     with pytest.raises(error) as raised:
-        make().generate(condition)
+        over_linear().generate(condition)
     assert str(raised.value).startswith(shown)
 
 
 @pytest.mark.parametrize("bad", [4, -1])
 def test_an_id_out_of_range_that_is_traced_gives_nan(bad: int) -> None:
     """It cannot be refused; it must not be another id's network, as JAX's indexing would have."""
-    made = jax.jit(make().generate)(jnp.array([0, bad]))
+    made = jax.jit(over_linear().generate)(jnp.array([0, bad]))
     assert jnp.isfinite(made["kernel"][0]).all()
     assert jnp.isnan(made["kernel"][1]).all()
 
@@ -111,12 +111,12 @@ def test_an_id_out_of_range_that_is_traced_gives_nan(bad: int) -> None:
 )
 def test_vectors(condition: Any, error: Any, shown: str) -> None:
     with pytest.raises(error) as raised:
-        make(condition=hl.Vector(3)).generate(condition)
+        over_linear(condition=hl.Vector(3)).generate(condition)
     assert str(raised.value).startswith(shown)
 
 
 def test_parts_of_concat_with_other_batches() -> None:
-    hnet = make(condition=hl.Concat(hl.Embedding(4, 2), hl.Vector(3)))
+    hnet = over_linear(condition=hl.Concat(hl.Embedding(4, 2), hl.Vector(3)))
     with pytest.raises(ValueError, match=r"parts of Concat with batches \(2,\) and \(3,\)"):
         hnet.generate((jnp.arange(2), jnp.ones((3, 3))))
     with pytest.raises(TypeError, match="wanted a tuple of 2 values, one for each part"):
@@ -132,7 +132,7 @@ class Wide(nnx.Module):
 
 
 def test_a_condition_module_of_another_width() -> None:
-    hnet = make(condition=Wide(4))
+    hnet = over_linear(condition=Wide(4))
     with pytest.raises(ValueError, match=r"condition module Wide: .* wanted an array \(\*batch, 4"):
         hnet.generate(jnp.ones(2))
 
@@ -159,12 +159,12 @@ def test_a_condition_module_of_another_width() -> None:
 )
 def test_inputs(x: tuple[int, ...], options: Any, error: Any, shown: str) -> None:
     with pytest.raises(error) as raised:
-        make()(jnp.ones(x), condition=[0, 1, 2], **options)
+        over_linear()(jnp.ones(x), condition=[0, 1, 2], **options)
     assert str(raised.value).startswith(shown)
 
 
 def test_state_of_another_shape() -> None:
-    hnet = make(nnx.BatchNorm(3, rngs=nnx.Rngs(0)))
+    hnet = over_linear(nnx.BatchNorm(3, rngs=nnx.Rngs(0)))
     with pytest.raises(ValueError, match=r"state\['mean'\]: got shape \(3,\); wanted an array of"):
         hnet(jnp.ones((2, 5, 3)), condition=[0, 1], state={"mean": jnp.ones(3)})
 
@@ -195,13 +195,13 @@ class Empty(nnx.Module):
 )
 def test_choices(choices: dict[str, Any], error: Any, shown: str) -> None:
     with pytest.raises(error) as raised:
-        make(**choices)
+        over_linear(**choices)
     assert str(raised.value).startswith(shown)
 
 
 def test_a_linen_module_is_told_how_to_wrap_itself() -> None:
     with pytest.raises(TypeError, match=r"Wrap it, with example inputs: hl\.Linen\(module, x\)\."):
-        make(nn.Dense(2))
+        over_linear(nn.Dense(2))
     with pytest.raises(
         TypeError, match=r"Linen\(module\): got a Linear; wanted .* An NNX module is"
     ):
@@ -211,20 +211,20 @@ def test_a_linen_module_is_told_how_to_wrap_itself() -> None:
 def test_a_trunk_module_that_fails_or_is_of_another_width() -> None:
     narrow = nnx.Linear(7, 4, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match=r"trunk: got a Linear that fails on 4 rows"):
-        make(trunk=narrow)
+        over_linear(trunk=narrow)
 
 
 def test_a_target_that_has_only_shapes() -> None:
     abstract = nnx.eval_shape(linear)
-    hnet = make(abstract)
+    hnet = over_linear(abstract)
     assert hnet(jnp.ones((5, 3)), condition=1).shape == (5, 2)
     with pytest.raises(ValueError, match="'bias' of a target that has only shapes; wanted values"):
-        make(abstract, layout={"kernel": hl.Full()})
+        over_linear(abstract, layout={"kernel": hl.Full()})
 
 
 def test_instantiate_takes_one_condition() -> None:
     with pytest.raises(ValueError, match=r"condition: got a batch of conditions \(2,\); wanted"):
-        make().instantiate([0, 1])
+        over_linear().instantiate([0, 1])
 
 
 # ---- growth -------------------------------------------------------------------------------------
@@ -234,7 +234,7 @@ def test_instantiate_takes_one_condition() -> None:
     "layout", [hl.Full(), hl.Chunked(3, 2, per_condition=True), hl.PerCondition()], ids=str
 )
 def test_added_conditions_leave_old_outputs_bitwise_the_same(layout: Any) -> None:
-    hnet = make(layout=layout, trunk=hl.MLP(6))
+    hnet = over_linear(layout=layout, trunk=hl.MLP(6))
     before = hnet.generate(range(4))
     added = hnet.add_conditions(2, rngs=nnx.Rngs(1))
     assert all(isinstance(p, nnx.Param) and p.shape[0] == 2 for p in added)
@@ -251,14 +251,14 @@ def test_added_conditions_leave_old_outputs_bitwise_the_same(layout: Any) -> Non
 
 def test_conditions_without_ids_do_not_grow() -> None:
     with pytest.raises(ValueError, match=r"add_conditions: got Vector\(2\); wanted a condition wi"):
-        make(condition=hl.Vector(2)).add_conditions(1, rngs=nnx.Rngs(0))
+        over_linear(condition=hl.Vector(2)).add_conditions(1, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="num: got 0; wanted an int of at least 1"):
-        make().add_conditions(0, rngs=nnx.Rngs(0))
+        over_linear().add_conditions(0, rngs=nnx.Rngs(0))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_values_that_are_not_finite_are_not_saved(value: float, tmp_path: Path) -> None:
-    hnet, path = make(), tmp_path / "diverged"
+    hnet, path = over_linear(), tmp_path / "diverged"
     hl.save(hnet, path)
     before = path.read_bytes()
     condition: Any = hnet.condition

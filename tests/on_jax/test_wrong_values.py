@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import tempfile
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from flax import nnx
 
 import hyperloom as core
 import hyperloom.jax as hl
+from tests import wrong_values
 from tests.core.test_wrong_values import ELSEWHERE, missing
-from tests.wrong_values import BOOLS, LEADS, NOT_NEGATIVE, Door, knock, public
+from tests.wrong_values import BOOLS, NOT_NEGATIVE, Door, knock, public
 
 ARRAYS: dict[str, Any] = {
     "an int array": jnp.ones((2, 3), jnp.int32),
@@ -127,17 +128,7 @@ KEYS = ("None", "a key")  # no streams: the hypernetwork's own
 STATE = EMPTY
 
 
-def door(
-    name: str,
-    call: Callable[..., Any],
-    good: Mapping[str, Any] | Callable[[], Mapping[str, Any]],
-    legal: Mapping[str, Any] | None = None,
-    **leads: str,
-) -> Door:
-    def make() -> Mapping[str, Any]:
-        return good() if callable(good) else dict(good)
-
-    return Door(name, call, make, legal or {}, ARRAYS, leads={**LEADS, **leads})
+door = functools.partial(wrong_values.door, ARRAYS)
 
 
 def calls(

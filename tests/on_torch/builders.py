@@ -33,8 +33,7 @@ X = torch.linspace(-1, 1, 42).reshape(2, 7, 3)  # inputs for two conditions
 mlp = partial(targets.mlp, 3, 4, 4, 2, seed=0)  # the target of most tests: 46 numbers
 
 
-def close(actual: Any, expected: Any, tolerance: float = 1e-5) -> None:
-    compare.close(actual, expected, tolerance)
+close = partial(compare.close, tolerance=1e-5)
 
 
 def make(target: nn.Module | None = None, seed: int = 0, **choices: Any) -> hl.HyperNetwork:

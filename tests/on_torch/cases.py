@@ -12,17 +12,21 @@ from torch import Tensor, nn
 
 import hyperloom.torch as hl
 from tests._support import targets
-from tests._support.cases import CONDITIONS as CONDITIONS
-from tests._support.cases import DIM as DIM
-from tests._support.cases import FORMS as FORMS
-from tests._support.cases import HAS_IDS as HAS_IDS
-from tests._support.cases import LAYOUTS as LAYOUTS
-from tests._support.cases import NEEDS_IDS as NEEDS_IDS
-from tests._support.cases import NUM_IDS as NUM_IDS
-from tests._support.cases import ROWS, Row, Target
-from tests._support.cases import TRUNKS as TRUNKS
-from tests._support.cases import pick as pick
-from tests._support.on_torch import shaken as shaken
+from tests._support.cases import (
+    CONDITIONS,
+    DIM,
+    FORMS,
+    LAYOUTS,
+    NUM_IDS,
+    ROWS,
+    TRUNKS,
+    Row,
+    attention_target,
+    cnn_target,
+    mlp_target,
+    tied_target,
+)
+from tests._support.on_torch import shaken
 
 # ---- targets ------------------------------------------------------------------------------------
 
@@ -83,54 +87,10 @@ def _tokens(*lead: int, dtype: torch.dtype) -> Tensor:
 
 
 TARGETS = {
-    "mlp": Target(
-        mlp,
-        _floats(3, 4),
-        ("*.weight",),
-        # Nothing names 2.bias: it keeps the target's own values.
-        {
-            "4.*": hl.PerCondition(),
-            "0.weight": hl.Chunked(5, embedding=2),
-            "*.weight": hl.Grouped(embedding=3),
-            "0.bias": hl.Shared(),
-        },
-        {"*.weight": hl.Delta(), "4.bias": hl.Delta(trained=True)},
-    ),
-    "cnn": Target(
-        cnn,
-        _floats(3, 2, 4, 4),
-        ("[035].weight",),
-        {
-            "1.*": hl.PerCondition(),
-            "3.weight": hl.Grouped(2, hl.Tiles(4)),
-            "?.weight": hl.Chunked(30, 2),
-            "5.bias": hl.Full(),
-        },
-        {"?.weight": hl.Delta(trained=True), "1.bias": hl.Delta()},
-    ),
-    "tied": Target(
-        Tied,
-        _tokens,
-        ("head.weight",),
-        {
-            "head.weight": hl.Chunked(7, embedding=2),
-            "norm.*": hl.Shared(),
-            "head.bias": hl.Full(),
-        },
-        {"head.*": hl.Delta(trained=True)},
-    ),
-    "attention": Target(
-        Attention,
-        _floats(3, 4),
-        ("query*", "out.weight", "mlp.*.weight"),
-        {
-            "norm*": hl.PerCondition(),
-            "query*": hl.Chunked(10, 2, per_condition=True),
-            "mlp.*": hl.Grouped(embedding=2, unit=hl.Tiles(4)),
-            "out.weight": hl.Full(),
-        },
-        {"*.weight": hl.Delta(), "mlp.*.bias": hl.Delta(trained=True)},
-    ),
+    "mlp": mlp_target(mlp, _floats(3, 4), "0", "4", "weight"),
+    "cnn": cnn_target(cnn, _floats(3, 2, 4, 4), "", "weight"),
+    "tied": tied_target(Tied, _tokens),
+    "attention": attention_target(Attention, _floats(3, 4), "weight"),
 }
 
 # ---- choices of the backend's own ---------------------------------------------------------------
@@ -212,9 +172,7 @@ class Case(Row):
         """Return the raw value of `num` conditions; ids repeat."""
         ids = torch.arange(num) * 2 % NUM_IDS
         vectors = torch.randn(num, DIM, dtype=dtype)
-        if self.condition == "embedding":
-            return ids
-        return (ids, vectors) if self.condition in HAS_IDS else vectors
+        return self.raw(ids, vectors)
 
 
 CASES = [Case(*astuple(row)) for row in ROWS]

@@ -61,7 +61,7 @@ class Generator(nn.Module):
         return self.hnet.generate(condition)
 
 
-def make(
+def model_of_case(
     target: str, layout: str, trunk: str = "mlp-plain", form: str = "whole", seed: int = 0
 ) -> Model:
     case = Case(target, layout, form, "embedding+vector", trunk)

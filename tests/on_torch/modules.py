@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 import hyperloom.torch as hl
 from tests._support import compare
-from tests.on_torch.cases import shaken
+from tests._support.on_torch import shaken
 
 NUM = 3
 
@@ -272,7 +272,9 @@ TARGETS: list[Row] = [
 # ---- what the tests do with them ----------------------------------------------------------------
 
 
-def build(make: Callable[[], nn.Module], layout: Any = None) -> tuple[nn.Module, hl.HyperNetwork]:
+def with_target(
+    make: Callable[[], nn.Module], layout: Any = None
+) -> tuple[nn.Module, hl.HyperNetwork]:
     target = make().double()
     return target, shaken(hl.HyperNetwork(target, condition=hl.Embedding(4, 3), layout=layout))
 

@@ -9,8 +9,7 @@ from torch import nn
 
 import hyperloom.torch as hl
 from tests._support.compare import close as close
-from tests._support.on_torch import hypernetwork
-from tests.on_torch.builders import shaken
+from tests._support.on_torch import hypernetwork, shaken
 
 X = torch.randn(3, 5, 4, dtype=torch.float64)
 IDS = [2, 0, 3]

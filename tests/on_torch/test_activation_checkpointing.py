@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import hyperloom.torch as hl
-from tests.on_torch.modules import build, close_leaves, floats, gradients
+from tests.on_torch.modules import close_leaves, floats, gradients, with_target
 from tests.zoo.architecture import without_dropout
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -82,7 +82,7 @@ another_name = checkpoint
 
 def twins(make: Callable[[bool], nn.Module], reentrant: bool) -> tuple[Any, Any]:
     """Return equal hypernetworks of a target that checkpoints, and of one that does not."""
-    _, hnet = build(lambda: make(reentrant))
+    _, hnet = with_target(lambda: make(reentrant))
     plain = hl.HyperNetwork(NotCheckpointed(False).double(), condition=hl.Embedding(4, 3))
     plain.load_state_dict(hnet.state_dict())
     return hnet, plain
@@ -171,7 +171,7 @@ class Drawing(Sometimes):
 
 def test_a_call_that_is_run_again_has_run_once() -> None:
     """What is found in the middle of a call starts it over: draws and buffers are as before."""
-    _, hnet = build(lambda: Drawing(False))
+    _, hnet = with_target(lambda: Drawing(False))
     plain = copy.deepcopy(hnet)
     x, other = floats(5, 4)()[0].abs(), -floats(5, 4)()[0].abs()
     for net in (hnet, plain):
@@ -187,7 +187,7 @@ def test_a_call_that_is_run_again_has_run_once() -> None:
 
 
 def test_checkpointing_around_the_call_is_exact() -> None:
-    _, hnet = build(lambda: nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2)))
+    _, hnet = with_target(lambda: nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2)))
     x, ids = floats(5, 4)(), torch.tensor([0, 1, 2])
     y = checkpoint(lambda x: hnet(x, condition=ids), x, use_reentrant=False)
     close_leaves(gradients(y, hnet), gradients(hnet(x, condition=ids), hnet))

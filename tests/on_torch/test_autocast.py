@@ -16,9 +16,8 @@ from torch.func import vmap
 from torch.utils._pytree import tree_leaves
 
 import hyperloom.torch as hl
-from tests.on_torch.cases import shaken
+from tests._support.on_torch import shaken
 
-# Some are run one condition after the other.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::hyperloom.SlowWarning"),
     pytest.mark.filterwarnings("ignore:Mismatch dtype"),  # of the plain RMSNorm

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import hyperloom.torch as hl
-from tests.on_torch.builders import make_shallow as make
-from tests.on_torch.builders import shallow as mlp
+from tests.on_torch.builders import make_shallow, shallow
 from tests.on_torch.snapshots import refused
 
 Call = Callable[[], Any]
@@ -178,9 +177,9 @@ CHOICES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
 @pytest.mark.parametrize("name", CHOICES)
 def test_choices(name: str) -> None:
     choices, error, text = CHOICES[name]
-    target = mlp()
+    target = shallow()
     modules = [choice for choice in choices.values() if isinstance(choice, nn.Module)]
-    refused(lambda: make(target, **choices), error, text, target, *modules)
+    refused(lambda: make_shallow(target, **choices), error, text, target, *modules)
 
 
 def test_two_layouts_for_one_tied_tensor() -> None:
@@ -191,7 +190,7 @@ def test_two_layouts_for_one_tied_tensor() -> None:
         "'1.weight' differ; wanted one choice for a tied tensor. Name it once, as '0.weight'."
     )
     layout = {"0.weight": hl.Full(), "1.weight": hl.Shared()}
-    refused(lambda: make(target, layout=layout), ValueError, text, target)
+    refused(lambda: make_shallow(target, layout=layout), ValueError, text, target)
 
 
 @pytest.mark.parametrize(
@@ -313,7 +312,7 @@ def test_tensors_that_cannot_be_generated(dtype: torch.dtype) -> None:
     # Left alone by a layout for all, as they are not trained; here a pattern names them.
     target = Holder(torch.zeros(2, dtype=dtype))
     text = f"target: got 'odd' of dtype {str(dtype).removeprefix('torch.')}; {DTYPE_TEXT}"
-    refused(lambda: make(target, layout={"odd": hl.Full()}), TypeError, text, target)
+    refused(lambda: make_shallow(target, layout={"odd": hl.Full()}), TypeError, text, target)
 
 
 def test_tensors_that_overlap_in_memory() -> None:
@@ -323,21 +322,21 @@ def test_tensors_that_overlap_in_memory() -> None:
         "target: got '0.weight' and '1.weight', which share memory with different shapes or "
         "strides; wanted parameters that are the same tensor or separate ones. Tie them in forward"
     )
-    refused(lambda: make(target), ValueError, text, target)
+    refused(lambda: make_shallow(target), ValueError, text, target)
 
 
 def test_odd_parameters_may_be_kept() -> None:
     for dtype in (torch.complex64, torch.int64):
-        hnet = make(Holder(torch.ones(2, dtype=dtype)), layout={"bias": hl.Full()})
+        hnet = make_shallow(Holder(torch.ones(2, dtype=dtype)), layout={"bias": hl.Full()})
         assert hnet(torch.zeros(2), condition=0).shape == (2,)
 
 
 def test_values_are_needed_where_they_are_used() -> None:
-    target = mlp().to("meta")
+    target = shallow().to("meta")
     text = (
         "target: got '0.weight' on the meta device, which has no values; wanted values to keep or "
         "to start from. Give the target its values, or generate this tensor."
     )
-    refused(lambda: make(target, form=hl.Delta()), ValueError, text, target)
-    refused(lambda: make(target, layout={"2.*": hl.Full()}), ValueError, text, target)
-    assert make(target).generate(0)["0.weight"].shape == (4, 3)
+    refused(lambda: make_shallow(target, form=hl.Delta()), ValueError, text, target)
+    refused(lambda: make_shallow(target, layout={"2.*": hl.Full()}), ValueError, text, target)
+    assert make_shallow(target).generate(0)["0.weight"].shape == (4, 3)

@@ -10,9 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import hyperloom.torch as hl
-from tests.on_torch.builders import X
-from tests.on_torch.builders import make_shallow as make
-from tests.on_torch.builders import shallow as mlp
+from tests.on_torch.builders import X, make_shallow, shallow
 from tests.on_torch.snapshots import refused
 
 IDS = "wanted an int id, a list of ints or an integer tensor, each in 0 .. 2."
@@ -62,9 +60,9 @@ GROW = "Add new ids with add_conditions(num)."
     ids=lambda v: repr(v)[:24] if not isinstance(v, (type, str)) else "",
 )
 def test_ids(value: Any, error: type[Exception], text: str) -> None:
-    target = mlp()
+    target = shallow()
     for layout in (hl.Full(), hl.PerCondition(), hl.Chunked(5, per_condition=True)):
-        hnet = make(target, layout=layout)
+        hnet = make_shallow(target, layout=layout)
         refused(lambda: hnet.generate(value), error, text, target, hnet)  # noqa: B023 called at once
         refused(lambda: hnet(X, condition=value), error, text, target, hnet)  # noqa: B023
         refused(lambda: hnet.instantiate(value), error, text, target, hnet)  # noqa: B023
@@ -113,8 +111,8 @@ VECTOR = "wanted a floating tensor (*batch, 4) for Vector(4)."
     ids=range(9),
 )
 def test_vectors(value: Any, error: type[Exception], text: str) -> None:
-    target = mlp()
-    hnet = make(target, condition=hl.Vector(4))
+    target = shallow()
+    hnet = make_shallow(target, condition=hl.Vector(4))
     refused(lambda: hnet.generate(value), error, text, target, hnet)
 
 
@@ -134,7 +132,7 @@ def test_vectors(value: Any, error: type[Exception], text: str) -> None:
     ids=range(5),
 )
 def test_noise(value: Any, error: type[Exception], text: str) -> None:
-    hnet = make(condition=hl.Noise(4))
+    hnet = make_shallow(condition=hl.Noise(4))
     refused(lambda: hnet.generate(value), error, text, hnet)
 
 
@@ -172,7 +170,7 @@ CONCAT = "wanted a tuple of 2 values, one for each part of Concat."
     ids=range(8),
 )
 def test_concat(value: Any, error: type[Exception], text: str) -> None:
-    hnet = make(condition=hl.Concat(hl.Embedding(3, 2), hl.Vector(4)))
+    hnet = make_shallow(condition=hl.Concat(hl.Embedding(3, 2), hl.Vector(4)))
     refused(lambda: hnet.generate(value), error, text, hnet)
 
 
@@ -186,11 +184,11 @@ class Wrong(nn.Module):
 
 
 def test_modules_that_do_not_keep_their_word() -> None:
-    hnet = make(condition=Wrong())
+    hnet = make_shallow(condition=Wrong())
     text = (
         "condition module Wrong: got a torch.float32 tensor of shape (3,); wanted a tensor (*batc"
     )
     refused(lambda: hnet.generate(torch.zeros(3)), ValueError, text, hnet)
-    target = mlp()
+    target = shallow()
     text = "trunk module Wrong: got a tensor of shape (3, 5); wanted shape (3, 4)."
-    refused(lambda: make(target, trunk=Wrong()), ValueError, text, target)
+    refused(lambda: make_shallow(target, trunk=Wrong()), ValueError, text, target)

@@ -14,16 +14,14 @@ import torch
 from torch import Tensor, nn
 
 import hyperloom.torch as hl
-from tests.on_torch.builders import X
-from tests.on_torch.builders import make_shallow as make
-from tests.on_torch.builders import shallow as mlp
+from tests.on_torch.builders import X, make_shallow, shallow
 from tests.on_torch.snapshots import refused, unchanged
 
 # ---- the helper can fail -------------------------------------------------------------------------
 
 
 def test_a_change_would_be_seen() -> None:
-    hnet = make()
+    hnet = make_shallow()
 
     def change() -> None:
         with torch.no_grad():
@@ -134,8 +132,8 @@ DIMS = "wanted an int or None, a tuple with an entry for each positional input, 
 def test_inputs(
     inputs: tuple[Any, ...], options: dict[str, Any], error: type[Exception], text: str
 ) -> None:
-    target = mlp()
-    hnet = make(target)
+    target = shallow()
+    hnet = make_shallow(target)
     refused(lambda: hnet(*inputs, condition=[0, 1], **options), error, text, target, hnet)
     params = {name: value.detach() for name, value in hnet.generate([0, 1]).items()}
     refused(lambda: hnet.run(params, *inputs, **options), error, text, target, hnet)
@@ -150,7 +148,7 @@ def test_inputs_in_containers_are_named() -> None:
         def forward(self, xs: list[Tensor], extra: dict[str, Tensor]) -> Tensor:
             return self.fc(xs[0] + xs[1]) + extra["shift"]
 
-    hnet = make(Lists())
+    hnet = make_shallow(Lists())
     good, bad = torch.ones(2, 3), torch.ones(3, 3)
     text = "input 0[1]: got shape (3, 3) beside conditions (2,); wanted 2 at dimension 0"
     refused(lambda: hnet([good, bad], {"shift": good}, condition=[0, 1]), ValueError, text, hnet)
@@ -159,14 +157,14 @@ def test_inputs_in_containers_are_named() -> None:
 
 
 def test_a_batch_of_batches_pairs_dimension_by_dimension() -> None:
-    hnet = make()
+    hnet = make_shallow()
     conditions = torch.zeros(2, 3, dtype=torch.int64)
     text = "input 0: got shape (2, 7, 3) beside conditions (2, 3); wanted 3 at dimension 0, one"
     refused(lambda: hnet(X, condition=conditions), ValueError, text, hnet)
 
 
 def test_the_wrong_length_of_in_dims_is_seen_for_one_condition_too() -> None:
-    hnet = make()
+    hnet = make_shallow()
     text = "in_dims: got 2 entries for 1 inputs; wanted an entry for each positional input."
     refused(lambda: hnet(X[0], condition=0, in_dims=(0, 0)), ValueError, text, hnet)
 
@@ -265,22 +263,22 @@ GIVEN: dict[str, tuple[Callable[[dict[str, Tensor]], Any], type[Exception], str]
 @pytest.mark.parametrize("name", GIVEN)
 def test_given_parameters(name: str) -> None:
     change, error, text = GIVEN[name]
-    target = mlp()
-    hnet = make(target)
+    target = shallow()
+    hnet = make_shallow(target)
     params = {key: value.detach() for key, value in hnet.generate(0).items()}
     hnet.run(params, X)
     refused(lambda: hnet.run(change(params), X), error, text, target, hnet)
 
 
 def test_given_batches_that_differ() -> None:
-    hnet = make()
+    hnet = make_shallow()
     params = {**hnet.generate([0, 1, 2]), "0.bias": torch.zeros(2, 4)}
     text = "params['0.bias']: got shape (2, 4); wanted shape (3, 4)."
     refused(lambda: hnet.run(params, X), ValueError, text, hnet)
 
 
 def test_given_kept_tensors_are_not_batched() -> None:
-    hnet = make(layout={"0.*": hl.Full()})
+    hnet = make_shallow(layout={"0.*": hl.Full()})
     params = {**hnet.generate([0, 1]), "2.bias": torch.zeros(2, 2)}
     text = "params['2.bias']: got shape (2, 2); wanted shape (2,)."
     refused(lambda: hnet.run(params, X), ValueError, text, hnet)
@@ -296,10 +294,10 @@ def test_ids_are_added_only_where_there_are_ids() -> None:
         (hl.Concat(hl.Vector(4), hl.Noise(2)), "Concat(Vector(4), Noise(2))"),
         (nn.Embedding(3, 4), "Custom(4, name='Embedding', size=12)"),
     ]:
-        hnet = make(condition=condition)
+        hnet = make_shallow(condition=condition)
         text = f"add_conditions: got {shown}; {wanted}"
         refused(lambda: hnet.add_conditions(1), ValueError, text, hnet)  # noqa: B023 called at once
-    two = make(condition=hl.Concat(hl.Embedding(3, 4), hl.Embedding(3, 4)))
+    two = make_shallow(condition=hl.Concat(hl.Embedding(3, 4), hl.Embedding(3, 4)))
     refused(lambda: two.add_conditions(1), ValueError, "add_conditions: got Concat(", two)
 
 
@@ -307,13 +305,13 @@ def test_ids_are_added_only_where_there_are_ids() -> None:
     ("num", "error"), [(0, ValueError), (-1, ValueError), (1.0, TypeError), (True, TypeError)]
 )
 def test_how_many_ids_are_added(num: Any, error: type[Exception]) -> None:
-    hnet = make()
+    hnet = make_shallow()
     text = f"num: got {num!r}; wanted an int of at least 1."
     refused(lambda: hnet.add_conditions(num), error, text, hnet)
 
 
 def test_one_network_is_instantiated_at_a_time() -> None:
-    hnet = make()
+    hnet = make_shallow()
     text = (
         "condition: got a batch of conditions (2,); wanted one condition. Instantiate them one by"
     )
@@ -321,7 +319,7 @@ def test_one_network_is_instantiated_at_a_time() -> None:
 
 
 def test_another_target_for_a_plan() -> None:
-    hnet, other = make(), nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 5))
+    hnet, other = make_shallow(), nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 5))
     text = (
         "target: got '2.weight' has shape (5, 4), not (2, 4); '2.bias' has shape (5,), not (2,); "
         "wanted the tensors of Sequential."
@@ -330,7 +328,7 @@ def test_another_target_for_a_plan() -> None:
 
 
 def test_regularizers() -> None:
-    hnet = make()
+    hnet = make_shallow()
     reg = hl.OutputRegularizer(1.0, weights={"0.wieght": 2.0})
     text = "weights: got the pattern '0.wieght', which names no generated tensor; wanted patterns"
     refused(lambda: reg.remember(hnet, [0, 1]), ValueError, text, hnet)
@@ -346,7 +344,7 @@ def test_regularizers() -> None:
     text = "condition: got the id 3; wanted an int id"
     refused(lambda: reg.remember(hnet, range(4)), IndexError, text, hnet)
     assert reg.num_conditions == 0
-    drawn = make(condition=hl.Concat(hl.Embedding(3, 2), hl.Noise(2)))
+    drawn = make_shallow(condition=hl.Concat(hl.Embedding(3, 2), hl.Noise(2)))
     text = (
         "conditions: got noise to be drawn anew; wanted conditions that are the same at each call"
     )
@@ -355,7 +353,7 @@ def test_regularizers() -> None:
 
 
 def test_a_failed_remember_keeps_what_was_remembered() -> None:
-    hnet = make()
+    hnet = make_shallow()
     reg = hl.OutputRegularizer(1.0)
     reg.remember(hnet, [0, 1])
     with torch.no_grad():
@@ -382,7 +380,7 @@ def test_an_exception_inside_the_target_changes_nothing() -> None:
             raise RuntimeError("no more paper")
 
     target = Fails()
-    hnet = make(target)
+    hnet = make_shallow(target)
     for condition, x in ((0, X[0]), ([0, 1], X)):
         with unchanged(target, hnet), pytest.raises(RuntimeError, match=r"^no more paper$"):
             hnet(x, condition=condition)

@@ -6,6 +6,7 @@ Over the whole table of cases in float64, to 1e-9; for every layout in float32 t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,16 +15,15 @@ from torch import Tensor
 
 import hyperloom.torch as hl
 from tests._support import compare
-from tests.on_torch.cases import CASES, FORMS, LAYOUTS, TARGETS, Case, pick
+from tests._support.cases import FORMS, LAYOUTS, pick
+from tests.on_torch.cases import CASES, TARGETS, Case
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
 # One row of the table for each layout, for what does not depend on the other choices.
 PER_LAYOUT = list({case.layout: case for case in CASES}.values())
 
 
-def close(actual: Any, expected: Any, dtype: torch.dtype = torch.float64) -> None:
-    """Compare each tensor to its own largest number (sums cancel)."""
-    compare.close(actual, expected, TOLERANCE[dtype], scaled=True)
+close = partial(compare.close, scaled=True)  # each to its largest number: sums cancel
 
 
 def grads(y: Tensor, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -58,10 +58,10 @@ def batch_equals_loop(case: Case, dtype: torch.dtype) -> None:
     y = hnet(x, condition=conditions)
     each = [hnet(x[i], condition=pick(conditions, i)) for i in range(3)]
     assert y.dtype == dtype
-    close(y, torch.stack(each), dtype)
+    close(y, torch.stack(each), TOLERANCE[dtype])
     parameters = dict(hnet.named_parameters())
     batched, looped = grads(y, parameters), grads(torch.stack(each), parameters)
-    close(batched, looped, dtype)
+    close(batched, looped, TOLERANCE[dtype])
     assert reached(batched) == reached(looped) == {n for n in parameters if _used(hnet, n)}
 
 

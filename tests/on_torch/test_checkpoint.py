@@ -21,8 +21,8 @@ import hyperloom.torch as hl
 from hyperloom import extend
 from hyperloom._core import choice
 from hyperloom._core.checkpoint import file
-from tests.on_torch.builders import LAYOUTS, mlp, other_seed, same_outputs, shaken
-from tests.on_torch.builders import make_with_trunk as make
+from tests._support.on_torch import shaken
+from tests.on_torch.builders import LAYOUTS, make_with_trunk, mlp, other_seed, same_outputs
 from tests.on_torch.snapshots import refused, unchanged
 
 FORMS = {"whole": hl.Whole(), "delta": hl.Delta(), "delta-trained": hl.Delta(trained=True)}
@@ -34,7 +34,7 @@ FORMS = {"whole": hl.Whole(), "delta": hl.Delta(), "delta-trained": hl.Delta(tra
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_round_trip(layout: str, form: str, tmp_path: Path) -> None:
-    hnet = make(layout=LAYOUTS[layout], form=FORMS[form])
+    hnet = make_with_trunk(layout=LAYOUTS[layout], form=FORMS[form])
     path = tmp_path / "hnet.safetensors"
     with unchanged(hnet):
         hl.save(hnet, path, with_base=True)
@@ -49,7 +49,7 @@ def test_round_trip(layout: str, form: str, tmp_path: Path) -> None:
     assert torch.equal(hnet(x, condition=[0, 1, 2]), again(x, condition=[0, 1, 2]))
     assert [n for n, _ in again.named_parameters()] == [n for n, _ in hnet.named_parameters()]
     # Into a hypernetwork that is there.
-    third = make(7, other_seed(), layout=LAYOUTS[layout], form=FORMS[form])
+    third = make_with_trunk(7, other_seed(), layout=LAYOUTS[layout], form=FORMS[form])
     third.load(path)
     same_outputs(hnet, third, [0, 1, 2])
     assert torch.equal(hnet(x, condition=[0, 1, 2]), third(x, condition=[0, 1, 2]))
@@ -72,7 +72,7 @@ def test_round_trip(layout: str, form: str, tmp_path: Path) -> None:
 def test_conditions_and_trunks_come_back(
     condition: Any, value: Any, trunk: Any, tmp_path: Path
 ) -> None:
-    hnet = make(condition=condition, trunk=trunk, layout=hl.Chunked(7, 3))
+    hnet = make_with_trunk(condition=condition, trunk=trunk, layout=hl.Chunked(7, 3))
     if trunk is not None:
         hnet(torch.randn(2, 7, 3), condition=value)  # moves the trunk's statistics, if it has any
     hl.save(hnet, tmp_path / "hnet", with_base=True)
@@ -84,7 +84,7 @@ def test_conditions_and_trunks_come_back(
 
 def test_ids_that_were_added_come_back(tmp_path: Path) -> None:
     for layout in (hl.Full(), hl.PerCondition(), hl.Chunked(7, 3, per_condition=True)):
-        hnet = make(layout=layout)
+        hnet = make_with_trunk(layout=layout)
         hnet.add_conditions(2)
         hnet.add_conditions(1)
         hl.save(hnet, tmp_path / "hnet", with_base=True)
@@ -93,7 +93,7 @@ def test_ids_that_were_added_come_back(tmp_path: Path) -> None:
         assert again.plan == hnet.plan
         same_outputs(hnet, again, range(6))
         # One table in the file, whatever blocks it grew in: it fits any hypernetwork of six ids.
-        grown = make(5, layout=layout)
+        grown = make_with_trunk(5, layout=layout)
         grown.add_conditions(3)
         grown.load(tmp_path / "hnet")
         same_outputs(hnet, grown, range(6))
@@ -102,7 +102,7 @@ def test_ids_that_were_added_come_back(tmp_path: Path) -> None:
 
 def test_added_ids_start_alike_after_loading(tmp_path: Path) -> None:
     # What new ids start from (the template's values) is in the file, too.
-    hnet = make(layout=hl.PerCondition(), init=hl.BiasHyperInit())
+    hnet = make_with_trunk(layout=hl.PerCondition(), init=hl.BiasHyperInit())
     hl.save(hnet, tmp_path / "hnet", with_base=True)
     again = hl.load(tmp_path / "hnet", other_seed())
     for one in (hnet, again):
@@ -129,7 +129,7 @@ class Buffers(nn.Module):
 def test_buffers_come_back(tmp_path: Path) -> None:
     target = Buffers()
     target(torch.randn(50, 3) + 1)  # moves the statistics
-    hnet = make(target=target)
+    hnet = make_with_trunk(target=target)
     hl.save(hnet, tmp_path / "hnet", with_base=True)
     fresh = Buffers()
     again = hl.load(tmp_path / "hnet", fresh)
@@ -156,7 +156,7 @@ def test_odd_kept_tensors_come_back(tmp_path: Path) -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.fc(x) * self.phase.abs() + self.short + self.index
 
-    hnet = make(target=Odd(2.0), layout={"fc.*": hl.Full()})
+    hnet = make_with_trunk(target=Odd(2.0), layout={"fc.*": hl.Full()})
     hl.save(hnet, tmp_path / "hnet", with_base=True)
     again = hl.load(tmp_path / "hnet", Odd(0.0))
     made, then = again.instantiate(0).state_dict(), hnet.instantiate(0).state_dict()
@@ -171,7 +171,7 @@ def test_modules_of_the_users_own_come_back(tmp_path: Path) -> None:
         encoder = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 5))
         return {"condition": encoder, "trunk": nn.Sequential(nn.Linear(8, 6), nn.Tanh())}
 
-    hnet = make(layout=hl.Chunked(7, embedding=3), **_with_width(parts(0)))
+    hnet = make_with_trunk(layout=hl.Chunked(7, embedding=3), **_with_width(parts(0)))
     hl.save(hnet, tmp_path / "hnet", with_base=True)
     again = hl.load(tmp_path / "hnet", other_seed(), **_with_width(parts(1)))
     same_outputs(hnet, again, torch.ones(4, 2))
@@ -191,7 +191,7 @@ def _with_width(parts: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_module_for_a_part_that_has_none_is_refused(tmp_path: Path) -> None:
-    hl.save(make(), tmp_path / "hnet")
+    hl.save(make_with_trunk(), tmp_path / "hnet")
     encoder, target = nn.Linear(2, 5), other_seed()
     text = (
         f"condition: got a Linear; wanted None, as {tmp_path / 'hnet'} has Embedding(3, 5) as its "
@@ -205,14 +205,14 @@ def test_a_module_for_a_part_that_has_none_is_refused(tmp_path: Path) -> None:
 def test_a_converted_hypernetwork_comes_back_in_its_dtype(
     dtype: torch.dtype, tmp_path: Path
 ) -> None:
-    hnet = make(layout={"0.*": hl.Full(), "2.*": hl.Chunked(5)}).to(dtype)
+    hnet = make_with_trunk(layout={"0.*": hl.Full(), "2.*": hl.Chunked(5)}).to(dtype)
     hl.save(hnet, tmp_path / "hnet", with_base=True)
     again = hl.load(tmp_path / "hnet", other_seed())
     same_outputs(hnet, again, [0, 1])
     x = torch.ones(2, 7, 3, dtype=dtype)
     assert torch.equal(hnet(x, condition=[0, 1]), again(x, condition=[0, 1]))
     # Numbers are never rounded in silence.
-    other = make(3, layout={"0.*": hl.Full(), "2.*": hl.Chunked(5)})
+    other = make_with_trunk(3, layout={"0.*": hl.Full(), "2.*": hl.Chunked(5)})
     text = (
         f"checkpoint {tmp_path / 'hnet'}: got 'scales' of dtype {dtype}; wanted "
         f"torch.float32. Convert the hypernetwork first: .to({dtype})."
@@ -223,13 +223,13 @@ def test_a_converted_hypernetwork_comes_back_in_its_dtype(
 
 
 def test_a_float64_target_comes_back(tmp_path: Path) -> None:
-    hnet = make(target=mlp().double(), layout=hl.Grouped())
+    hnet = make_with_trunk(target=mlp().double(), layout=hl.Grouped())
     hl.save(hnet, tmp_path / "hnet", with_base=True)
     same_outputs(hnet, hl.load(tmp_path / "hnet", other_seed().double()), [0, 1, 2])
 
 
 def test_training_goes_on_after_loading(tmp_path: Path) -> None:
-    hnet = make()
+    hnet = make_with_trunk()
     hl.save(hnet, tmp_path / "hnet", with_base=True)
     again = hl.load(tmp_path / "hnet", other_seed())
     assert again.training
@@ -244,7 +244,7 @@ def test_training_goes_on_after_loading(tmp_path: Path) -> None:
 
 
 def test_the_file_is_plain_safetensors(tmp_path: Path) -> None:
-    hnet = make(layout=LAYOUTS["mix"])
+    hnet = make_with_trunk(layout=LAYOUTS["mix"])
     path = tmp_path / "hnet.safetensors"
     hl.save(hnet, path, with_base=True)
     raw = path.read_bytes()
@@ -277,7 +277,7 @@ def test_the_file_is_plain_safetensors(tmp_path: Path) -> None:
 
 
 def test_a_plan_is_read_without_torch(tmp_path: Path) -> None:
-    hnet = make(layout=LAYOUTS["mix"])
+    hnet = make_with_trunk(layout=LAYOUTS["mix"])
     hl.save(hnet, tmp_path / "hnet", with_base=True)
     code = f"""
 import sys
@@ -295,7 +295,7 @@ print(described.version, described.shapes["condition.table"], described.dtypes["
 
 def test_saving_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "hnet"
-    first, second = make(0), make(1)
+    first, second = make_with_trunk(0), make_with_trunk(1)
     hl.save(first, path, with_base=True)
     before = path.read_bytes()
 
@@ -328,7 +328,7 @@ class Halved(extend.OnBase):
 
 
 def test_a_form_of_a_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hnet = shaken(make(form={"0.weight": Halved(0.25), "*": hl.Whole()}))
+    hnet = shaken(make_with_trunk(form={"0.weight": Halved(0.25), "*": hl.Whole()}))
     path = tmp_path / "hnet"
     hl.save(hnet, path, with_base=True)
     again = hl.load(path, other_seed())
@@ -350,7 +350,7 @@ def test_reading_while_another_file_takes_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "hnet"
-    first, second = make(0), make(1)
+    first, second = make_with_trunk(0), make_with_trunk(1)
     hl.save(first, path)
     describe: Any = file._describe
 
@@ -367,7 +367,7 @@ def test_reading_while_another_file_takes_its_place(
 
 @pytest.mark.skipif(os.name != "posix", reason="links and devices are POSIX")
 def test_a_link_is_followed_and_a_device_is_refused(tmp_path: Path) -> None:
-    hnet = make()
+    hnet = make_with_trunk()
     there, link = tmp_path / "there", tmp_path / "link"
     link.symlink_to(there)
     for _ in range(2):  # to nothing; to a file
@@ -385,7 +385,7 @@ def test_a_link_is_followed_and_a_device_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    hnet = make()
+    hnet = make_with_trunk()
     with unchanged(hnet), pytest.raises(FileNotFoundError):
         hl.save(hnet, tmp_path / "no" / "hnet", with_base=True)
     assert os.listdir(tmp_path) == []
@@ -394,7 +394,7 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX")
 def test_a_saved_file_is_as_readable_as_any_other(tmp_path: Path) -> None:
     (tmp_path / "other").write_text("text")
-    hl.save(make(), tmp_path / "hnet")
+    hl.save(make_with_trunk(), tmp_path / "hnet")
     modes = {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("other", "hnet")}
     assert len(modes) == 1
 
@@ -406,7 +406,7 @@ def test_what_the_format_cannot_hold_is_refused(tmp_path: Path) -> None:
             self.fc = nn.Linear(2, 2)
             self.phase = nn.Parameter(torch.ones(2, dtype=torch.complex128))
 
-    hnet = make(target=Wide(), layout={"fc.*": hl.Full()})
+    hnet = make_with_trunk(target=Wide(), layout={"fc.*": hl.Full()})
     text = "hnet: got 'kept.phase' of dtype torch.complex128; wanted one of float64, float32, "
     refused(lambda: hl.save(hnet, tmp_path / "hnet", with_base=True), TypeError, text, hnet)
     assert os.listdir(tmp_path) == []

@@ -19,8 +19,7 @@ import hyperloom.torch as hl
 from hyperloom._core.checkpoint.file import digest, read_description, signed
 from hyperloom._core.checkpoint.json import to_json
 from hyperloom.torch._tools import checkpoint
-from tests.on_torch.builders import make_with_trunk as make
-from tests.on_torch.builders import mlp, other_seed, same_outputs
+from tests.on_torch.builders import make_with_trunk, mlp, other_seed, same_outputs
 from tests.on_torch.snapshots import refused
 
 COPY = "Copy it again from where it was saved."
@@ -30,14 +29,14 @@ COPY = "Copy it again from where it was saved."
 def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
     """Return a checkpoint and its bytes."""
     path = tmp_path_factory.mktemp("saved") / "hnet"
-    hl.save(make(layout=hl.Chunked(7, embedding=3)), path)
+    hl.save(make_with_trunk(layout=hl.Chunked(7, embedding=3)), path)
     return path, path.read_bytes()
 
 
 def refused_file(path: Path, text: str, error: type[Exception] = hl.CheckpointError) -> None:
     """Assert that both ways of loading refuse a file, and that both leave all as it was."""
     target = other_seed()
-    hnet = make(5, target, layout=hl.Chunked(7, embedding=3))
+    hnet = make_with_trunk(5, target, layout=hl.Chunked(7, embedding=3))
     refused(lambda: hl.load(path, target), error, text, target)
     refused(lambda: hnet.load(path), error, text, target, hnet)
 
@@ -335,7 +334,7 @@ def test_a_newer_format(saved: tuple[Path, bytes], tmp_path: Path) -> None:
 def test_values_that_are_not_finite(
     value: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hnet = make(layout=hl.Chunked(7, embedding=3))
+    hnet = make_with_trunk(layout=hl.Chunked(7, embedding=3))
     with torch.no_grad():
         hnet.heads["chunked"].bias[2:4] = value  # type: ignore[index, union-attr]
     path = tmp_path / "diverged"
@@ -356,7 +355,7 @@ def test_nan_in_what_is_the_targets_own(tmp_path: Path, monkeypatch: pytest.Monk
     target = mlp()
     with torch.no_grad():
         target[4].bias[0] = float("nan")  # type: ignore[index, union-attr]
-    hnet = make(target=target, layout={"0.*": hl.Full()})
+    hnet = make_with_trunk(target=target, layout={"0.*": hl.Full()})
     path = tmp_path / "nan"
     with pytest.raises(ValueError, match=r"hnet: got 1 NaN or infinite values in 'kept.4.bias'"):
         hl.save(hnet, path, with_base=True)
@@ -383,12 +382,12 @@ def test_another_target(saved: tuple[Path, bytes]) -> None:
     for found, target in others.items():
         text = f"checkpoint {path}: got the parameters of another target: {found}"
         refused(lambda: hl.load(path, target), hl.CheckpointError, text, target)  # noqa: B023
-        hnet = make(target=target, layout=hl.Chunked(7, embedding=3))
+        hnet = make_with_trunk(target=target, layout=hl.Chunked(7, embedding=3))
         refused(lambda: hnet.load(path), hl.CheckpointError, text, target, hnet)  # noqa: B023
 
 
 def test_a_target_in_the_dtype_that_its_hypernetwork_was_converted_to(tmp_path: Path) -> None:
-    hnet, path = make().double(), tmp_path / "double"
+    hnet, path = make_with_trunk().double(), tmp_path / "double"
     hl.save(hnet, path)
     assert hl.load(path, mlp()).generate(0)["0.weight"].dtype == torch.float64
     text = (
@@ -428,7 +427,7 @@ def test_a_target_that_is_tied_otherwise(saved: tuple[Path, bytes]) -> None:
 )
 def test_another_plan(choices: dict[str, Any], saved: tuple[Path, bytes]) -> None:
     choices = {"layout": hl.Chunked(7, embedding=3), **choices}
-    hnet = make(3, **choices)
+    hnet = make_with_trunk(3, **choices)
     text = (
         f"checkpoint {saved[0]}: got another plan; wanted the plan of this hypernetwork. Use "
         "hyperloom.torch.load(path, target), which builds the plan in the file."
@@ -489,7 +488,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_read_into_is_left_alone(saved: tuple[Path, bytes]) -> None:
     path, raw = saved
-    hnet = make(3, condition=hl.Embedding(4, 5))
+    hnet = make_with_trunk(3, condition=hl.Embedding(4, 5))
     refused(lambda: hnet.load(path), hl.CheckpointError, f"checkpoint {path}", hnet)
     assert path.read_bytes() == raw
 
@@ -501,7 +500,7 @@ def test_a_target_of_another_kind(saved: tuple[Path, bytes]) -> None:
 
 def test_a_plan_of_another_run_of_the_same_choices_fits(saved: tuple[Path, bytes]) -> None:
     # Scales are measured on the template: they differ between runs and come from the file.
-    hnet = make(11, other_seed(), layout=hl.Chunked(7, embedding=3))
+    hnet = make_with_trunk(11, other_seed(), layout=hl.Chunked(7, embedding=3))
     described = read_description(saved[0])
     assert hnet.plan != described.plan
     assert replace(hnet.plan, spec=described.plan.spec, entries=described.plan.entries).heads != (

@@ -22,7 +22,7 @@ CELLS = {"rnn": nn.RNNCell, "gru": nn.GRUCell, "lstm": nn.LSTMCell}
 DIM, HIDDEN = 3, 5
 
 
-def make(cell: str = "gru", **choices: Any) -> hl.HyperNetwork:
+def over_mlp(cell: str = "gru", **choices: Any) -> hl.HyperNetwork:
     choices = {"condition": hl.Recurrent(DIM, HIDDEN, cell=cell), **choices}
     return hypernetwork(lambda: targets.mlp(4, 4, 2).double(), **choices)
 
@@ -37,7 +37,7 @@ close = partial(compare.close, tolerance=1e-12)
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("batch", [(), (1,), (6,), (2, 3)], ids=str)
 def test_the_cells_are_those_of_torch(cell: str, batch: tuple[int, ...]) -> None:
-    hnet = make(cell)
+    hnet = over_mlp(cell)
     theirs = CELLS[cell](DIM, HIDDEN).double()
     theirs.load_state_dict(dict(hnet.condition.named_parameters()))
     state, expected = None, None
@@ -54,7 +54,7 @@ def test_the_cells_are_those_of_torch(cell: str, batch: tuple[int, ...]) -> None
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_the_numpy_oracle_agrees(cell: str) -> None:
-    hnet = make(cell, trunk=hl.MLP(6), layout=hl.Chunked(7, embedding=2))
+    hnet = over_mlp(cell, trunk=hl.MLP(6), layout=hl.Chunked(7, embedding=2))
     arrays = {name: t.numpy() for name, t in neutral_tensors(hnet, with_base=True).items()}
     state, numpy_state = None, None
     for _ in range(3):
@@ -72,7 +72,9 @@ def test_the_numpy_oracle_agrees(cell: str) -> None:
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_batch_is_a_loop_over_its_rows(cell: str, layout: Any) -> None:
     """Each row has a network and a state of its own, with the current input as condition."""
-    hnet = make(cell, trunk=hl.MLP(6), layout=layout, condition=hl.Recurrent(4, HIDDEN, cell=cell))
+    hnet = over_mlp(
+        cell, trunk=hl.MLP(6), layout=layout, condition=hl.Recurrent(4, HIDDEN, cell=cell)
+    )
     state: Any = None
     states: list[Any] = [None] * 6
     for _ in range(3):
@@ -87,7 +89,7 @@ def test_a_batch_is_a_loop_over_its_rows(cell: str, layout: Any) -> None:
 
 
 def test_nothing_is_kept_between_calls() -> None:
-    hnet = make()
+    hnet = over_mlp()
     x, c = draws(6, 7, 4), draws(6, DIM)
     before = {name: value.clone() for name, value in hnet.state_dict().items()}
     first, state = hnet(x, condition=c)
@@ -103,7 +105,7 @@ def test_nothing_is_kept_between_calls() -> None:
 
 
 def test_gradients_flow_through_the_state() -> None:
-    hnet = make("lstm")
+    hnet = over_mlp("lstm")
     c = draws(3, 2, DIM).requires_grad_()
     y, state = hnet(draws(2, 4), condition=c[0])
     for step in (1, 2):
@@ -116,7 +118,7 @@ def test_gradients_flow_through_the_state() -> None:
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("batch", [(), (2,)], ids=str)
 def test_unroll_is_a_loop_over_steps(cell: str, batch: tuple[int, ...]) -> None:
-    hnet = make(cell, trunk=hl.MLP(6))
+    hnet = over_mlp(cell, trunk=hl.MLP(6))
     c, x = draws(5, *batch, DIM), draws(5, *batch, 7, 4)
     ys, last = hl.unroll(hnet, x[:3], condition=c[:3])
     more, last = hl.unroll(hnet, x[3:], condition=c[3:], carry=last)
@@ -129,7 +131,7 @@ def test_unroll_is_a_loop_over_steps(cell: str, batch: tuple[int, ...]) -> None:
 
 def test_unroll_with_ids_beside_the_state() -> None:
     parts = hl.Concat(hl.Embedding(4, 2), hl.Recurrent(DIM, HIDDEN))
-    hnet = make(condition=parts, layout={"2.*": hl.PerCondition(), "0.*": hl.Full()})
+    hnet = over_mlp(condition=parts, layout={"2.*": hl.PerCondition(), "0.*": hl.Full()})
     ids, c, x = torch.tensor([3, 0]), draws(5, 2, DIM), draws(5, 2, 4)
     one, state = hl.unroll(hnet, x, condition=(ids.expand(5, 2), c))
     assert state[0] is None
@@ -154,8 +156,8 @@ class Running(nn.Module):
 
 
 def test_a_module_of_ones_own_carries_a_state() -> None:
-    hnet = make(condition=Running())
-    plain = make(condition=hl.Vector(DIM))
+    hnet = over_mlp(condition=Running())
+    plain = over_mlp(condition=hl.Vector(DIM))
     plain.heads.load_state_dict(hnet.heads.state_dict())
     c, x = draws(4, 2, DIM), draws(4, 2, 4)
     state: Any = None
@@ -167,7 +169,7 @@ def test_a_module_of_ones_own_carries_a_state() -> None:
 
 
 def test_under_vmap_grad_and_functional_call() -> None:
-    hnet = make("lstm")
+    hnet = over_mlp("lstm")
     x, c = draws(6, 4), draws(6, DIM)
     state = (draws(6, HIDDEN), draws(6, HIDDEN))
     expected = hnet(x, condition=c, carry=state)
@@ -184,7 +186,7 @@ def test_under_vmap_grad_and_functional_call() -> None:
 
 
 def test_generate_run_explain_instantiate() -> None:
-    hnet = make()
+    hnet = over_mlp()
     x, c = draws(2, 7, 4), draws(2, DIM)
     _, state = hnet(x, condition=c)
     y, new = hnet(x, condition=c, carry=state)
@@ -207,14 +209,14 @@ def test_the_start_has_the_scale_of_the_target() -> None:
 
 
 def test_checkpoint(tmp_path: Path) -> None:
-    hnet = make("lstm")
+    hnet = over_mlp("lstm")
     hl.save(hnet, tmp_path / "dynamic.safetensors")
     target = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2)).double()
     again = hl.load(tmp_path / "dynamic.safetensors", target)
     x, c = draws(2, 4), draws(2, DIM)
     _, state = hnet(x, condition=c)
     close(again(x, condition=c, carry=state), hnet(x, condition=c, carry=state))
-    own = make(condition=Running())
+    own = over_mlp(condition=Running())
     hl.save(own, tmp_path / "own.safetensors")
     again = hl.load(tmp_path / "own.safetensors", target, condition=Running())
     close(again(x, condition=c)[0], own(x, condition=c)[0])
@@ -238,18 +240,18 @@ def test_a_targets_own_argument_of_that_name() -> None:
 
 
 def test_bad_states_and_values() -> None:
-    hnet, c, x = make("gru"), draws(2, DIM), draws(2, 4)
+    hnet, c, x = over_mlp("gru"), draws(2, DIM), draws(2, 4)
     with pytest.raises(ValueError, match=r"carry: got .*shape \(3, 5\); wanted None, or a tensor"):
         hnet(x, condition=c, carry=draws(3, HIDDEN))
     with pytest.raises(TypeError, match=r"carry: got 0; wanted None.*Start a new batch with"):
         hnet(x, condition=c, carry=0)
     with pytest.raises(TypeError, match=r"carry: got .*wanted None, or a pair of tensors"):
-        make("lstm")(x, condition=c, carry=draws(2, HIDDEN))
+        over_mlp("lstm")(x, condition=c, carry=draws(2, HIDDEN))
     with pytest.raises(ValueError, match=r"condition: got .*\(2, 4\); wanted a floating tensor"):
         hnet(x, condition=x)
     with pytest.raises(TypeError, match="condition: got 3; wanted a floating tensor"):
         hnet(x, condition=3)
-    plain = make(condition=hl.Vector(DIM))
+    plain = over_mlp(condition=hl.Vector(DIM))
     with pytest.raises(TypeError, match=r"carry: got one with Vector\(3\); wanted .*Recurrent"):
         plain.generate(c, carry=c)
     with pytest.raises(TypeError, match=r"carry: got one with Vector\(3\)"):
@@ -257,8 +259,10 @@ def test_bad_states_and_values() -> None:
     with pytest.raises(ValueError, match=r"Recurrent.cell=.: got 'elman'; wanted 'rnn', "):
         hl.Recurrent(3, 4, cell="elman")
     with pytest.raises(ValueError, match="condition: got no tensor"):
-        hl.unroll(make(condition=hl.Concat(hl.Embedding(2, 2), Running())), x, condition=(1, 0.0))
-    both = make(condition=hl.Concat(hl.Vector(2), Running()))
+        hl.unroll(
+            over_mlp(condition=hl.Concat(hl.Embedding(2, 2), Running())), x, condition=(1, 0.0)
+        )
+    both = over_mlp(condition=hl.Concat(hl.Vector(2), Running()))
     with pytest.raises(ValueError, match=r"condition: got tensors with \[2, 5\] steps"):
         hl.unroll(both, x, condition=(draws(2, 2), draws(5, DIM)))
     with pytest.raises(ValueError, match=r"inputs: got shape \(2, 4\); wanted \(T, \*batch\)"):
@@ -268,4 +272,4 @@ def test_bad_states_and_values() -> None:
     broken = Running()
     broken.forward = lambda x, state: x  # type: ignore[method-assign]
     with pytest.raises(ValueError, match=r"condition module Running: .*wanted a pair"):
-        make(condition=broken)(x, condition=c)
+        over_mlp(condition=broken)(x, condition=c)

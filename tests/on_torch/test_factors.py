@@ -32,7 +32,7 @@ class Net(nn.Module):
         return self.last(self.up(self.conv(x).tanh()).mT)
 
 
-def make(form: Any, layout: Any = None) -> hl.HyperNetwork:
+def factored(form: Any, layout: Any = None) -> hl.HyperNetwork:
     layout = {"*.weight": hl.Full()} if layout is None else layout
     choices: dict[str, Any] = {"condition": hl.Embedding(5, 4), "layout": layout, "form": form}
     return shaken(hypernetwork(lambda: Net().double(), **choices))
@@ -43,7 +43,7 @@ FORMS = [hl.LoRA(2, alpha=3.0), hl.LoRA(3, rslora=True, trained=True), hl.LowRan
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_the_factors_make_the_tensor(form: Any) -> None:
-    hnet = make(form)
+    hnet = factored(form)
     factors, tensors = hnet.factors(IDS), hnet.generate(IDS)
     assert set(factors) == set(tensors)
     bases = dict(hnet.bases.tensors())
@@ -63,7 +63,7 @@ def test_the_factors_make_the_tensor(form: Any) -> None:
 
 
 def test_the_orientation_is_that_of_peft() -> None:
-    factors = make(hl.LoRA(2)).factors(IDS)
+    factors = factored(hl.LoRA(2)).factors(IDS)
     assert factors["last.weight"].a.shape == (4, 2, 4)
     assert factors["last.weight"].b.shape == (4, 5, 2)
     assert factors["table.weight"].a.shape == (4, 2, 6)
@@ -73,7 +73,7 @@ def test_the_orientation_is_that_of_peft() -> None:
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_the_target_runs_with_given_factors(form: Any) -> None:
-    hnet = make(form)
+    hnet = factored(form)
     y = hnet(X, condition=IDS)
     torch.testing.assert_close(hnet.run(hnet.factors(IDS), X), y)
     torch.testing.assert_close(hnet.run(hnet.factors(3), X[0]), y[0])
@@ -82,13 +82,13 @@ def test_the_target_runs_with_given_factors(form: Any) -> None:
 
 
 def test_factors_may_change_tensors_that_nothing_generates() -> None:
-    hnet = make(hl.LoRA(2), {"last.weight": hl.Full()})
-    given = make(hl.LoRA(2))
+    hnet = factored(hl.LoRA(2), {"last.weight": hl.Full()})
+    given = factored(hl.LoRA(2))
     torch.testing.assert_close(hnet.run(given.factors(IDS), X), given(X, condition=IDS))
 
 
 def test_gradients_of_losses_on_factors() -> None:
-    hnet = make(hl.LoRA(2))
+    hnet = factored(hl.LoRA(2))
     a, b, _ = hnet.factors(IDS)["last.weight"]
     loss = a.abs().sum() + (b * b).sum()
     loss.backward()
@@ -106,7 +106,7 @@ def test_gradients_of_losses_on_factors() -> None:
 
 
 def test_a_mixture_gives_what_has_factors() -> None:
-    hnet = make({"last.weight": hl.LoRA(2), "last.bias": hl.Delta()}, {"last.*": hl.Full()})
+    hnet = factored({"last.weight": hl.LoRA(2), "last.bias": hl.Delta()}, {"last.*": hl.Full()})
     factors = hnet.factors(IDS)
     assert set(factors) == {"last.weight"}
     y = hnet.run({**hnet.generate(IDS), **factors}, X)
@@ -117,7 +117,7 @@ def test_a_mixture_gives_what_has_factors() -> None:
 
 
 def test_a_batch_is_summed_by_rank() -> None:
-    hnet = make(hl.LoRA(2, alpha=3.0))
+    hnet = factored(hl.LoRA(2, alpha=3.0))
     numbers = torch.tensor([[1.0, 0.5], [0.0, -2.0]], dtype=torch.float64)
     factors = hnet.factors(IDS.view(2, 2))
     for weights in (None, numbers):
@@ -132,7 +132,7 @@ def test_a_batch_is_summed_by_rank() -> None:
 
 
 def test_a_list_is_summed_and_ranks_may_differ() -> None:
-    first, second = make(hl.LoRA(2, alpha=3.0)).factors(IDS), make(hl.LoRA(3)).factors(IDS)
+    first, second = factored(hl.LoRA(2, alpha=3.0)).factors(IDS), factored(hl.LoRA(3)).factors(IDS)
     summed = hl.concatenate([first, second], [0.5, -1.0])
     for name, (a, b, scaling) in summed.items():
         assert summed[name].rank == 5
@@ -140,12 +140,12 @@ def test_a_list_is_summed_and_ranks_may_differ() -> None:
         torch.testing.assert_close(scaling * b @ a, wanted)
 
 
-FACTORS = make(hl.LoRA(2)).factors(IDS)
-ONE = make(hl.LoRA(2)).factors(0)
+FACTORS = factored(hl.LoRA(2)).factors(IDS)
+ONE = factored(hl.LoRA(2)).factors(0)
 LAST, LAST_OF_ONE = ({"last.weight": f["last.weight"]} for f in (FACTORS, ONE))
 REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "no factors": (
-        lambda: make(hl.Delta()).factors(IDS),
+        lambda: factored(hl.Delta()).factors(IDS),
         ValueError,
         "form: got Delta(); wanted a form with factors, such as LoRA, for one tensor at least.",
     ),
@@ -185,12 +185,12 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         "weights: got [1.0]; wanted a list of 2 numbers",
     ),
     "factors of another tensor": (
-        lambda: make(hl.LoRA(2)).run(FACTORS | {"last.weight": FACTORS["conv.weight"]}, X),
+        lambda: factored(hl.LoRA(2)).run(FACTORS | {"last.weight": FACTORS["conv.weight"]}, X),
         ValueError,
         "params['last.weight']: got factors a (4, 2, 8) and b (4, 3, 2); wanted a (*batch",
     ),
     "two batches": (
-        lambda: make(hl.LoRA(2)).run(FACTORS | LAST_OF_ONE, X),
+        lambda: factored(hl.LoRA(2)).run(FACTORS | LAST_OF_ONE, X),
         ValueError,
         "params['last.weight']: got factors of conditions () beside others of (4,); wanted one",
     ),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import hyperloom.torch as hl
-from tests.on_torch.cases import shaken
+from tests._support.on_torch import shaken
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 transformers: Any = pytest.importorskip("transformers")

@@ -20,9 +20,8 @@ from torch.utils._pytree import tree_leaves
 
 import hyperloom.torch as hl
 from tests._support.compare import close
-from tests.on_torch.builders import shaken
+from tests._support.on_torch import shaken
 
-# The older functions, which are deprecated and much used.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
 
 BOTH = (True, False)

@@ -12,8 +12,7 @@ from torch.func import functional_call
 
 import hyperloom.torch as hl
 from tests._support.compare import close
-from tests._support.on_torch import hypernetwork
-from tests.on_torch.builders import shaken
+from tests._support.on_torch import hypernetwork, shaken
 
 B = 4
 # Of the target -> of the generator, and how far outputs and gradients may be off: in bfloat16 a

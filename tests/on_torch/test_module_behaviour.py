@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import hyperloom.torch as hl
-from tests.on_torch.builders import LAYOUTS, X, close, identical, make, mlp, shaken
+from tests._support.on_torch import shaken
+from tests.on_torch.builders import LAYOUTS, X, close, identical, make, mlp
 from tests.on_torch.snapshots import unchanged
 
 # ---- dtype and device ----------------------------------------------------------------------------
@@ -38,10 +39,10 @@ def test_to_a_dtype(layout: str, dtype: torch.dtype) -> None:
         made = moved.generate([0, 1])
         assert {value.dtype for value in made.values()} == {dtype}
         tolerance = {torch.float64: 1e-6, torch.float16: 2e-2, torch.bfloat16: 1e-1}[dtype]
-        close({n: v.float() for n, v in made.items()}, before, tolerance)
+        close({n: v.float() for n, v in made.items()}, before, tolerance=tolerance)
         y = moved(X.to(dtype), condition=[0, 1])
         assert y.dtype == dtype
-        close(y.float(), hnet(X, condition=[0, 1]), tolerance)
+        close(y.float(), hnet(X, condition=[0, 1]), tolerance=tolerance)
         assert {p.dtype for p in moved.instantiate(0).parameters()} == {dtype}
         # And back.
         assert {v.dtype for v in moved.float().generate(0).values()} == {torch.float32}
@@ -185,7 +186,7 @@ def test_batch_norm_in_the_target() -> None:
             mean = h.mean(0) if mode else torch.full((4,), 3.0)
             var = h.var(0, correction=0) if mode else torch.ones(4)
             h = (h - mean) / (var + 1e-5).sqrt()
-            close(y[i], h * params["1.weight"][i] + params["1.bias"][i], 1e-4)
+            close(y[i], h * params["1.weight"][i] + params["1.bias"][i], tolerance=1e-4)
 
 
 def test_batch_norm_without_statistics() -> None:
@@ -337,7 +338,7 @@ def test_a_base_is_held_where_it_is() -> None:
     before = hnet(X, condition=[0, 1])
     hnet.double()  # converts what the hypernetwork holds, not the user's module
     assert {p.dtype for p in target.parameters()} == {torch.float32}
-    close(hnet(X.double(), condition=[0, 1]).float(), before, 1e-5)
+    close(hnet(X.double(), condition=[0, 1]).float(), before, tolerance=1e-5)
     with torch.no_grad():  # whoever trains the target on sees it in the networks
         for parameter in target.parameters():
             parameter.fill_(7.0)

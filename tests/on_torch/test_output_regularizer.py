@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 import hyperloom.torch as hl
 from hyperloom.torch._tools import regularizer
-from tests.on_torch.builders import LAYOUTS, X, close, make, mlp, shaken
+from tests._support.on_torch import shaken
+from tests.on_torch.builders import LAYOUTS, X, close, make, mlp
 
 
 def number(value: Tensor) -> float:
@@ -53,12 +54,12 @@ def test_the_penalty_is_the_mean_squared_drift(layout: str) -> None:
     assert reg.num_conditions == 4
     drifts = drift(hnet, old, [0, 1, 2, 3])
     expected = 0.7 / 4 * torch.stack(drifts).sum()
-    close(reg(hnet), expected, 1e-10)
+    close(reg(hnet), expected, tolerance=1e-10)
     assert number(expected) > 0.01
     parameters = list(hnet.parameters())
     ours = torch.autograd.grad(reg(hnet), parameters, allow_unused=True, materialize_grads=True)
     loop = torch.autograd.grad(expected, parameters, allow_unused=True, materialize_grads=True)
-    close(ours, loop, 1e-10)
+    close(ours, loop, tolerance=1e-10)
     # What was remembered is a constant.
     assert not any(value.requires_grad for value in dict(reg.targets.tensors()).values())
 
@@ -108,14 +109,14 @@ def test_weights_and_masks() -> None:
         return own.get(name, 1.0)
 
     expected = 1.3 / 3 * torch.stack(drift(hnet, old, [0, 1, 2], weight)).sum()
-    close(reg(hnet), expected, 1e-10)
+    close(reg(hnet), expected, tolerance=1e-10)
     # A mask broadcasts to the tensor, never past it to the conditions.
     rows = hl.OutputRegularizer(1.0, weights={"0.weight": row, "*": 0.0})
     old = moved(hnet, rows, range(3))
     only = [
         ((hnet.generate(i)["0.weight"] - old["0.weight"][i]) ** 2 * row).sum() for i in range(3)
     ]
-    close(rows(hnet), torch.stack(only).mean(), 1e-10)
+    close(rows(hnet), torch.stack(only).mean(), tolerance=1e-10)
 
 
 def test_nothing_remembered_is_no_penalty() -> None:

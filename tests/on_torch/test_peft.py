@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import hyperloom.torch as hl
 from hyperloom.torch._tools.peft import write
-from tests.on_torch.cases import shaken
+from tests._support.on_torch import shaken
 from tests.on_torch.peft_models import DORA, FAMILIES, Family
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
@@ -27,7 +27,7 @@ def config_of(family: Family, **options: Any) -> peft.LoraConfig:
     return peft.LoraConfig(target_modules=family.targets, **options)
 
 
-def make(name: str, layout: Any = None, **options: Any) -> hl.HyperNetwork:
+def adapted(name: str, layout: Any = None, **options: Any) -> hl.HyperNetwork:
     """Make a hypernetwork of adapters, away from its start."""
     model = FAMILIES[name].make()
     given, form = hl.peft.choices(model, config_of(FAMILIES[name], **options))
@@ -42,7 +42,7 @@ def logits(model: nn.Module, inputs: dict[str, Tensor], row: int, **options: Any
         return model(**{name: value[row] for name, value in inputs.items()}, **options).logits
 
 
-def close(value: Tensor, wanted: Tensor) -> None:
+def close_to_largest(value: Tensor, wanted: Tensor) -> None:
     torch.testing.assert_close(value, wanted, rtol=1e-5, atol=1e-5 * float(wanted.abs().max()))
 
 
@@ -51,7 +51,7 @@ def test_exported_adapters_give_the_same_logits_and_come_back(
     name: str, dora: bool, tmp_path: Path
 ) -> None:
     family = FAMILIES[name]
-    hnet, inputs = make(name, use_dora=dora), family.inputs(3)
+    hnet, inputs = adapted(name, use_dora=dora), family.inputs(3)
     hl.peft.export(hnet, IDS, tmp_path)
     folders = [tmp_path / str(i) for i in range(3)]
     wanted = [logits(hnet, inputs, i, condition=IDS[i]) for i in range(3)]
@@ -59,25 +59,25 @@ def test_exported_adapters_give_the_same_logits_and_come_back(
         loaded = peft.PeftModel.from_pretrained(family.make(), folder).eval()
         keys = {k for k in peft.get_peft_model_state_dict(loaded) if ".base_layer." not in k}
         assert keys <= set(hl.peft.state_dict(hnet, IDS[i]))
-        close(logits(loaded, inputs, i), wanted[i])
-        close(logits(loaded.merge_and_unload(), inputs, i), wanted[i])
+        close_to_largest(logits(loaded, inputs, i), wanted[i])
+        close_to_largest(logits(loaded.merge_and_unload(), inputs, i), wanted[i])
     assert float((logits(family.make(), inputs, 0) - wanted[0]).abs().max()) > 1e-3
     # As ids of a hypernetwork without a generator between.
-    tables = make(name, hl.PerCondition(), use_dora=dora)
+    tables = adapted(name, hl.PerCondition(), use_dora=dora)
     factors = hl.peft.load(tables, folders, ids=[3, 1, 0])
     for i, number in enumerate([3, 1, 0]):
-        close(logits(tables, inputs, i, condition=number), wanted[i])
+        close_to_largest(logits(tables, inputs, i, condition=number), wanted[i])
     if not dora:
         mine = hnet.factors(IDS)
         for layer, (a, b, scaling) in factors.items():
             assert scaling == mine[layer].scaling
-            close(b @ a, mine[layer].b @ mine[layer].a)
+            close_to_largest(b @ a, mine[layer].b @ mine[layer].a)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_pefts_mixed_batches(name: str, tmp_path: Path) -> None:
     family = FAMILIES[name]
-    hnet, inputs = make(name), family.inputs(3)
+    hnet, inputs = adapted(name), family.inputs(3)
     hl.peft.export(hnet, IDS, [tmp_path / "a", tmp_path / "b", tmp_path / "c"])
     mixed = peft.PeftModel.from_pretrained(family.make(), tmp_path / "a", adapter_name="a").eval()
     for other in "bc":
@@ -86,7 +86,7 @@ def test_pefts_mixed_batches(name: str, tmp_path: Path) -> None:
     with torch.no_grad():
         got = mixed(**flat, adapter_names=list("aabbcc")).logits
         wanted = hnet(**flat, condition=IDS, rows=[0, 0, 1, 1, 2, 2]).logits
-    close(got, wanted)
+    close_to_largest(got, wanted)
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3", "gpt2", "bert"])
@@ -95,14 +95,14 @@ def test_adapters_that_peft_made_are_read(name: str, tmp_path: Path) -> None:
     torch.manual_seed(3)
     trained = peft.get_peft_model(family.make(), config_of(family, init_lora_weights=False)).eval()
     trained.save_pretrained(str(tmp_path))
-    inputs, tables = family.inputs(1), make(name, hl.PerCondition())
+    inputs, tables = family.inputs(1), adapted(name, hl.PerCondition())
     factors = hl.peft.load(tables, [tmp_path], ids=[2])
-    close(logits(tables, inputs, 0, condition=2), logits(trained, inputs, 0))
+    close_to_largest(logits(tables, inputs, 0, condition=2), logits(trained, inputs, 0))
     of_one: Any = {key: f._replace(a=f.a[0], b=f.b[0]) for key, f in factors.items()}
     args: Any = {key: value[0] for key, value in inputs.items()}
     with torch.no_grad():
-        got = make(name).run(of_one, **args).logits
-    close(got, logits(trained, inputs, 0))
+        got = adapted(name).run(of_one, **args).logits
+    close_to_largest(got, logits(trained, inputs, 0))
 
 
 class Small(nn.Module):
@@ -297,7 +297,7 @@ def test_adapters_that_do_not_fit(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=re.escape(text)):
             hl.peft.load(other, [folder], **more)
 
-    def build(model: nn.Module, form: Any, layout: Any = None) -> Any:
+    def of_three(model: nn.Module, form: Any, layout: Any = None) -> Any:
         names = ("table.weight", "conv.weight", "last.weight")
         layout = dict.fromkeys(names, hl.Full()) if layout is None else layout
         layout = layout | {"norm.*": hl.Full()}
@@ -307,12 +307,12 @@ def test_adapters_that_do_not_fit(tmp_path: Path) -> None:
 
     torch.manual_seed(0)
     same = Small()
-    refused("of another base: 'table.weight' has other values", build(Small(), hl.LoRA(3)))
-    small_rank = build(same, hl.LoRA(2))
+    refused("of another base: 'table.weight' has other values", of_three(Small(), hl.LoRA(3)))
+    small_rank = of_three(same, hl.LoRA(2))
     refused("folders: got rank 3 for 'table.weight'; wanted at most 2, as LoRA(2)", small_rank)
-    two = build(same, hl.LoRA(3), {"table.weight": hl.Full(), "last.weight": hl.Full()})
+    two = of_three(same, hl.LoRA(3), {"table.weight": hl.Full(), "last.weight": hl.Full()})
     refused("with 'conv.lora_A.weight'; wanted an adapter of layers", two)
-    refused("without a magnitude for 'table.weight'", build(same, hl.DoRA(3)))
+    refused("without a magnitude for 'table.weight'", of_three(same, hl.DoRA(3)))
     refused("ids: got 'table.weight' from the head 'full'; wanted tensors of", hnet, ids=[0])
     refused("ids: got [7]; wanted 1 different ids in 0 .. 2", hnet, ids=[7])
     with pytest.raises(TypeError, match="folders: got 'adapter'; wanted a list of folders"):

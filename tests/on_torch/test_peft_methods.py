@@ -11,7 +11,7 @@ import transformers
 from torch import Tensor, nn
 
 import hyperloom.torch as hl
-from tests.on_torch.cases import shaken
+from tests._support.on_torch import shaken
 from tests.on_torch.peft_models import GROUPED
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
@@ -32,7 +32,7 @@ def block() -> nn.Module:
     return Block().double()
 
 
-def make(layout: Any, form: Any) -> hl.HyperNetwork:
+def adapted_block(layout: Any, form: Any) -> hl.HyperNetwork:
     return shaken(hl.HyperNetwork(block(), condition=hl.Vector(3), layout=layout, form=form), 0.3)
 
 
@@ -46,7 +46,7 @@ def test_lora_and_dora(rslora: bool, dora: bool) -> None:
     config = peft.LoraConfig(
         r=3, lora_alpha=5, target_modules=["key", "down"], use_rslora=rslora, use_dora=dora
     )
-    hnet = make(*hl.peft.choices(block(), config))
+    hnet = adapted_block(*hl.peft.choices(block(), config))
     theirs = peft.get_peft_model(block(), config)  # type: ignore[arg-type]
     loaded = peft.set_peft_model_state_dict(theirs, hl.peft.state_dict(hnet, CONDITION))
     assert not loaded.unexpected_keys
@@ -55,7 +55,7 @@ def test_lora_and_dora(rslora: bool, dora: bool) -> None:
 
 def test_ia3() -> None:
     form = {"up.weight": hl.Scale(), "down.weight": hl.Scale(inputs=True)}
-    hnet = make(dict.fromkeys(form, hl.Full()), form)
+    hnet = adapted_block(dict.fromkeys(form, hl.Full()), form)
     config = peft.IA3Config(target_modules=["up", "down"], feedforward_modules=["down"])
     theirs: Any = peft.get_peft_model(block(), config)  # type: ignore[arg-type]
     tensors, base = hnet.generate(CONDITION), dict(block().named_parameters())
@@ -92,7 +92,7 @@ def test_vera() -> None:
 
 
 def test_norms_only() -> None:
-    hnet = make({"norm.*": hl.Full()}, hl.Delta())
+    hnet = adapted_block({"norm.*": hl.Full()}, hl.Delta())
     theirs: Any = peft.get_peft_model(block(), peft.LNTuningConfig(target_modules=["norm"]))  # type: ignore[arg-type]
     with torch.no_grad():
         norm = theirs.base_model.model.norm.ln_tuning_layers["default"]
@@ -102,7 +102,7 @@ def test_norms_only() -> None:
 
 
 def test_biases_only() -> None:
-    hnet = make({"*.bias": hl.Full()}, hl.Delta())
+    hnet = adapted_block({"*.bias": hl.Full()}, hl.Delta())
     model: Any = block()
     with torch.no_grad():
         for name, value in hnet.generate(CONDITION).items():

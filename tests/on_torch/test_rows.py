@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 import hyperloom.torch as hl
 from tests._support.compare import close
-from tests.on_torch.cases import Attention, Tied, cnn, mlp, shaken
+from tests._support.on_torch import shaken
+from tests.on_torch.cases import Attention, Tied, cnn, mlp
 
 R = 7
 INDEX = torch.tensor([2, 0, 2, 2, 1, 0, 2])
@@ -95,7 +96,7 @@ TARGETS: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Tensor]]] = {
 FORMS = {"whole": hl.Whole(), "delta": hl.Delta(), "lora": hl.LoRA(2), "scale": hl.Scale()}
 
 
-def build(target: nn.Module, form: Any = None, **options: Any) -> hl.HyperNetwork:
+def over_matrices(target: nn.Module, form: Any = None, **options: Any) -> hl.HyperNetwork:
     named = {n for n, p in target.named_parameters() if p.ndim >= 2} if form else None
     layout = None if named is None else dict.fromkeys(sorted(named), hl.Full())
     options = {"layout": layout, "form": form, "condition": hl.Embedding(5, 3), **options}
@@ -130,7 +131,7 @@ def grads(y: Tensor, hnet: hl.HyperNetwork) -> list[Tensor]:
 @pytest.mark.parametrize("target", TARGETS)
 def test_rows_are_each_condition_on_its_rows(target: str, form: str) -> None:
     make, inputs = TARGETS[target]
-    hnet, x = build(make(), FORMS[form]), inputs(R)
+    hnet, x = over_matrices(make(), FORMS[form]), inputs(R)
     for index in (INDEX, INDEX.sort().values, torch.tensor([0, 0, 0, 2, 2, 2, 2])):
         y, wanted = hnet(x, condition=SOME, rows=index), by_hand(hnet, x, SOME, index)
         close(y, wanted)
@@ -142,14 +143,14 @@ def test_rows_are_each_condition_on_its_rows(target: str, form: str) -> None:
 
 def test_layouts_that_form_tensors() -> None:
     for layout in (hl.Chunked(7, embedding=2), hl.PerCondition(), hl.Grouped(embedding=2)):
-        hnet, x = build(mlp(), layout=layout), floats(4)(R)
+        hnet, x = over_matrices(mlp(), layout=layout), floats(4)(R)
         y, wanted = hnet(x, condition=SOME, rows=INDEX), by_hand(hnet, x, SOME, INDEX)
         close(y, wanted)
         close(grads(y, hnet), grads(wanted, hnet))
 
 
 def test_more_rows_belong_to_the_same_conditions() -> None:
-    hnet, x = build(mlp()), floats(4)(R)
+    hnet, x = over_matrices(mlp()), floats(4)(R)
     y = hnet(x.repeat_interleave(3, 0), condition=SOME, rows=INDEX)
     close(y, hnet(x, condition=SOME, rows=INDEX).repeat_interleave(3, 0))
 
@@ -163,7 +164,7 @@ def test_inputs_that_all_rows_share() -> None:
         def forward(self, x: Tensor, y: Tensor, *, z: Tensor) -> Tensor:
             return self.layer(x + y) * z
 
-    hnet, x = build(Two()), floats(4)(R)
+    hnet, x = over_matrices(Two()), floats(4)(R)
     shared, z = torch.randn(4).double(), torch.randn(R, 1).double()
     y = hnet(x, shared, condition=SOME, rows=INDEX, in_dims=(0, None), z=z)
     for i in range(R):
@@ -171,7 +172,7 @@ def test_inputs_that_all_rows_share() -> None:
 
 
 def test_rows_that_meet_are_run_one_condition_after_the_other() -> None:
-    hnet, x = build(Meets()), floats(4)(R)
+    hnet, x = over_matrices(Meets()), floats(4)(R)
     with pytest.warns(hl.SlowWarning, match="target: its rows meet"):
         y = hnet(x, condition=SOME, rows=INDEX)
     close(y, by_hand(hnet, x, SOME, INDEX))
@@ -193,7 +194,7 @@ def test_rows_that_meet_in_one_number_are_seen() -> None:
 
     for seed in range(8):
         torch.manual_seed(seed)
-        hnet, x = build(Largest()), floats(4)(R)
+        hnet, x = over_matrices(Largest()), floats(4)(R)
         with pytest.warns(hl.SlowWarning, match="its rows meet"):
             close(hnet(x, condition=SOME, rows=INDEX), by_hand(hnet, x, SOME, INDEX))
 
@@ -207,7 +208,7 @@ def test_rows_that_are_sorted_by_their_values_are_seen() -> None:
             y = self.layer(x[order]).tanh()
             return y[order.argsort()]
 
-    hnet, x = build(Sorting()), floats(4)(R)
+    hnet, x = over_matrices(Sorting()), floats(4)(R)
     first = x[x[:, 0].argsort()]
     with pytest.warns(hl.SlowWarning, match="it changes the order of its rows"):
         close(hnet(first, condition=SOME, rows=INDEX), by_hand(hnet, first, SOME, INDEX))
@@ -228,7 +229,7 @@ def test_rows_that_meet_are_seen_though_all_conditions_are_equal() -> None:
 
 def test_batch_statistics_are_those_of_each_condition() -> None:
     target = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
-    hnet = build(target)
+    hnet = over_matrices(target)
     each, x = copy.deepcopy(hnet), floats(4)(R)
     index = torch.tensor([2, 0, 2, 2, 1, 0, 1])
     with pytest.warns(hl.SlowWarning, match="running statistics"):
@@ -242,7 +243,7 @@ def test_batch_statistics_are_those_of_each_condition() -> None:
 
 
 def test_dropout_and_random_numbers_are_left_alone() -> None:
-    hnet = build(nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5)))
+    hnet = over_matrices(nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5)))
     x = floats(4)(R)
     state = torch.get_rng_state()
     first = hnet(x, condition=SOME, rows=INDEX)
@@ -259,7 +260,7 @@ def test_dropout_and_random_numbers_are_left_alone() -> None:
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_batch_is_the_same_by_rows_vmap_and_loop(target: str, form: str) -> None:
     make, inputs = TARGETS[target]
-    hnet, x = build(make(), FORMS[form]), inputs(6).unflatten(0, (3, 2))
+    hnet, x = over_matrices(make(), FORMS[form]), inputs(6).unflatten(0, (3, 2))
     found = {}
     for strategy in ("rows", "loop", *(("vmap",) if target != "branches" else ())):
         hnet.execution = hl.Execution(strategy=strategy)
@@ -271,14 +272,14 @@ def test_a_batch_is_the_same_by_rows_vmap_and_loop(target: str, form: str) -> No
 
 
 def test_ids_that_repeat_are_run_on_rows() -> None:
-    hnet, x = build(mlp(), layout=hl.Chunked(7, embedding=2)), floats(4)(12)
+    hnet, x = over_matrices(mlp(), layout=hl.Chunked(7, embedding=2)), floats(4)(12)
     repeated = torch.tensor([3, 1, 3, 3, 1, 1, 3, 3, 1, 3, 1, 3])
     y = hnet(x, condition=repeated)
     wanted = torch.stack([hnet(x[i], condition=repeated[i]) for i in range(12)])
     close(y, wanted)
     close(grads(y, hnet), grads(wanted, hnet))
     assert hnet.explain(x, condition=repeated).strategy == "rows"
-    met = build(Meets(), layout=hl.Chunked(7, embedding=2))
+    met = over_matrices(Meets(), layout=hl.Chunked(7, embedding=2))
     x = floats(2, 4)(12)
     wanted = torch.stack([met(x[i], condition=repeated[i]) for i in range(12)])
     close(met(x, condition=repeated), wanted)
@@ -289,7 +290,7 @@ def test_ids_that_repeat_are_run_on_rows() -> None:
 
 
 def test_a_bound_network_is_the_target() -> None:
-    hnet = build(Autoencoder()).eval()
+    hnet = over_matrices(Autoencoder()).eval()
     net = hnet.bind(3)
     x = floats(4)(5)
     close(net(x), hnet(x, condition=3))
@@ -310,7 +311,7 @@ def test_a_bound_network_is_the_target() -> None:
 
 
 def test_one_call_of_a_method() -> None:
-    hnet = build(Autoencoder())
+    hnet = over_matrices(Autoencoder())
     z = floats(2)(6).unflatten(0, (3, 2))
     plain: list[Any] = [hnet.instantiate(i) for i in SOME]
     each = [net.decode(own, scale=0.5) for net, own in zip(plain, z, strict=True)]
@@ -326,7 +327,7 @@ def test_one_call_of_a_method() -> None:
 
 @pytest.mark.parametrize("rows", [None, INDEX], ids=["one", "rows"])
 def test_gradients_flow_through_all_calls_of_one_bind(rows: Tensor | None) -> None:
-    hnet = build(Autoencoder(), hl.LoRA(2))
+    hnet = over_matrices(Autoencoder(), hl.LoRA(2))
     condition = SOME if rows is not None else 2
     net, x = hnet.bind(condition, rows=rows), floats(4)(R)
     loss = sum(net.decode(net.encode(x * k)).square().sum() for k in (1.0, 2.0))
@@ -340,7 +341,7 @@ def test_gradients_flow_through_all_calls_of_one_bind(rows: Tensor | None) -> No
 
 
 def test_only_what_a_method_uses_is_generated() -> None:
-    hnet = build(Autoencoder(), layout={"encoder.*": hl.PerCondition(), "*": hl.Full()})
+    hnet = over_matrices(Autoencoder(), layout={"encoder.*": hl.PerCondition(), "*": hl.Full()})
     net = hnet.bind(2)
     asked: list[str] = []
     worn, make = net._hand.worn, dict(net._hand.worn.make)
@@ -378,7 +379,7 @@ def test_the_backward_pass_may_run_it_again() -> None:
             return None, *found
 
     for condition, rows in ((2, None), (SOME, INDEX)):
-        hnet, x = build(Branches(), hl.LoRA(2)), floats(4)(R)
+        hnet, x = over_matrices(Branches(), hl.LoRA(2)), floats(4)(R)
         net, parameters = hnet.bind(condition, rows=rows), list(hnet.parameters())
         y = Again.apply(net, x, *parameters)
         found = torch.autograd.grad(y.square().sum(), parameters)
@@ -405,7 +406,7 @@ def test_binding_leaves_the_target_and_the_hypernetwork_alone() -> None:
 
 
 def test_what_is_told_of_rows_is_told_once() -> None:
-    hnet, x = build(Autoencoder()), floats(4)(R)
+    hnet, x = over_matrices(Autoencoder()), floats(4)(R)
     first, second = (hnet.explain(x, condition=SOME, rows=INDEX) for _ in range(2))
     assert str(first) == str(second)
     assert len({use.tensor for use in first.used}) == len(first.used) == 8
@@ -448,11 +449,11 @@ BAD_ROWS: dict[str, tuple[Any, type[Exception], str]] = {
 def test_bad_rows_are_refused(name: str) -> None:
     rows, kind, text = BAD_ROWS[name]
     with pytest.raises(kind, match=re.escape(text)):
-        build(mlp())(floats(4)(R), condition=SOME, rows=rows)
+        over_matrices(mlp())(floats(4)(R), condition=SOME, rows=rows)
 
 
 def test_bad_calls_are_refused() -> None:
-    hnet, x = build(Autoencoder()), floats(4)(R)
+    hnet, x = over_matrices(Autoencoder()), floats(4)(R)
     with pytest.raises(ValueError, match="rows: got rows= beside one condition; wanted a batch"):
         hnet(x, condition=1, rows=INDEX)
     with pytest.raises(ValueError, match=r"method: got 'decod'; wanted .*Did you mean 'decode'"):
@@ -473,11 +474,11 @@ def test_a_loss_over_all_rows_is_refused() -> None:
 
     text = r"the target's output: got shapes \(\); wanted tensors with rows in front. A loss over"
     with pytest.raises(ValueError, match=text):
-        build(Loss())(floats(4)(R), condition=SOME, rows=INDEX)
+        over_matrices(Loss())(floats(4)(R), condition=SOME, rows=INDEX)
 
 
 def test_a_bound_network_after_its_hypernetwork_changed() -> None:
-    hnet, x = build(Autoencoder()), floats(4)(R)
+    hnet, x = over_matrices(Autoencoder()), floats(4)(R)
     net = hnet.bind(2)
     hnet.add_conditions(1)
     with pytest.raises(ValueError, match="net: got a network that was bound before its"):

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import hyperloom.torch as hl
-from tests.on_torch.builders import shaken
+from tests._support.on_torch import shaken
 from tests.on_torch.small import IDS, Layer, X, close, of_ids
 
 

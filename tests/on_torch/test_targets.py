@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 import hyperloom.torch as hl
-from tests.on_torch.cases import shaken
+from tests._support.on_torch import shaken
 from tests.on_torch.modules import (
     NUM,
     TARGETS,
@@ -26,7 +26,6 @@ from tests.on_torch.modules import (
     Row,
     Structured,
     Writer,
-    build,
     close_leaves,
     floats,
     gradients,
@@ -34,6 +33,7 @@ from tests.on_torch.modules import (
     snapshot,
     unchanged,
     weight_norm,
+    with_target,
 )
 
 # vmap runs some operations one condition after the other, and says so.
@@ -47,7 +47,7 @@ MODES = {"train": (True, hl.Chunked(11, embedding=2)), "eval": (False, hl.Full()
 def test_unmodified(row: Row, mode: str) -> None:
     name, make, feeds = row
     training, layout = MODES[mode]
-    target, hnet = build(make, layout)
+    target, hnet = with_target(make, layout)
     hnet.train(training)
     if name == "writer":
         return  # every call changes its state: see below
@@ -72,7 +72,7 @@ def test_unmodified(row: Row, mode: str) -> None:
 
 
 def test_inputs_and_outputs_of_any_structure() -> None:
-    _, hnet = build(Structured)
+    _, hnet = with_target(Structured)
     x, scale, ids = floats(5, 4)(), floats(2)(), torch.tensor([1, 0, 1])
     y = hnet({"x": x}, scale=scale, power=2, condition=ids)
     assert type(y) is Outputs
@@ -83,7 +83,7 @@ def test_inputs_and_outputs_of_any_structure() -> None:
 
 
 def test_batch_norm_in_training_has_statistics_of_each_condition() -> None:
-    target, hnet = build(lambda: Residual(nn.BatchNorm2d))
+    target, hnet = with_target(lambda: Residual(nn.BatchNorm2d))
     before = snapshot(target)
     x, ids = floats(4, 2, 5, 5)(), torch.tensor([2, 0, 3])
     y = hnet(x, condition=ids)
@@ -117,7 +117,7 @@ RECURRENT = [
 
 @pytest.mark.parametrize("make", [make for _, make in RECURRENT], ids=[n for n, _ in RECURRENT])
 def test_recurrent_targets(make: Callable[[], nn.Module]) -> None:
-    target, hnet = build(make)
+    target, hnet = with_target(make)
     before = snapshot(target)
     x = floats(2, 5, 3)()
     for i in (0, 2, 0):
@@ -143,7 +143,7 @@ CELLS = [
 
 @pytest.mark.parametrize("make", [make for _, make in CELLS], ids=[n for n, _ in CELLS])
 def test_recurrent_cells(make: Callable[[], nn.Module]) -> None:
-    _, hnet = build(make)
+    _, hnet = with_target(make)
     x, ids = floats(2, 3)(), torch.tensor([0, 3, 1])
     batched = hnet(x, condition=ids)
     each = [hnet(x[i], condition=ids[i]) for i in range(NUM)]
@@ -154,7 +154,7 @@ def test_recurrent_cells(make: Callable[[], nn.Module]) -> None:
 
 def test_dropout_has_a_mask_for_each_condition() -> None:
     for net in (nn.Sequential(nn.Linear(4, 50), nn.Dropout(0.5)), Dropping()):
-        _, hnet = build(lambda net=net: net)
+        _, hnet = with_target(lambda net=net: net)
         x = torch.ones(3, 4, dtype=torch.float64)
         zeros = hnet(x, condition=torch.zeros(6, dtype=torch.int64), in_dims=None) == 0
         assert 0.3 < zeros.double().mean() < 0.7
@@ -176,7 +176,7 @@ class Dropping(nn.Module):
 
 
 def test_a_parametrised_target_generates_the_originals() -> None:
-    _, hnet = build(weight_norm)
+    _, hnet = with_target(weight_norm)
     names = [entry.tensor for entry in hnet.plan.entries]
     assert "0.parametrizations.weight.original0" in names
     assert "0.weight" not in names
@@ -185,7 +185,7 @@ def test_a_parametrised_target_generates_the_originals() -> None:
     close_leaves(
         norms, hnet.generate(1)["0.parametrizations.weight.original0"].abs().flatten().detach()
     )
-    _, hnet = build(orthogonal("cayley"))
+    _, hnet = with_target(orthogonal("cayley"))
     plain = hnet.instantiate(2)
     weight = plain.weight
     # Its base was made in float32.
@@ -205,7 +205,7 @@ class Branching(nn.Module):
 
 
 def test_control_flow_on_numbers_is_run_in_a_loop() -> None:
-    target, hnet = build(Branching)
+    target, hnet = with_target(Branching)
     before, x = snapshot(target), floats(5, 4)()
     close_leaves(hnet(x[0], condition=0), hnet.instantiate(0)(x[0]).detach())
     with pytest.warns(hl.SlowWarning, match="control flow"):
@@ -216,7 +216,7 @@ def test_control_flow_on_numbers_is_run_in_a_loop() -> None:
 
 @pytest.mark.parametrize("mode", [False, True], ids=["eval", "train"])
 def test_a_write_into_a_buffer_is_kept(mode: bool) -> None:
-    target, hnet = build(Writer)
+    target, hnet = with_target(Writer)
     before, copied, x = snapshot(target), copy.deepcopy(hnet.train(mode)), floats(5, 4)()
     with pytest.warns(hl.SlowWarning, match="one after the other"):
         y = hnet(x, condition=[0, 1, 2])

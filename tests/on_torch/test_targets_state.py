@@ -18,12 +18,12 @@ from tests.on_torch.modules import (
     Autoencoder,
     Residual,
     Row,
-    build,
     encoder,
     floats,
     snapshot,
     unchanged,
     weight_norm,
+    with_target,
 )
 
 # vmap runs some operations one condition after the other, and says so.
@@ -47,7 +47,7 @@ class Failing(nn.Module):
 
 @pytest.mark.parametrize("condition", [1, [0, 1, 2]], ids=["one", "batch"])
 def test_an_exception_leaves_everything_as_it_was(condition: Any) -> None:
-    target, hnet = build(Failing)
+    target, hnet = with_target(Failing)
     before, own = snapshot(target), snapshot(hnet)
     x = floats(5, 4)() if isinstance(condition, list) else floats(5, 4)()[0]
     y = hnet(x, False, condition=condition)
@@ -80,7 +80,7 @@ HOLDERS: list[Row] = [
 @pytest.mark.parametrize("row", HOLDERS, ids=lambda row: row[0])
 def test_nothing_of_a_call_is_held(row: Row, batched: bool) -> None:
     _, make, feeds = row
-    _, hnet = build(make)
+    _, hnet = with_target(make)
     x = [feed() for feed in feeds]
     made = hnet.generate([0, 1, 2] if batched else 0)
     held = {n: weakref.ref(tensor) for n, tensor in made.items()}
@@ -94,7 +94,7 @@ def test_nothing_of_a_call_is_held(row: Row, batched: bool) -> None:
 
 def test_a_copy_of_a_hypernetwork_is_one_of_its_own() -> None:
     for make in (lambda: nn.LSTM(4, 3), lambda: nn.Sequential(nn.Linear(4, 3), nn.Tanh())):
-        _, hnet = build(make)
+        _, hnet = with_target(make)
         x = torch.randn(5, 4, dtype=torch.float64)
         y = tree_leaves(hnet(x, condition=1))[0]
         copied = copy.deepcopy(hnet)
@@ -119,7 +119,7 @@ class Waiting(nn.Module):
 
 
 def test_threads_do_not_see_each_others_tensors() -> None:
-    _, hnet = build(Waiting)
+    _, hnet = with_target(Waiting)
     x = torch.randn(5, 4, dtype=torch.float64)
     expected = [hnet(x, condition=i).detach() for i in range(4)]
     with ThreadPoolExecutor(4) as pool:

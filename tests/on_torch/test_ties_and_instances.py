@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 import hyperloom.torch as hl
-from tests.on_torch.builders import LAYOUTS, X, close, identical, make, mlp, shaken
+from tests._support.on_torch import shaken
+from tests.on_torch.builders import LAYOUTS, X, close, identical, make, mlp
 from tests.on_torch.snapshots import unchanged
 
 # ---- ties ----------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ class Adapted(nn.Module):
         return output
 
 
-def make(checkpointed: bool = False) -> Adapted:
+def adapted_llama(checkpointed: bool = False) -> Adapted:
     base: Any = FAMILIES["llama"].make()
     if checkpointed:
         base.gradient_checkpointing_enable()
@@ -86,7 +86,7 @@ def moved(model: nn.Module) -> dict[str, Tensor]:
 
 
 def test_accumulated_gradients_are_those_of_the_batch(tmp_path: Path) -> None:
-    models = [make(), make()]
+    models = [adapted_llama(), adapted_llama()]
     sizes = ((8, 1), (2, 4))
     for model, (size, steps) in zip(models, sizes, strict=True):
         trained(
@@ -97,7 +97,7 @@ def test_accumulated_gradients_are_those_of_the_batch(tmp_path: Path) -> None:
             max_steps=2,
             save_strategy="no",
         )
-    start, whole, parts = moved(make()), moved(models[0]), moved(models[1])
+    start, whole, parts = moved(adapted_llama()), moved(models[0]), moved(models[1])
     assert any(not torch.equal(start[name], whole[name]) for name in start)
     for name, value in whole.items():
         torch.testing.assert_close(parts[name], value, rtol=1e-4, atol=1e-6)
@@ -105,25 +105,25 @@ def test_accumulated_gradients_are_those_of_the_batch(tmp_path: Path) -> None:
 
 def test_the_hypernetwork_itself_is_not_taken_for_one_that_scales_its_loss(tmp_path: Path) -> None:
     options = transformers.TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[])
-    trainer = transformers.Trainer(model=make().hnet, args=options)
+    trainer = transformers.Trainer(model=adapted_llama().hnet, args=options)
     assert not trainer.model_accepts_loss_kwargs
 
 
 def test_checkpoints_hold_the_generator_and_resume(tmp_path: Path) -> None:
     options: dict[str, Any] = {"per_device_train_batch_size": 4, "num_train_epochs": 2}
     options |= {"save_strategy": "epoch"}
-    model = make()
+    model = adapted_llama()
     trained(model, tmp_path, **options)
     held = load_file(tmp_path / "checkpoint-2" / "model.safetensors")
     assert {name for name in held if not name.endswith("fingerprint")} == set(moved(model))
-    again = make()
+    again = adapted_llama()
     trained(again, tmp_path, str(tmp_path / "checkpoint-2"), **options)
     for name, value in moved(model).items():
         torch.testing.assert_close(moved(again)[name], value)
 
 
 def test_a_base_that_checkpoints_its_activations(tmp_path: Path) -> None:
-    models = [make(), make(checkpointed=True)]
+    models = [adapted_llama(), adapted_llama(checkpointed=True)]
     for i, model in enumerate(models):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -135,8 +135,8 @@ def test_a_base_that_checkpoints_its_activations(tmp_path: Path) -> None:
 
 def test_accelerate() -> None:
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
-    plain = make()
-    model = make()
+    plain = adapted_llama()
+    model = adapted_llama()
     rows = {name: torch.tensor([row[name] for row in data()]) for name in data()[0]}
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     prepared, optimizer = accelerator.prepare(model, optimizer)

@@ -24,8 +24,18 @@ from torch.func import (
     vmap,
 )
 
-from tests.on_torch.cases import DIM, FORMS, LAYOUTS, TARGETS, Case
-from tests.on_torch.models import Model, Tensors, along, close, difference, loss, make, randoms
+from tests._support.cases import DIM, FORMS, LAYOUTS
+from tests.on_torch.cases import TARGETS, Case
+from tests.on_torch.models import (
+    Model,
+    Tensors,
+    along,
+    close,
+    difference,
+    loss,
+    model_of_case,
+    randoms,
+)
 
 # What torch imports for forward mode uses its own torch.jit.script.
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
@@ -39,7 +49,7 @@ FORMED = [("mlp", "full", "none", form) for form in FORMS if form != "whole"]
 @pytest.fixture(params=[*EACH, *TRUNKED, *FORMED], ids="-".join)
 def model(request: pytest.FixtureRequest) -> Model:
     """A model for every layout, every target, every trunk and every form."""
-    return make(*request.param)
+    return model_of_case(*request.param)
 
 
 # ---- vmap ---------------------------------------------------------------------------------------
@@ -80,7 +90,7 @@ def test_vmap_of_generate(model: Model) -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_vmap_over_hypernetworks(layout: str) -> None:
     """stack_module_state works on hypernetworks too: an ensemble of generators."""
-    models = [make("mlp", layout, seed=seed) for seed in range(3)]
+    models = [model_of_case("mlp", layout, seed=seed) for seed in range(3)]
     first = models[0]
     for model in models:  # what is frozen is not stacked: an ensemble has one base
         for name, value in first.hnet.kept.tensors():
@@ -316,14 +326,14 @@ def test_noise_under_vmap_is_drawn_for_each_condition() -> None:
 
 
 def test_an_id_out_of_range_under_vmap_is_not_silent() -> None:
-    model = make("mlp", "full")
+    model = model_of_case("mlp", "full")
     with pytest.raises(IndexError):
         vmap(lambda i: model.hnet(model.x, condition=(i, model.vector)))(torch.tensor([0, 99]))
 
 
 def test_a_wrong_gradient_is_seen() -> None:
     """The difference quotient tells a gradient that is off by one part in a million."""
-    model = make("mlp", "mixed")
+    model = model_of_case("mlp", "mixed")
 
     def fn(parameters: Tensors) -> Tensor:
         return loss(model.call(parameters, model.inputs, model.ids, model.vectors))

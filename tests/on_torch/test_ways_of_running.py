@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import hyperloom.torch as hl
-from tests.on_torch.cases import CASES, NUM_IDS, Case, pick
+from tests._support.cases import NUM_IDS, pick
+from tests.on_torch.cases import CASES, Case
 from tests.on_torch.test_batch_equals_loop import PER_LAYOUT, close, grads
 
 # The cost model has a say where a linear head or a bank gives the numbers.

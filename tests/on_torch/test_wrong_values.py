@@ -6,7 +6,7 @@ import functools
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 import hyperloom as core
 import hyperloom.torch as hl
+from tests import wrong_values
 from tests.core.test_wrong_values import ELSEWHERE, missing
 from tests.on_torch.snapshots import refused, snapshot
-from tests.wrong_values import BOOLS, LEADS, NOT_NEGATIVE, WRONG, Door, knock, public
+from tests.wrong_values import BOOLS, NOT_NEGATIVE, WRONG, Door, knock, public
 
 TENSORS: dict[str, Any] = {
     "an int tensor": torch.ones(2, 3, dtype=torch.int64),
@@ -115,17 +116,7 @@ NONE = ("None",)
 EMPTY = ("None", "an empty dict")
 
 
-def door(
-    name: str,
-    call: Callable[..., Any],
-    good: Mapping[str, Any] | Callable[[], Mapping[str, Any]],
-    legal: Mapping[str, Any] | None = None,
-    **leads: str,
-) -> Door:
-    def make() -> Mapping[str, Any]:
-        return good() if callable(good) else dict(good)
-
-    return Door(name, call, make, legal or {}, TENSORS, leads={**LEADS, **leads})
+door = functools.partial(wrong_values.door, TENSORS)
 
 
 def calls(method: str, function: Callable[[hl.HyperNetwork], Callable[..., Any]]) -> list[Door]:

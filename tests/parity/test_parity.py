@@ -25,7 +25,9 @@ from hyperloom._core.reference import executor
 from hyperloom.torch._generate import heads, numbers
 from hyperloom.torch._tools.checkpoint import neutral_tensors
 from tests._support import compare
-from tests.on_torch.cases import CASES, FORMS, LAYOUTS, TARGETS, Case, mlp, pick, shaken
+from tests._support.cases import FORMS, LAYOUTS, pick
+from tests._support.on_torch import shaken
+from tests.on_torch.cases import CASES, TARGETS, Case, mlp
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-6}
 # The oracle cannot run modules of the user's own.
@@ -43,12 +45,12 @@ def check(hnet: hl.HyperNetwork, conditions: Any, num: int, dtype: torch.dtype) 
         expected = executor.generate(hnet.plan, arrays, raw)
         assert list(expected) == list(made) == [entry.tensor for entry in hnet.plan.entries]
         for name, value in expected.items():
-            close(made[name][i], value, dtype)
+            close_to_oracle(made[name][i], value, dtype)
             if i == 0:
-                close(alone[name], value, dtype)
+                close_to_oracle(alone[name], value, dtype)
 
 
-def close(actual: Tensor, expected: np.ndarray, dtype: torch.dtype) -> None:
+def close_to_oracle(actual: Tensor, expected: np.ndarray, dtype: torch.dtype) -> None:
     assert actual.dtype == dtype
     compare.close(actual, expected, TOLERANCE[dtype], scaled=True)
 
@@ -108,7 +110,7 @@ def test_conditions_inside_conditions() -> None:
     for i in range(3):
         raw = (_value(a[i]), (_value(b[i]), _value(ids[i]), _value(c[i])))
         for name, value in executor.generate(hnet.plan, arrays, raw).items():
-            close(made[name][i].detach(), value, torch.float64)
+            close_to_oracle(made[name][i].detach(), value, torch.float64)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +190,7 @@ def test_forms_by_their_formulas(form: Any, formula: Callable[..., Any]) -> None
         parts.append(row[piece.start : piece.start + size].reshape(piece.shape))
     base = arrays.get("banks.0", arrays.get("bases.weight"))
     expected = formula(base, *parts)
-    close(hnet.generate(vector)["weight"].detach(), expected, torch.float64)
+    close_to_oracle(hnet.generate(vector)["weight"].detach(), expected, torch.float64)
 
 
 # ---- drawn targets and layouts ------------------------------------------------------------------

@@ -28,7 +28,8 @@ from hyperloom.jax._tools.checkpoint import neutral_tensors
 from hyperloom.torch._tools.checkpoint import neutral_tensors as torch_tensors
 from tests._support import compare
 from tests._support.cases import FORMS, LAYOUTS, TARGETS, pick
-from tests.on_jax.cases import CASES, LINEN, Case, mlp, shaken
+from tests._support.on_jax import shaken
+from tests.on_jax.cases import CASES, LINEN, Case, mlp
 from tests.on_jax.test_batch_equals_loop import cover
 
 # The oracle cannot run modules of the user's own.

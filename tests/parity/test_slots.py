@@ -9,8 +9,9 @@ import torch
 from torch.utils._pytree import tree_map
 
 import hyperloom.torch as hl
+from tests._support.on_torch import shaken
 from tests._support.slots import CASES, NUM, raw
-from tests.on_torch.cases import mlp, shaken
+from tests.on_torch.cases import mlp
 from tests.parity.test_parity import check
 
 

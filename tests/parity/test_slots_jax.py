@@ -11,8 +11,9 @@ import pytest
 from flax import nnx
 
 import hyperloom.jax as hl
+from tests._support.on_jax import shaken
 from tests._support.slots import CASES, raw
-from tests.on_jax.cases import mlp, shaken
+from tests.on_jax.cases import mlp
 from tests.parity.test_parity_jax import check
 
 

@@ -17,7 +17,8 @@ import hyperloom.jax as hj
 import hyperloom.torch as ht
 from hyperloom.jax._tools.checkpoint import neutral_tensors
 from hyperloom.torch._tools.checkpoint import neutral_tensors as torch_tensors
-from tests.on_jax.cases import mlp, shaken  # 50 numbers
+from tests._support.on_jax import shaken
+from tests.on_jax.cases import mlp  # 50 numbers
 from tests.parity.test_parity_jax import check, close, stub
 
 CASES: dict[str, dict[str, Any]] = {

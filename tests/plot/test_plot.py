@@ -23,7 +23,7 @@ def target() -> nn.Module:
     return nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2))
 
 
-def build(**choices: Any) -> hl.HyperNetwork:
+def embedded(**choices: Any) -> hl.HyperNetwork:
     torch.manual_seed(0)
     chosen: dict[str, Any] = {"condition": hl.Embedding(4, 3), "trunk": hl.MLP(6), **choices}
     return hl.HyperNetwork(target(), **chosen)
@@ -32,7 +32,7 @@ def build(**choices: Any) -> hl.HyperNetwork:
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("plot") / "four.safetensors"
-    hl.save(build(layout=hl.Chunked(10, embedding=3)), path)
+    hl.save(embedded(layout=hl.Chunked(10, embedding=3)), path)
     return path
 
 
@@ -51,7 +51,7 @@ def points(figure: Figure) -> np.ndarray:
     ids=str,
 )
 def test_a_file_is_drawn_as_its_hypernetwork(layout: Any, tmp_path: Path) -> None:
-    hnet = build(layout=layout)
+    hnet = embedded(layout=layout)
     hl.save(hnet, tmp_path / "x.safetensors")
     live, read = Live(hnet), read_saved(tmp_path / "x.safetensors")
     np.testing.assert_allclose(read.encode(range(4)), live.encode(range(4)), rtol=1e-6)
@@ -67,7 +67,7 @@ def test_a_file_is_drawn_as_its_hypernetwork(layout: Any, tmp_path: Path) -> Non
 
 
 def test_the_map_keeps_distances_of_conditions_in_a_plane() -> None:
-    hnet = build(condition=hl.Vector(5))
+    hnet = embedded(condition=hl.Vector(5))
     flat = np.random.RandomState(0).normal(size=(6, 2)) @ np.eye(2, 5)
     figure = plot.conditions(hnet, torch.tensor(flat, dtype=torch.float32), labels=list("abcdef"))
     places = points(figure)
@@ -77,7 +77,7 @@ def test_the_map_keeps_distances_of_conditions_in_a_plane() -> None:
 
 
 def test_similarity_is_the_cosine_of_what_differs() -> None:
-    hnet = build()
+    hnet = embedded()
     figure = plot.similarity(hnet)
     flat = hl.flatten(hnet.generate(range(4)), hnet.plan).detach()
     wanted = torch.cosine_similarity(
@@ -88,7 +88,7 @@ def test_similarity_is_the_cosine_of_what_differs() -> None:
 
 
 def test_a_tensor_is_an_image_for_each_condition() -> None:
-    hnet = build()
+    hnet = embedded()
     figure = plot.tensor(hnet, "0.weight", [2, 0])
     first = np.asarray(figure.axes[0].images[0].get_array())
     np.testing.assert_allclose(first, hnet.generate(2)["0.weight"].detach(), rtol=1e-6)
@@ -107,7 +107,7 @@ def test_weights_stand_beside_the_target_s_own(file: Path) -> None:
 
 @pytest.mark.parametrize("layout", [hl.Full(), hl.PerCondition()], ids=str)
 def test_a_path_begins_and_ends_at_its_conditions(layout: Any) -> None:
-    hnet = build(layout=layout)
+    hnet = embedded(layout=layout)
     between = saved(hnet).between(1, 3, 5).generate(range(5))
     for name, value in hnet.generate([1, 3]).items():
         np.testing.assert_allclose(between[name][[0, -1]], value.detach(), rtol=1e-4, atol=1e-6)
@@ -121,14 +121,14 @@ def test_a_path_is_a_gif_there_and_back(file: Path, tmp_path: Path) -> None:
 
 
 def test_layers_of_a_report() -> None:
-    report = build().doctor(torch.randn(4, 6, 4), condition=range(4))
+    report = embedded().doctor(torch.randn(4, 6, 4), condition=range(4))
     figure = plot.layers(report)
     heights = [bar.get_height() for bar in figure.axes[0].containers[0]]
     assert heights == [x.activation for x in report.readings.layers]
 
 
 def test_curves_of_readings() -> None:
-    hnet = build()
+    hnet = embedded()
     history = [hl.readings(hnet, range(4)) for _ in range(3)]
     figure = plot.curves(history, steps=[0, 10, 20])
     titles = [axes.get_title("left") for axes in figure.axes]
@@ -155,11 +155,11 @@ def refusal(kind: type[Exception], function: Any, *arguments: Any, **options: An
 
 
 def test_what_cannot_be_drawn_is_refused(file: Path, tmp_path: Path) -> None:
-    hnet = build()
+    hnet = embedded()
     assert refusal(TypeError, plot.conditions, 3) == (
         "hnet: got 3; wanted a HyperNetwork, or the path of a checkpoint."
     )
-    assert refusal(ValueError, plot.conditions, build(condition=hl.Vector(2))) == (
+    assert refusal(ValueError, plot.conditions, embedded(condition=hl.Vector(2))) == (
         "conditions: got none, and Vector(2) has no ids; wanted a batch of conditions."
     )
     assert refusal(ValueError, plot.similarity, hnet, [1]) == (
@@ -180,7 +180,7 @@ def test_what_cannot_be_drawn_is_refused(file: Path, tmp_path: Path) -> None:
     assert refusal(ValueError, plot.curves, []) == (
         "history: got no readings; wanted a dict of hl.readings for each time."
     )
-    lora = build(form={"*.weight": hl.LoRA(1)})
+    lora = embedded(form={"*.weight": hl.LoRA(1)})
     hl.save(lora, tmp_path / "lora.safetensors")
     assert refusal(ValueError, plot.similarity, tmp_path / "lora.safetensors") == (
         "checkpoint: got a file without the base of '0.weight'; wanted one with it. "

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 import hyperloom.torch as hl
 from tests._support.compare import close as close
-from tests.on_torch.cases import shaken
+from tests._support.on_torch import shaken
 
 NUM = 3  # conditions in a batch
 IDS = (2, 0, 1)  # not in order, so that a pairing by position would show

@@ -8,9 +8,9 @@ from typing import Any
 
 from hyperloom._core.backend.walk import bank_of, base_of
 from hyperloom._core.choices.structure import Structure
+from hyperloom._core.pieces import Piece
 from hyperloom._core.plan.contraction import from_rows, is_shared, sum_of_rows
 from hyperloom._core.plan.plan import NO_PIECE, Entry, Plan
-from hyperloom._core.records import Piece
 from hyperloom._core.target.spec import TensorSpec
 
 

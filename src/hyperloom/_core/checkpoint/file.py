@@ -21,8 +21,9 @@ from hyperloom._core.choices.conditions import Concat, Custom
 from hyperloom._core.choices.statistics import Statistics
 from hyperloom._core.choices.trunks import CustomTrunk
 from hyperloom._core.errors import CheckpointError, a_mapping, a_path, message
+from hyperloom._core.pieces import Piece
 from hyperloom._core.plan.plan import Plan
-from hyperloom._core.records import Piece, Start
+from hyperloom._core.records import Start
 
 FORMAT = 1
 

@@ -13,7 +13,8 @@ from hyperloom._core.choices.forms import Form
 from hyperloom._core.choices.layouts import Layout
 from hyperloom._core.choices.structure import Structure
 from hyperloom._core.errors import finite_float, message, shown
-from hyperloom._core.records import Bank, Head, Part, Piece, Placement, Source, Start
+from hyperloom._core.pieces import Piece, Placement
+from hyperloom._core.records import Bank, Head, Part, Source, Start
 from hyperloom._core.target.spec import TensorSpec
 
 

@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable
 
 from hyperloom._core.choices.structure import Plain
+from hyperloom._core.pieces import Piece
 from hyperloom._core.plan.cost import Layer, choose, is_forced
 from hyperloom._core.plan.plan import Entry, Plan
-from hyperloom._core.records import Piece
 
 
 def from_rows(plan: Plan, piece: Piece) -> bool:

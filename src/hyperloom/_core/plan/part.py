@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
+from hyperloom._core.pieces import Piece
 from hyperloom._core.plan.plan import Plan
-from hyperloom._core.records import Head, Piece
+from hyperloom._core.records import Head
 
 Range = tuple[int, int]
 

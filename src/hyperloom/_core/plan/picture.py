@@ -8,8 +8,9 @@ from html import escape
 from typing import Any
 
 from hyperloom._core.errors import message, shown
+from hyperloom._core.pieces import Piece
 from hyperloom._core.plan.plan import Entry, Plan, draw_head, shape_text
-from hyperloom._core.records import Head, Piece
+from hyperloom._core.records import Head
 from hyperloom._core.tables import human
 
 WIDTH, MARGIN, ROW = 640, 16, 18

@@ -12,7 +12,8 @@ from hyperloom._core.choices.forms import Form, Whole
 from hyperloom._core.choices.structure import Plain, Structure
 from hyperloom._core.choices.trunks import Trunk
 from hyperloom._core.errors import positive_int
-from hyperloom._core.records import Bank, Head, Piece, SlotTable
+from hyperloom._core.pieces import Piece
+from hyperloom._core.records import Bank, Head, SlotTable
 from hyperloom._core.tables import human
 from hyperloom._core.target.spec import TargetSpec
 

@@ -28,7 +28,6 @@ from hyperloom._core.plan.axes import with_axes
 from hyperloom._core.plan.compile import compile_plan
 from hyperloom._core.plan.plan import Plan
 from hyperloom._core.target.spec import TargetSpec
-from hyperloom.jax._arrays import ranks_promoted
 from hyperloom.jax._generate.conditions import (
     ConcatCondition,
     EmbeddingCondition,
@@ -47,6 +46,7 @@ from hyperloom.jax._generate.sets import ContextCondition
 from hyperloom.jax._generate.slots import make_tables
 from hyperloom.jax._generate.trunks import build_trunk, neutral_trunk
 from hyperloom.jax._target.adaptor import Read
+from hyperloom.jax._target.arrays import ranks_promoted
 from hyperloom.jax._target.read import read_target
 from hyperloom.jax._target.variables import Fixed, Param, is_traced, walk
 

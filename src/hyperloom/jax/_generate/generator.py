@@ -14,9 +14,9 @@ from hyperloom._core.backend.factors import Factors, join_factors
 from hyperloom._core.backend.views import need_carry
 from hyperloom._core.errors import positive_int
 from hyperloom._core.plan.plan import Plan
-from hyperloom.jax._arrays import ranks_promoted
 from hyperloom.jax._generate.encoded import Encoded
 from hyperloom.jax._generate.numbers import assemble, cut, raw_numbers, slot_features
+from hyperloom.jax._target.arrays import ranks_promoted
 from hyperloom.jax._target.streams import draw
 from hyperloom.jax._target.variables import Fixed, arrays_of
 

@@ -13,12 +13,12 @@ from jax import Array
 
 from hyperloom._core.backend.checks import check_trunk_output
 from hyperloom._core.choices.slot_trunks import Perceiver, Transformer
-from hyperloom.jax._arrays import ARRAY
 from hyperloom.jax._generate.activations import ACTIVATIONS
 from hyperloom.jax._generate.attention import Attention, Elements, LayerNorm, Linear
 from hyperloom.jax._generate.draws import Start
 from hyperloom.jax._generate.encoded import Encoded
 from hyperloom.jax._generate.slots import beside
+from hyperloom.jax._target.arrays import ARRAY
 
 
 class Stage(nnx.Module):

@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 from flax import nnx
 
 from hyperloom._core.errors import did_you_mean, message
-from hyperloom.jax._arrays import is_array
 from hyperloom.jax._generate.generator import Generator
 from hyperloom.jax._generate.norms import IdNorm
 from hyperloom.jax._generate.table import Table
+from hyperloom.jax._target.arrays import is_array
 from hyperloom.jax._target.variables import Hole, Variable, is_random
 
 Owner = TypeVar("Owner", bound=nnx.Module)

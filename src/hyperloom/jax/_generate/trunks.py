@@ -16,7 +16,6 @@ from hyperloom._core.choices.deconv import Deconv
 from hyperloom._core.choices.slot_trunks import Perceiver, Transformer
 from hyperloom._core.choices.trunks import MLP, CustomTrunk, Linear, Trunk
 from hyperloom._core.errors import call_it, message
-from hyperloom.jax._arrays import ARRAY
 from hyperloom.jax._generate.activations import ACTIVATIONS
 from hyperloom.jax._generate.conditions import num_learned, output_width
 from hyperloom.jax._generate.deconv import DeconvTrunk
@@ -25,6 +24,7 @@ from hyperloom.jax._generate.linen import class_name
 from hyperloom.jax._generate.norms import IdNorm, make_statistics, over_rows, standard
 from hyperloom.jax._generate.slot_trunks import CustomSlotTrunk, PerceiverTrunk, TransformerTrunk
 from hyperloom.jax._generate.slots import beside
+from hyperloom.jax._target.arrays import ARRAY
 
 
 class LinearTrunk(nnx.Module):

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from hyperloom._core.plan.cost import Layer
-from hyperloom.jax._arrays import estimated
 from hyperloom.jax._rules.products import Context
+from hyperloom.jax._target.arrays import estimated
 from hyperloom.jax._weights.factors import Factor, add_up, chain
 from hyperloom.jax._weights.weights import StructuredWeight, Term, combination, inner_labels
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from jax.extend import core
 
-from hyperloom.jax._arrays import ranks_promoted
 from hyperloom.jax._rules.products import Context
+from hyperloom.jax._target.arrays import ranks_promoted
 from hyperloom.jax._weights.weights import Joined, StructuredWeight
 
 Made = Sequence[Any] | None

@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from hyperloom.jax._arrays import ranks_promoted
 from hyperloom.jax._rules import control, equations
 from hyperloom.jax._rules.evaluate import evaluate, to_dense
 from hyperloom.jax._rules.products import Context
+from hyperloom.jax._target.arrays import ranks_promoted
 from hyperloom.jax._weights.choose import Record, device_class
 from hyperloom.jax._weights.weights import StructuredWeight, formed
 

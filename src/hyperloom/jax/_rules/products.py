@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array, lax
 
 from hyperloom._core.plan.cost import Layer, choose
-from hyperloom.jax._arrays import estimated
+from hyperloom.jax._target.arrays import estimated
 from hyperloom.jax._weights.choose import Record, device_class
 from hyperloom.jax._weights.factors import Factor, add_up, chain, chain_operations, multiply, outer
 from hyperloom.jax._weights.weights import StructuredWeight, Term, combination, inner_labels

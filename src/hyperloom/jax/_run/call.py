@@ -13,11 +13,11 @@ from flax import nnx
 from jax import Array
 
 from hyperloom._core.errors import a_bool
-from hyperloom.jax._arrays import estimated
 from hyperloom.jax._run.checks import check_state
 from hyperloom.jax._run.pairing import Dims, PairedInputs, flat_batch
 from hyperloom.jax._run.runner import Runner
 from hyperloom.jax._target.adaptor import Method
+from hyperloom.jax._target.arrays import estimated
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,10 +12,10 @@ from hyperloom._core.backend import checks
 from hyperloom._core.backend.factors import Factors, dense, rows_first
 from hyperloom._core.errors import a_mapping, did_you_mean, message, shown
 from hyperloom._core.plan.plan import Plan
-from hyperloom.jax._arrays import ARRAY, is_array, is_key
 from hyperloom.jax._generate.generator import Generator
 from hyperloom.jax._run.pairing import flat_batch
 from hyperloom.jax._run.runner import Runner
+from hyperloom.jax._target.arrays import ARRAY, is_array, is_key
 from hyperloom.jax._weights.weights import factored
 
 

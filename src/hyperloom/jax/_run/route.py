@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from hyperloom._core.errors import message
 from hyperloom._core.plan.contraction import made_bytes
 from hyperloom._core.plan.plan import Plan
-from hyperloom.jax._arrays import estimated
 from hyperloom.jax._run.call import Call
 from hyperloom.jax._run.runner import Runner
+from hyperloom.jax._target.arrays import estimated
 from hyperloom.jax._weights.make import worth_objects
 
 

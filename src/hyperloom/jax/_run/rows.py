@@ -12,12 +12,12 @@ from jax import Array
 
 from hyperloom._core.backend.rows import check_rows, groups_of_equal_counts
 from hyperloom._core.errors import message
-from hyperloom.jax._arrays import is_key
 from hyperloom.jax._run.call import Asked, Call, split_keys
 from hyperloom.jax._run.pairing import PairedInputs, as_array
 from hyperloom.jax._run.runner import Runner
 from hyperloom.jax._run.strategies import Result
 from hyperloom.jax._target.adaptor import Notes
+from hyperloom.jax._target.arrays import is_key
 
 # Conditions `(K,)` with equally many rows, the places of these `(K, N)`, and their call.
 Rows = tuple[np.ndarray, np.ndarray, Call]

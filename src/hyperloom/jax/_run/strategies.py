@@ -9,12 +9,12 @@ from typing import Any
 import jax
 from jax import Array
 
-from hyperloom.jax._arrays import estimated, is_array
 from hyperloom.jax._rules import interpret
 from hyperloom.jax._run.call import Call
 from hyperloom.jax._run.mapped import mapped
 from hyperloom.jax._run.runner import Runner
 from hyperloom.jax._target.adaptor import Notes
+from hyperloom.jax._target.arrays import estimated, is_array
 from hyperloom.jax._weights.choose import Record
 
 Result = tuple[Any, dict[str, Any]]

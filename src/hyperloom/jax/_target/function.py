@@ -14,8 +14,8 @@ from jax.tree_util import Partial, keystr, tree_flatten_with_path
 
 from hyperloom._core.errors import call_it, message, shown
 from hyperloom._core.target.spec import TargetSpec
-from hyperloom.jax._arrays import is_array
 from hyperloom.jax._target.adaptor import Adaptor, Box, Method, Notes, Pure, Read, method_of
+from hyperloom.jax._target.arrays import is_array
 from hyperloom.jax._target.spec import tensor_spec
 from hyperloom.jax._target.variables import Fixed, Hole, Variable
 

@@ -14,8 +14,8 @@ from jax import Array
 
 from hyperloom._core.errors import message, positive_int, shown
 from hyperloom._core.target.spec import TargetSpec
-from hyperloom.jax._arrays import is_key
 from hyperloom.jax._target.adaptor import Adaptor, Box, Method, Notes, Pure, Read, dotted, method_of
+from hyperloom.jax._target.arrays import is_key
 from hyperloom.jax._target.refusal import naming_inputs
 from hyperloom.jax._target.spec import tensor_spec
 from hyperloom.jax._target.values import cells_of, leaves_of, with_leaves

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from hyperloom._core.backend.refusal import is_about_arguments, named
-from hyperloom.jax._arrays import is_array
+from hyperloom.jax._target.arrays import is_array
 
 _FRAMEWORK = (
     os.path.dirname(jax.__file__),

@@ -12,8 +12,8 @@ from jax import Array
 
 from hyperloom._core.errors import message, shown
 from hyperloom._core.target.shapes import named_shapes, spec_of_shapes
-from hyperloom.jax._arrays import is_array
 from hyperloom.jax._target.adaptor import Adaptor, Method, Notes, Pure, Read
+from hyperloom.jax._target.arrays import is_array
 from hyperloom.jax._target.variables import Variable
 
 

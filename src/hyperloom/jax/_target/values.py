@@ -10,7 +10,7 @@ import jax
 from flax import nnx
 from jax.tree_util import tree_flatten_with_path
 
-from hyperloom.jax._arrays import is_array
+from hyperloom.jax._target.arrays import is_array
 from hyperloom.jax._target.variables import Variable, key_of, parts_of
 
 

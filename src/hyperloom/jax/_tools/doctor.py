@@ -30,7 +30,6 @@ from hyperloom._core.reports.measures import (
     told,
 )
 from hyperloom._core.reports.readings import PartReading, Readings, TensorReading
-from hyperloom.jax._arrays import is_array
 from hyperloom.jax._generate.conditions import EmbeddingCondition
 from hyperloom.jax._generate.encoded import Encoded
 from hyperloom.jax._generate.heads import HeadModule
@@ -42,6 +41,7 @@ from hyperloom.jax._run.explain import explain
 from hyperloom.jax._run.run import run_encoded
 from hyperloom.jax._run.runner import Memory
 from hyperloom.jax._target.adaptor import Box, dotted
+from hyperloom.jax._target.arrays import is_array
 from hyperloom.jax._tools.doctor_layers import Gradients, floats, look_inside
 from hyperloom.jax._tools.functional import functional
 

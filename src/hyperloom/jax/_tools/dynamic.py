@@ -14,12 +14,12 @@ from hyperloom._core.backend.checks import num_steps
 from hyperloom._core.backend.documented import completes
 from hyperloom._core.backend.views import need_carry
 from hyperloom._core.errors import message
-from hyperloom.jax._arrays import ARRAY
 from hyperloom.jax._generate.encoded import Encoded
 from hyperloom.jax._hypernetwork import HyperNetwork
 from hyperloom.jax._run.call import Asked
 from hyperloom.jax._run.checks import as_rngs
 from hyperloom.jax._run.run import run_encoded
+from hyperloom.jax._target.arrays import ARRAY
 from hyperloom.jax._tools.given import a_hypernetwork
 
 

@@ -14,10 +14,10 @@ from hyperloom._core.backend.documented import completes
 from hyperloom._core.backend.views import check_handlers, check_noise, check_width, refuse_carry
 from hyperloom._core.errors import finite_float, message
 from hyperloom._core.plan.plan import Plan
-from hyperloom.jax._arrays import ARRAY
 from hyperloom.jax._hypernetwork import HyperNetwork
 from hyperloom.jax._run.checks import as_rngs
 from hyperloom.jax._run.pairing import Dims
+from hyperloom.jax._target.arrays import ARRAY
 from hyperloom.jax._tools.given import a_hypernetwork
 from hyperloom.jax._tools.views import unflatten
 

@@ -11,8 +11,8 @@ from hyperloom._core.backend import protocol
 from hyperloom._core.backend.documented import completes
 from hyperloom._core.backend.readings import flat
 from hyperloom._core.errors import a_mapping, message, shown
-from hyperloom.jax._arrays import is_array
 from hyperloom.jax._hypernetwork import HyperNetwork
+from hyperloom.jax._target.arrays import is_array
 from hyperloom.jax._tools.views import conditional_parameters, shared_parameters
 
 

@@ -26,13 +26,13 @@ from hyperloom._core.backend.regularizer import (
 )
 from hyperloom._core.choices.conditions import Concat, Condition, Embedding
 from hyperloom._core.errors import finite_float, message, positive_int
-from hyperloom.jax._arrays import ARRAY, ranks_promoted
 from hyperloom.jax._generate.conditions import as_ids
 from hyperloom.jax._generate.encoded import Encoded
 from hyperloom.jax._generate.heads import LinearHead
 from hyperloom.jax._hypernetwork import HyperNetwork
 from hyperloom.jax._run.checks import as_rngs
 from hyperloom.jax._target.adaptor import Box
+from hyperloom.jax._target.arrays import ARRAY, ranks_promoted
 from hyperloom.jax._target.variables import Fixed, is_traced
 from hyperloom.jax._tools.given import a_hypernetwork
 

@@ -15,10 +15,10 @@ from hyperloom._core.backend import protocol, views
 from hyperloom._core.backend.documented import completes
 from hyperloom._core.backend.factors import Factors
 from hyperloom._core.plan.plan import Plan
-from hyperloom.jax._arrays import ARRAY
 from hyperloom.jax._generate.table import Table
 from hyperloom.jax._hypernetwork import HyperNetwork
 from hyperloom.jax._target.adaptor import dotted
+from hyperloom.jax._target.arrays import ARRAY
 from hyperloom.jax._tools.given import a_hypernetwork
 
 Params = dict[str, Array]

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from hyperloom.jax._arrays import estimated
+from hyperloom.jax._target.arrays import estimated
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["value"], meta_fields=["labels", "own"])

@@ -14,13 +14,13 @@ from hyperloom._core.choices.structure import Directed, Product, Scaled, Shifted
 from hyperloom._core.plan.contraction import contracts
 from hyperloom._core.plan.plan import Plan
 from hyperloom._core.target.spec import TensorSpec
-from hyperloom.jax._arrays import ranks_promoted
 from hyperloom.jax._generate.encoded import Encoded
 from hyperloom.jax._generate.generator import Generator
 from hyperloom.jax._generate.heads import Seen
 from hyperloom.jax._generate.numbers import scale_and_shift
 from hyperloom.jax._generate.sharing import every_id
 from hyperloom.jax._generate.table import look_up
+from hyperloom.jax._target.arrays import ranks_promoted
 from hyperloom.jax._weights.choose import device_class
 from hyperloom.jax._weights.weights import (
     StructuredWeight,

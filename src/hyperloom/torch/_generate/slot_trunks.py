@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from hyperloom._core.backend.checks import check_trunk_output
 from hyperloom._core.choices.slot_trunks import Perceiver, Transformer
-from hyperloom.torch._arrays import TENSOR
 from hyperloom.torch._generate.activations import ACTIVATIONS
 from hyperloom.torch._generate.attention import (
     Attention,
@@ -22,6 +21,7 @@ from hyperloom.torch._generate.attention import (
 )
 from hyperloom.torch._generate.slots import with_slots
 from hyperloom.torch._generate.table import unit_rows
+from hyperloom.torch._target.arrays import TENSOR
 
 
 class Stage(nn.Module):

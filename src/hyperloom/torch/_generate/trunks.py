@@ -16,13 +16,13 @@ from hyperloom._core.choices.deconv import Deconv
 from hyperloom._core.choices.slot_trunks import Perceiver, Transformer
 from hyperloom._core.choices.trunks import MLP, CustomTrunk, Linear, Trunk
 from hyperloom._core.errors import call_it, message, shown
-from hyperloom.torch._arrays import TENSOR
 from hyperloom.torch._generate.activations import ACTIVATIONS
 from hyperloom.torch._generate.conditions import output_width
 from hyperloom.torch._generate.deconv import DeconvTrunk
 from hyperloom.torch._generate.norms import IdNorm
 from hyperloom.torch._generate.slot_trunks import CustomSlotTrunk, PerceiverTrunk, TransformerTrunk
 from hyperloom.torch._generate.slots import with_slots
+from hyperloom.torch._target.arrays import TENSOR
 
 
 class LinearTrunk(nn.Module):

@@ -11,9 +11,9 @@ from torch import Tensor
 from hyperloom._core.backend import checks
 from hyperloom._core.backend.factors import Factors, dense, rows_first
 from hyperloom._core.errors import message
-from hyperloom.torch._arrays import TENSOR
 from hyperloom.torch._generate.generator import Generator
 from hyperloom.torch._run.runner import Runner
+from hyperloom.torch._target.arrays import TENSOR
 from hyperloom.torch._weights.factored import LowRankWeight
 from hyperloom.torch._weights.weights import Weight
 

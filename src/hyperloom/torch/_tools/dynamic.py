@@ -13,11 +13,11 @@ from hyperloom._core.backend.checks import num_steps
 from hyperloom._core.backend.documented import completes
 from hyperloom._core.backend.views import need_carry
 from hyperloom._core.errors import message
-from hyperloom.torch._arrays import TENSOR
 from hyperloom.torch._generate.encoded import Encoded
 from hyperloom.torch._hypernetwork import HyperNetwork
 from hyperloom.torch._run.call import Call
 from hyperloom.torch._run.run import run_encoded
+from hyperloom.torch._target.arrays import TENSOR
 from hyperloom.torch._tools.given import a_hypernetwork
 
 

@@ -13,9 +13,9 @@ from hyperloom._core.backend.documented import completes
 from hyperloom._core.backend.views import check_handlers, check_noise, check_width, refuse_carry
 from hyperloom._core.errors import finite_float, message
 from hyperloom._core.plan.plan import Plan
-from hyperloom.torch._arrays import TENSOR
 from hyperloom.torch._hypernetwork import HyperNetwork
 from hyperloom.torch._run.call import Dims
+from hyperloom.torch._target.arrays import TENSOR
 from hyperloom.torch._tools.given import a_hypernetwork
 from hyperloom.torch._tools.views import unflatten
 

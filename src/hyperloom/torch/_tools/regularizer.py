@@ -28,11 +28,11 @@ from hyperloom._core.choices.conditions import Concat, Condition
 from hyperloom._core.choices.layouts import Piece
 from hyperloom._core.errors import finite_float, positive_int
 from hyperloom._core.plan.plan import Plan
-from hyperloom.torch._arrays import TENSOR
 from hyperloom.torch._generate.encoded import Encoded
 from hyperloom.torch._generate.generator import tensors_of
 from hyperloom.torch._generate.numbers import slot_features
 from hyperloom.torch._hypernetwork import HyperNetwork
+from hyperloom.torch._target.arrays import TENSOR
 from hyperloom.torch._target.tensors import TensorTree
 from hyperloom.torch._tools.given import a_hypernetwork
 

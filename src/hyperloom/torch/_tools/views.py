@@ -13,9 +13,9 @@ from hyperloom._core.backend import protocol, views
 from hyperloom._core.backend.documented import completes
 from hyperloom._core.backend.factors import Factors
 from hyperloom._core.plan.plan import Plan
-from hyperloom.torch._arrays import TENSOR
 from hyperloom.torch._generate.table import Table
 from hyperloom.torch._hypernetwork import HyperNetwork
+from hyperloom.torch._target.arrays import TENSOR
 from hyperloom.torch._tools.given import a_hypernetwork
 
 

@@ -13,7 +13,8 @@ from hyperloom._core.choices.layouts.grouped import (
     Tiles,
 )
 from hyperloom._core.choices.layouts.rows import Full, PerCondition, Shared
-from hyperloom._core.records import Head, Piece, Placement, Segment, Source, slot_signs
+from hyperloom._core.pieces import Piece, Placement
+from hyperloom._core.records import Head, Segment, Source, slot_signs
 
 __all__ = [
     "Chunked",

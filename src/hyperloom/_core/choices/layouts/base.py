@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from hyperloom._core.choice import Choice
 from hyperloom._core.errors import message, positive_int
-from hyperloom._core.records import Head, Part, Piece, Placement, Segment, Source
+from hyperloom._core.pieces import Piece, Placement
+from hyperloom._core.records import Head, Part, Segment, Source
 
 
 @dataclass(frozen=True, repr=False)

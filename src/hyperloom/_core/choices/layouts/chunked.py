@@ -9,7 +9,8 @@ from hyperloom._core.choices.layouts.base import Layout, in_slots
 from hyperloom._core.choices.layouts.told import told_apart
 from hyperloom._core.choices.slot_parts import SlotEmbedding, embedding_width, refuse_by_id
 from hyperloom._core.errors import a_bool, positive_int
-from hyperloom._core.records import Part, Placement
+from hyperloom._core.pieces import Placement
+from hyperloom._core.records import Part
 
 
 @dataclass(frozen=True, repr=False)

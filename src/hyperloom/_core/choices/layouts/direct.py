@@ -14,7 +14,8 @@ from hyperloom._core.choices.layouts.base import (
 )
 from hyperloom._core.choices.layouts.rows import own_rows
 from hyperloom._core.errors import a_bool, message, positive_int
-from hyperloom._core.records import Head, Part, Placement, Segment, Source
+from hyperloom._core.pieces import Placement
+from hyperloom._core.records import Head, Part, Segment, Source
 
 
 @dataclass(frozen=True, repr=False)

@@ -23,7 +23,8 @@ from hyperloom._core.choices.slot_parts import (
     refuse_by_id,
 )
 from hyperloom._core.errors import a_bool, call_it, message, positive_int
-from hyperloom._core.records import Head, Part, Piece, Placement, Segment, Source
+from hyperloom._core.pieces import Piece, Placement
+from hyperloom._core.records import Head, Part, Segment, Source
 
 
 @dataclass(frozen=True, repr=False)

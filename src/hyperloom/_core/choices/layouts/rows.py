@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hyperloom._core.choices.layouts.base import Layout, whole_piece
-from hyperloom._core.records import Head, Part, Piece, Placement, Segment, Source
+from hyperloom._core.pieces import Piece, Placement
+from hyperloom._core.records import Head, Part, Segment, Source
 
 
 def own_rows(

@@ -8,7 +8,7 @@ from dataclasses import replace
 from hyperloom._core.choices.layouts.base import Layout
 from hyperloom._core.choices.slot_parts import Slot, SlotEmbedding
 from hyperloom._core.errors import message
-from hyperloom._core.records import Placement
+from hyperloom._core.pieces import Placement
 
 
 def told_apart(

@@ -21,7 +21,7 @@ from hyperloom.compat.hypnettorch._inputs import (
     one_batch,
     supplied,
 )
-from hyperloom.compat.hypnettorch._ledger import Ledger, entry
+from hyperloom.compat.hypnettorch._ledger import Entry, Ledger, entry
 from hyperloom.compat.hypnettorch.hnets.hnet_interface import HyperNetInterface
 from hyperloom.compat.hypnettorch.hnets.mlp_hnet import HMLP
 
@@ -93,19 +93,9 @@ class ChunkedHMLP(nn.Module, HyperNetInterface):
         num_chunks = math.ceil(self.shapes_to_num_weights(target_shapes) / chunk_size)
         external = no_cond_weights if cond_chunk_embs else no_uncond_weights
         own = [
-            entry(
-                [num_chunks, chunk_emb_size],
-                "embedding",
-                0,
-                external,
-                conditional=cond_chunk_embs,
-                extra={"info": "chunk embeddings"},
-            )
+            _chunk_embeddings([num_chunks, chunk_emb_size], external, cond_chunk_embs)
             for _ in range(num_cond_embs if cond_chunk_embs else 1)
         ]
-        for each in own:
-            if each.parameter is not None:
-                nn.init.normal_(each.parameter)
         ledger = Ledger((*self._hnet._ledger.entries, *own))
         self._settle(ledger, target_shapes, num_cond_embs)
         self._batchnorm_layers = self._hnet.batchnorm_layers
@@ -265,6 +255,15 @@ class ChunkedHMLP(nn.Module, HyperNetInterface):
         if not isinstance(chunk_id, int) or not 0 <= chunk_id < self.num_chunks:
             raise RuntimeError(f"chunk_id: got {chunk_id!r}; wanted below {self.num_chunks}.")
         return matrix[chunk_id]
+
+
+def _chunk_embeddings(shape: list[int], external: bool, conditional: bool) -> Entry:
+    """Return chunk embeddings, drawn from a standard normal distribution where they are held."""
+    extra = {"info": "chunk embeddings"}
+    found = entry(shape, "embedding", 0, external, conditional=conditional, extra=extra)
+    if found.parameter is not None:
+        nn.init.normal_(found.parameter)
+    return found
 
 
 def _refuse_constant(uncond: int, cond: int, cond_chunk_embs: bool, num: int) -> None:

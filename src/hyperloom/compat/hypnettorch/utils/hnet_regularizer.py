@@ -65,12 +65,7 @@ def calc_fix_target_reg(
     ids = list(range(task_id))
     if batch_size is not None and 0 < batch_size < task_id:
         ids = np.random.choice(task_id, size=batch_size, replace=False).tolist()
-    weights: dict[str, Any] = {"uncond_weights": hnet.unconditional_params}
-    if dTheta is not None:
-        weights["uncond_weights"] = hnet.add_to_uncond_params(dTheta)
-    if dTembs is not None:
-        held = hnet.conditional_params
-        weights["cond_weights"] = hnet.add_to_uncond_params(dTembs, params=held)
+    weights = _moved(hnet, dTheta, dTembs)
     now = hnet.forward(cond_id=ids, weights=weights, ret_format="sequential")
     if targets is not None:
         old = [targets[i] for i in ids]
@@ -86,6 +81,17 @@ def calc_fix_target_reg(
             squares = squares * _flat(fisher_estimates[i], mnet, heads)
         terms.append(squares.sum() * (1.0 if reg_scaling is None else reg_scaling[i]))
     return torch.stack(terms).sum() / len(ids)
+
+
+def _moved(hnet: Any, dTheta: Weights | None, dTembs: Weights | None) -> dict[str, Any]:
+    """Return the learned parameters after the changes that are given."""
+    weights: dict[str, Any] = {"uncond_weights": hnet.unconditional_params}
+    if dTheta is not None:
+        weights["uncond_weights"] = hnet.add_to_uncond_params(dTheta)
+    if dTembs is not None:
+        held = hnet.conditional_params
+        weights["cond_weights"] = hnet.add_to_uncond_params(dTembs, params=held)
+    return weights
 
 
 def _check(hnet: Any, task_id: int, old: tuple[Any, Any, Any], mnet: Any, heads: Any) -> None:

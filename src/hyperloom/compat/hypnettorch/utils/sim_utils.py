@@ -55,36 +55,24 @@ def get_hypernet(
         net_type: `"hmlp"`, `"chunked_hmlp"` or `"structured_hmlp"`.
         target_shapes: As in `HMLP`.
         num_conds: Number of conditions.
-        no_cond_weights: As in `HMLP`, like the two arguments after it.
+        no_cond_weights: As in `HMLP`; so are `no_uncond_weights` and `uncond_in_size`.
         no_uncond_weights: See above.
         uncond_in_size: See above.
-        shmlp_chunk_shapes: `chunk_shapes` of `StructuredHMLP`, like the two arguments after it.
-        shmlp_num_per_chunk: See above.
-        shmlp_assembly_fct: See above.
+        shmlp_chunk_shapes: `chunk_shapes` of `StructuredHMLP`.
+        shmlp_num_per_chunk: Its `num_per_chunk`.
+        shmlp_assembly_fct: Its `assembly_fct`.
         verbose: Print what was made.
         cprefix: What the names of the arguments begin with.
 
     Raises:
-        ValueError: An unknown type or activation, or several architectures for another type than
-            `"structured_hmlp"`.
+        ValueError: An unknown type or activation, or several architectures for one network.
         NotImplementedError: A deconvolutional type, as in hypnettorch.
     """
 
     def value(name: str) -> Any:
         return getattr(config, f"{cprefix or ''}{name}", None)
 
-    if net_type in ("hdeconv", "chunked_hdeconv"):
-        raise NotImplementedError(
-            f"net_type: got {net_type!r}; hypnettorch has no arguments for it"
-        )
-    known = ("hmlp", "chunked_hmlp", "structured_hmlp")
-    require(net_type in known, f"net_type: got {net_type!r}; wanted one of {known}")
-    archs = [_ints(part) for part in str(value("hmlp_arch")).split(";")]
-    require(
-        len(archs) == 1 or net_type == "structured_hmlp",
-        f"hmlp_arch: got {value('hmlp_arch')!r}; wanted one architecture for a {net_type}",
-    )
-    inner = _inner(value)
+    archs = _architectures(net_type, value("hmlp_arch"))
     common: dict[str, Any] = {
         "uncond_in_size": uncond_in_size,
         "cond_in_size": value("cond_emb_size") or 0,
@@ -93,20 +81,37 @@ def get_hypernet(
         "no_cond_weights": no_cond_weights,
         "num_cond_embs": num_conds,
     }
-    whole: dict[str, Any] = {**common, **inner, "layers": archs[0]}
+    whole = {**common, **_inner(value), "layers": archs[0]}
     if net_type == "hmlp":
         return HMLP(target_shapes, **whole).to(device)
-    sizes = _ints(value("chunk_emb_size"))
-    size: Any = sizes[0] if len(sizes) == 1 else sizes
+    size: Any = _one_or_all(_ints(value("chunk_emb_size")))
     common["cond_chunk_embs"] = bool(value("use_cond_chunk_embs"))
     if net_type == "chunked_hmlp":
-        chunk = value("chmlp_chunk_size")
-        common["chunk_emb_size"] = size
-        return ChunkedHMLP(target_shapes, chunk, **{**whole, **common}).to(device)
-    each = [{**inner, "layers": arch} for arch in archs]
-    shapes = target_shapes, shmlp_chunk_shapes, shmlp_num_per_chunk, size
-    kwargs: Any = each[0] if len(each) == 1 else each
-    return StructuredHMLP(*shapes, kwargs, shmlp_assembly_fct, **common).to(device)
+        whole |= {**common, "chunk_emb_size": size}
+        return ChunkedHMLP(target_shapes, value("chmlp_chunk_size"), **whole).to(device)
+    kwargs = _one_or_all([{**_inner(value), "layers": arch} for arch in archs])
+    layout = shmlp_chunk_shapes, shmlp_num_per_chunk, size, kwargs, shmlp_assembly_fct
+    return StructuredHMLP(target_shapes, *layout, **common).to(device)
+
+
+def _one_or_all(values: Sequence[Any]) -> Any:
+    return values[0] if len(values) == 1 else values
+
+
+def _architectures(net_type: str, text: Any) -> list[Any]:
+    """Return the widths of the hidden layers: of one network, or of several that share a type."""
+    if net_type in ("hdeconv", "chunked_hdeconv"):
+        raise NotImplementedError(
+            f"net_type: got {net_type!r}; hypnettorch has no arguments for it"
+        )
+    known = ("hmlp", "chunked_hmlp", "structured_hmlp")
+    require(net_type in known, f"net_type: got {net_type!r}; wanted one of {known}")
+    archs = [_ints(part) for part in str(text).split(";")]
+    require(
+        len(archs) == 1 or net_type == "structured_hmlp",
+        f"hmlp_arch: got {text!r}; wanted one architecture for a {net_type}",
+    )
+    return archs
 
 
 def _inner(value: Callable[[str], Any]) -> dict[str, Any]:
