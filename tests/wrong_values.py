@@ -216,9 +216,9 @@ def public(module: Any, bases: tuple[type, ...] = ()) -> Iterator[tuple[str, Cal
         if issubclass(value, tuple):  # a record that checks nothing: what takes it does
             continue
         yield name, value
-        theirs = {key for base in (object, *bases) for key in dir(base)}
         for key in dir(value):
             member = getattr(value, key)
             called = key in ("__call__", "__getitem__") if key[0] == "_" else callable(member)
-            if called and (key not in theirs or key in vars(value)):
+            # `vars` does not say it: `nnx.tabulate` leaves the inherited methods that it wraps there.
+            if called and all(getattr(base, key, None) != member for base in (object, *bases)):
                 yield f"{name}.{key}", member

@@ -9,7 +9,6 @@ from typing import Any
 from hyperloom._core.backend.walk import bank_of, base_of
 from hyperloom._core.choices.structure import Structure
 from hyperloom._core.pieces import Piece
-from hyperloom._core.plan.contraction import from_rows, is_shared, sum_of_rows
 from hyperloom._core.plan.plan import NO_PIECE, Entry, Plan
 from hyperloom._core.target.spec import TensorSpec
 
@@ -33,8 +32,9 @@ class WeightMaker(ABC):
 
     def weights(self) -> dict[str, Any]:
         """Return a weight for every tensor that differs by condition."""
-        entries = [entry for entry in self.plan.entries if not is_shared(self.plan, entry)]
-        return {entry.tensor: self.weight(entry.tensor) for entry in entries}
+        shared = self.plan.shared
+        names = [name for name in self.plan.rows_by_name if name not in shared]
+        return {name: self.weight(name) for name in names}
 
     def weight(self, name: str) -> Any:
         """Return the weight of one tensor that differs by condition."""
@@ -44,7 +44,7 @@ class WeightMaker(ABC):
         """Return the learned tensors that all conditions share; they have no batch dimension."""
         tensors = {}
         for entry in self.plan.entries:
-            if is_shared(self.plan, entry):
+            if entry.tensor in self.plan.shared:
                 piece = entry.pieces[0]
                 numbers = self.shared_row(piece.head)[piece.start : piece.start + piece.span]
                 tensor = self.plan.spec[entry.tensor]
@@ -54,7 +54,7 @@ class WeightMaker(ABC):
     def _weight(self, entry: Entry, rows: range) -> Any:
         tensor, structure = self.plan.spec[entry.tensor], self.plan.structures[entry.tensor]
         base, bank = base_of(entry, self.bases), bank_of(entry, self.banks)
-        if sum_of_rows(self.plan, entry):
+        if entry.tensor in self.plan.sums:
             features, templates, bias = self._rows(entry.pieces[0], rows[0])
             shared = bias.reshape(tensor.shape)
             return self.sum(tensor, features, templates, shared if base is None else shared + base)
@@ -70,10 +70,13 @@ class WeightMaker(ABC):
 
     def _rows(self, piece: Piece, row: int) -> tuple[Any, Any, Any]:
         """Return features `(B, F)`, rows `(numel, F)` and bias `(numel,)` that give a part."""
-        slot, first = divmod(piece.start, self.plan.heads[piece.head].slot_size)
+        place = self.plan.row_ranges[row]
+        assert place is not None
+        slot, first, span = place
         features = self.slot_features(piece.head, slot)
-        weight, bias = self._rows_of(piece.head, first, piece.span)
-        weight, bias = piece.kept_rows(weight), piece.kept_rows(bias)
+        weight, bias = self._rows_of(piece.head, first, span)
+        if piece.cut:
+            weight, bias = piece.kept_rows(weight), piece.kept_rows(bias)
         if self.plan.heads[piece.head].scaled:
             scale, shift = self.scales[row, 0], self.scales[row, 1]
             features, bias = features * scale, bias * scale + shift
@@ -99,7 +102,7 @@ class WeightMaker(ABC):
 
     def _part(self, piece: Piece, row: int, plus: float) -> Any:
         """Return a part `(B, *shape)` with a constant added, dense."""
-        if from_rows(self.plan, piece):
+        if self.plan.row_ranges[row] is not None:
             features, weight, bias = self._rows(piece, row)
             block = self.product(features, weight, bias + plus if plus else bias)
             return block.reshape((block.shape[0], *piece.shape))

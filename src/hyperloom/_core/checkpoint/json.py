@@ -14,7 +14,7 @@ from enum import Enum
 from functools import lru_cache
 from typing import Any
 
-from hyperloom._core import records
+from hyperloom._core import pieces, records
 from hyperloom._core.choice import defined, of_library
 from hyperloom._core.errors import CheckpointError, message, shown
 from hyperloom._core.plan import plan
@@ -22,7 +22,7 @@ from hyperloom._core.target import spec
 
 _RECORDS: dict[str, type] = {
     cls.__name__: cls
-    for module in (records, spec, plan)
+    for module in (pieces, records, spec, plan)
     for cls in vars(module).values()
     if isinstance(cls, type) and is_dataclass(cls) and cls.__module__ == module.__name__
 }

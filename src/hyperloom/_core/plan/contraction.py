@@ -5,40 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from hyperloom._core.choices.structure import Plain
-from hyperloom._core.pieces import Piece
 from hyperloom._core.plan.cost import Layer, choose, is_forced
 from hyperloom._core.plan.plan import Entry, Plan
-
-
-def from_rows(plan: Plan, piece: Piece) -> bool:
-    """Whether a part is, in order, what one run of a linear head gives: a sum of its rows."""
-    head = plan.heads[piece.head]
-    in_one_slot = piece.start % head.slot_size + piece.span <= head.slot_size
-    return head.linear and piece.count == 1 and in_one_slot
-
-
-def sum_of_rows(plan: Plan, entry: Entry) -> bool:
-    """Whether a tensor is a sum of a linear head's rows, with its base added at most."""
-    piece = entry.pieces[0]
-    one_part = plan.structures[entry.tensor].one_part
-    return one_part and piece.shape == plan.spec[entry.tensor].shape and from_rows(plan, piece)
-
-
-def is_constant(plan: Plan, entry: Entry) -> bool:
-    """Whether a tensor is learned, but the same for all conditions."""
-    return all(plan.heads[piece.head].shared for piece in entry.pieces)
-
-
-def is_shared(plan: Plan, entry: Entry) -> bool:
-    """Whether a tensor is learned as it is, the same for all conditions."""
-    return is_constant(plan, entry) and plan.structures[entry.tensor] == Plain()
 
 
 def layer_of(plan: Plan, entry: Entry, num: int, rows: int, backward: bool = True) -> Layer | None:
     """Return the sizes of a matrix or kernel that a linear head gives, if it is one."""
     tensor = plan.spec[entry.tensor]
-    if len(tensor.shape) < 2 or not sum_of_rows(plan, entry):
+    if len(tensor.shape) < 2 or entry.tensor not in plan.sums:
         return None
     # A list: a compiler that traces this knows no generators.
     fan_out = math.prod([tensor.shape[axis] for axis in tensor.out_axes or (0,)])

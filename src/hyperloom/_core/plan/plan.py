@@ -120,6 +120,43 @@ class Plan:
         return tuple(piece.tile if piece.contiguous else None for piece in self.pieces)
 
     @cached_property
+    def row_ranges(self) -> tuple[tuple[int, int, int] | None, ...]:
+        """For each piece the rows of a linear head that give it: its slot, the first, how many.
+
+        `None` where a part is not, in order, what one run of a linear head gives.
+        """
+        ranges = []
+        for piece in self.pieces:
+            head = self.heads[piece.head]
+            slot, first = divmod(piece.start, head.slot_size)
+            in_one_slot = piece.count == 1 and first + piece.span <= head.slot_size
+            ranges.append((slot, first, piece.span) if head.linear and in_one_slot else None)
+        return tuple(ranges)
+
+    @cached_property
+    def sums(self) -> frozenset[str]:
+        """Names of the tensors that are a sum of a head's rows, with their base added at most."""
+        return frozenset(
+            name
+            for name, (entry, rows) in self.rows_by_name.items()
+            if self.structures[name].one_part
+            and entry.pieces[0].shape == self.spec[name].shape
+            and self.row_ranges[rows[0]] is not None
+        )
+
+    @cached_property
+    def constants(self) -> frozenset[str]:
+        """Names of the tensors that are learned, but the same for all conditions."""
+        shared = {i for i, head in enumerate(self.heads) if head.shared}
+        entries = [e for e in self.entries if all(piece.head in shared for piece in e.pieces)]
+        return frozenset(entry.tensor for entry in entries)
+
+    @cached_property
+    def shared(self) -> frozenset[str]:
+        """Names of the tensors that are learned as they are, the same for all conditions."""
+        return frozenset(name for name in self.constants if self.structures[name] == Plain())
+
+    @cached_property
     def row_cuts(self) -> tuple[dict[tuple[int, int], int] | None, ...]:
         """How each head's rows are cut so that every piece has rows of its own.
 

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from hyperloom._core.choices.structure import Plain
-from hyperloom._core.plan.contraction import is_constant
 from hyperloom._core.plan.plan import Entry, Plan
 from hyperloom._core.records import Head
 from hyperloom._core.reports.readings import TensorReading
@@ -103,7 +102,7 @@ def read_tensor(
         native=rms(base) if base is not None else math.hypot(spec.mean, spec.std),
         native_std=spec.std if base is None else rms(base - base.astype(np.float64).mean()),
         varies=None if other is None else difference([value], [other]),
-        shared=is_constant(plan, entry),
+        shared=entry.tensor in plan.constants,
         starts_constant=starts_constant(plan, entry),
         change=None if base is None else rms(value - base.astype(value.dtype)),
         attached=True,
@@ -122,7 +121,7 @@ def differences(
 
     The first two matter only where features are used: a table by id has none.
     """
-    names = [e.tensor for e in plan.entries if not is_constant(plan, e)]
+    names = [e.tensor for e in plan.entries if e.tensor not in plan.constants]
     halves = [[half[name] for name in names] for half in tensors]
     return (
         ("condition vectors", difference(*vectors) if plan.widths else None),

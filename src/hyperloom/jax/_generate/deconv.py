@@ -13,7 +13,7 @@ from hyperloom._core.choices.deconv import Deconv, Step, attention_keys
 from hyperloom.jax._generate.activations import ACTIVATIONS
 from hyperloom.jax._generate.draws import Start
 from hyperloom.jax._generate.norms import BatchNorm
-from hyperloom.jax._generate.slots import beside
+from hyperloom.jax._generate.slots import with_slots
 
 _LAYOUT = ("NCHW", "IOHW", "NCHW")
 
@@ -42,7 +42,7 @@ class DeconvTrunk(nnx.Module):
     def __call__(
         self, vector: Array, slots: Array | None, key: Array | None = None, ids: Array | None = None
     ) -> Array:
-        rows = beside(vector, slots)
+        rows = with_slots(vector, slots)
         num = math.prod(rows.shape[:-1])
         flat = rows.reshape(num, rows.shape[-1])
         flat = flat @ self._normed(self.first.weight[...]).T + self.first.bias[...]

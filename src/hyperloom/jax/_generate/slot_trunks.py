@@ -17,7 +17,7 @@ from hyperloom.jax._generate.activations import ACTIVATIONS
 from hyperloom.jax._generate.attention import Attention, Elements, LayerNorm, Linear
 from hyperloom.jax._generate.draws import Start
 from hyperloom.jax._generate.encoded import Encoded
-from hyperloom.jax._generate.slots import beside
+from hyperloom.jax._generate.slots import with_slots
 from hyperloom.jax._target.arrays import ARRAY
 
 
@@ -101,7 +101,7 @@ class PerceiverTrunk(nnx.Module):
 
 
 def tokens_of(first: Linear, vector: Array, slots: Array | None) -> Array:
-    """Return `first(beside(vector, slots))` as one product for each side: `(*batch, C, W)`."""
+    """Return `first(with_slots(vector, slots))` as one product for each side: `(*batch, C, W)`."""
     if slots is None:
         return first(vector)[..., None, :]
     left, right = jnp.split(first.weight[...].T, [vector.shape[-1]])
@@ -119,7 +119,7 @@ class CustomSlotTrunk(nnx.Module):
         self.width = width
 
     def __call__(self, encoded: Encoded, slots: Array | None) -> Array:
-        tokens, batch, call = beside(encoded.vector, slots), encoded.batch, self.module
+        tokens, batch, call = with_slots(encoded.vector, slots), encoded.batch, self.module
         rows = math.prod(batch)
         given: list[Any] = [tokens.reshape(rows, *tokens.shape[-2:])]
         if encoded.context is not None:

@@ -14,7 +14,7 @@ from hyperloom._core.records import Head, SlotTable
 from hyperloom.jax._generate.draws import Start
 
 
-def beside(vector: Array, slots: Array | None) -> Array:
+def with_slots(vector: Array, slots: Array | None) -> Array:
     """Put each slot embedding beside the condition: `(*batch, C, E + w)`.
 
     Args:
@@ -26,6 +26,15 @@ def beside(vector: Array, slots: Array | None) -> Array:
     batch, (num, width) = vector.shape[:-1], slots.shape[-2:]
     wide = jnp.broadcast_to(vector[..., None, :], (*batch, num, vector.shape[-1]))
     return jnp.concatenate([wide, jnp.broadcast_to(slots, (*batch, num, width))], axis=-1)
+
+
+class LinearTrunk(nnx.Module):
+    """No trunk: the features are the condition, with the slot embedding beside it."""
+
+    def __call__(
+        self, vector: Array, slots: Array | None, key: Array | None = None, ids: Array | None = None
+    ) -> Array:
+        return with_slots(vector, slots)
 
 
 def make_tables(tables: tuple[SlotTable, ...], start: Start) -> nnx.Dict[Any]:

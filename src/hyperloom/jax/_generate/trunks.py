@@ -23,17 +23,8 @@ from hyperloom.jax._generate.draws import Start
 from hyperloom.jax._generate.linen import class_name
 from hyperloom.jax._generate.norms import IdNorm, make_statistics, over_rows, standard
 from hyperloom.jax._generate.slot_trunks import CustomSlotTrunk, PerceiverTrunk, TransformerTrunk
-from hyperloom.jax._generate.slots import beside
+from hyperloom.jax._generate.slots import LinearTrunk, with_slots
 from hyperloom.jax._target.arrays import ARRAY
-
-
-class LinearTrunk(nnx.Module):
-    """No trunk."""
-
-    def __call__(
-        self, vector: Array, slots: Array | None, key: Array | None = None, ids: Array | None = None
-    ) -> Array:
-        return beside(vector, slots)
 
 
 class Layer(nnx.Module):
@@ -65,7 +56,7 @@ class Layer(nnx.Module):
         return weight / jnp.linalg.norm(weight, 2) if self.choice.spectral else weight
 
     def pair(self, vector: Array, slots: Array, key: Array | None, ids: Array | None) -> Array:
-        """`self(beside(vector, slots))` without the pairs: one product for each side."""
+        """`self(with_slots(vector, slots))` without the pairs: one product for each side."""
         left, right = jnp.split(self.scaled_weight().T, [vector.shape[-1]])
         x = (vector @ left + self.bias[...])[..., None, :] + slots @ right
         return self.finish(x, key, ids)
@@ -125,7 +116,7 @@ class CustomTrunkModule(nnx.Module):
     def __call__(
         self, vector: Array, slots: Array | None, key: Array | None = None, ids: Array | None = None
     ) -> Array:
-        x = beside(vector, slots)
+        x = with_slots(vector, slots)
         call: Any = self.module
         rows = math.prod(x.shape[:-1])
         output = call(x.reshape(rows, x.shape[-1]))

@@ -75,12 +75,12 @@ def read_function(target: Function) -> Read:
     names = [keystr(path, simple=True, separator=".") or "params" for path, _ in leaves]
     places = {n: i for i, (n, (_, v)) in enumerate(zip(names, leaves, strict=True)) if _learned(v)}
     values = {name: leaves[i][1] for name, i in places.items()}
-    beside: dict[str, dict[str, tuple[int, ...]]] = {}
+    shapes: dict[str, dict[str, tuple[int, ...]]] = {}
     for name, value in values.items():
         layer, _, leaf = name.rpartition(".")
-        beside.setdefault(layer, {})[leaf] = tuple(value.shape)
+        shapes.setdefault(layer, {})[leaf] = tuple(value.shape)
     tensors = [
-        tensor_spec([n], _owner(target.params, leaves[i][0]), beside[n.rpartition(".")[0]], v)
+        tensor_spec([n], _owner(target.params, leaves[i][0]), shapes[n.rpartition(".")[0]], v)
         for (n, i), v in zip(places.items(), values.values(), strict=True)
     ]
     if len(places) < sum(_learned(value) for _, value in leaves):

@@ -130,11 +130,11 @@ def _without_sown(
 def read_linen(target: Linen) -> Read:
     """Read a Linen module with its variables."""
     flat = _flat(target.variables.get("params", {}))
-    beside: dict[str, dict[str, tuple[int, ...]]] = {}
+    shapes: dict[str, dict[str, tuple[int, ...]]] = {}
     for path, value in flat.items():
-        beside.setdefault(dotted(path[:-1]), {})[path[-1]] = tuple(value.shape)
+        shapes.setdefault(dotted(path[:-1]), {})[path[-1]] = tuple(value.shape)
     tensors = [
-        tensor_spec([dotted(p)], target.layers.get(p[:-1]), beside[dotted(p[:-1])], value)
+        tensor_spec([dotted(p)], target.layers.get(p[:-1]), shapes[dotted(p[:-1])], value)
         for p, value in flat.items()
     ]
     spec = TargetSpec(type(target.module).__name__, tuple(tensors))

@@ -42,12 +42,12 @@ def read_nnx(target: nnx.Module) -> Read:
     """Read an NNX module."""
     layers = {dotted(path): layer for path, layer in nnx.iter_modules(target)}
     groups = parameters_of(target)
-    beside: dict[str, dict[str, tuple[int, ...]]] = {}
+    shapes: dict[str, dict[str, tuple[int, ...]]] = {}
     for names, variable in groups:
         for name in names:
             for full, value in leaves_of(name, variable.get_raw_value()):
                 layer, _, leaf = full.rpartition(".")
-                beside.setdefault(layer, {})[leaf] = tuple(np.shape(value))
+                shapes.setdefault(layer, {})[leaf] = tuple(np.shape(value))
     tensors, values = [], {}
     for names, variable in groups:
         every = [leaves_of(name, variable.get_raw_value()) for name in names]
@@ -56,7 +56,7 @@ def read_nnx(target: nnx.Module) -> Read:
             value = value if hasattr(value, "dtype") else jnp.asarray(value)  # one number
             path = leaves[0][0].rpartition(".")[0]
             tensors.append(
-                tensor_spec([n for n, _ in leaves], layers.get(path), beside[path], value)
+                tensor_spec([n for n, _ in leaves], layers.get(path), shapes[path], value)
             )
             values[leaves[0][0]] = value
     spec = TargetSpec(type(target).__name__, tuple(tensors))

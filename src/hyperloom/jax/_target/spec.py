@@ -18,7 +18,7 @@ Axes = int | tuple[int, ...] | None
 
 
 def tensor_spec(
-    names: Sequence[str], layer: object, beside: Mapping[str, tuple[int, ...]], value: Any
+    names: Sequence[str], layer: object, siblings: Mapping[str, tuple[int, ...]], value: Any
 ) -> TensorSpec:
     """Return what there is to know of one parameter.
 
@@ -26,14 +26,14 @@ def tensor_spec(
         names: Its dotted paths, its own name first.
         layer: The module that owns it; its class and options tell the role. Of a plain container
             the last name of its path does.
-        beside: Shapes of all parameters of that module, by their names in it.
+        siblings: Shapes of all parameters of that module, by their names in it.
         value: The array, or its shape and dtype where it has no values yet.
     """
     path, _, leaf = names[0].rpartition(".")
     shape = tuple(value.shape)
-    role = _role(layer, path.rpartition(".")[2], leaf, beside)
+    role = _role(layer, path.rpartition(".")[2], leaf, siblings)
     out_axis, in_axis = _axes(layer, role, shape)
-    fan_in, fan_out = _fans(layer, leaf, role, shape, beside)
+    fan_in, fan_out = _fans(layer, leaf, role, shape, siblings)
     mean, std = _statistics(value, role, fan_in)
     return TensorSpec(
         name=names[0],
@@ -51,11 +51,11 @@ def tensor_spec(
     )
 
 
-def _role(layer: object, name: str, leaf: str, beside: Mapping[str, tuple[int, ...]]) -> Role:
+def _role(layer: object, name: str, leaf: str, siblings: Mapping[str, tuple[int, ...]]) -> Role:
     """Tell the role from the layer's class and the parameter's name and shape."""
     plain = layer is None or isinstance(layer, (Mapping, Sequence))
     kind = (name if plain else type(layer).__name__).lower()
-    shape, alone = beside[leaf], max(map(len, beside.values())) < 2
+    shape, alone = siblings[leaf], max(map(len, siblings.values())) < 2
     if ("norm" in kind and "kernel" not in leaf) or (plain and alone and leaf in _NORM):
         shifts = any(word in leaf for word in ("bias", "shift", "offset", "beta"))
         return Role.NORM_SHIFT if shifts or leaf == "b" else Role.NORM_SCALE
@@ -98,13 +98,13 @@ def _fans(
     leaf: str,
     role: Role,
     shape: tuple[int, ...],
-    beside: Mapping[str, tuple[int, ...]],
+    siblings: Mapping[str, tuple[int, ...]],
 ) -> tuple[int, int]:
     """Fans of the tensor, or for a bias those of the kernel beside it in its layer."""
     if role is Role.EMBEDDING:
         return 1, shape[1]
     if role is Role.BIAS:
-        kernel = _kernel_of(leaf, shape, beside)
+        kernel = _kernel_of(leaf, shape, siblings)
         return _fans(layer, "kernel", Role.WEIGHT, kernel, {}) if len(kernel) >= 2 else (1, 1)
     if role is not Role.WEIGHT:
         return 1, 1
@@ -118,14 +118,14 @@ def _fans(
 
 
 def _kernel_of(
-    leaf: str, shape: tuple[int, ...], beside: Mapping[str, tuple[int, ...]]
+    leaf: str, shape: tuple[int, ...], siblings: Mapping[str, tuple[int, ...]]
 ) -> tuple[int, ...]:
     """Return the shape of the weight that a bias belongs to; `()` for none."""
-    named = beside.get(leaf.replace("bias", "kernel"), ())
+    named = siblings.get(leaf.replace("bias", "kernel"), ())
     if "bias" in leaf and len(named) >= 2:
         return named
     size = math.prod(shape)
-    weights = [s for n, s in beside.items() if len(s) >= 2 and n != leaf]
+    weights = [s for n, s in siblings.items() if len(s) >= 2 and n != leaf]
     fitting = [s for s in weights if size in s]
     return (fitting or weights or [()])[0]
 

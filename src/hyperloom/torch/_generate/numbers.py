@@ -12,7 +12,7 @@ from hyperloom._core.backend.walk import SLOT_TABLES, join
 from hyperloom._core.plan.plan import NO_PIECE, Plan
 from hyperloom.torch._generate.encoded import Encoded
 from hyperloom.torch._generate.heads import Seen
-from hyperloom.torch._generate.trunks import LinearTrunk
+from hyperloom.torch._generate.slots import LinearTrunk
 
 
 def raw_numbers(

@@ -27,6 +27,13 @@ def with_slots(vector: Tensor, slots: Tensor | None) -> Tensor:
     return torch.cat([wide, slots.expand(*batch, num, -1)], dim=-1)
 
 
+class LinearTrunk(nn.Module):
+    """No trunk: the features are the condition, with the slot embedding beside it."""
+
+    def forward(self, vector: Tensor, slots: Tensor | None) -> Tensor:
+        return with_slots(vector, slots)
+
+
 class SlotTables(nn.Module):
     """The tables that say what slots are; heads share them.
 

@@ -21,15 +21,8 @@ from hyperloom.torch._generate.conditions import output_width
 from hyperloom.torch._generate.deconv import DeconvTrunk
 from hyperloom.torch._generate.norms import IdNorm
 from hyperloom.torch._generate.slot_trunks import CustomSlotTrunk, PerceiverTrunk, TransformerTrunk
-from hyperloom.torch._generate.slots import with_slots
+from hyperloom.torch._generate.slots import LinearTrunk, with_slots
 from hyperloom.torch._target.arrays import TENSOR
-
-
-class LinearTrunk(nn.Module):
-    """No trunk."""
-
-    def forward(self, vector: Tensor, slots: Tensor | None) -> Tensor:
-        return with_slots(vector, slots)
 
 
 class Layer(nn.Module):

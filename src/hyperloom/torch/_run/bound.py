@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from hyperloom._core.errors import did_you_mean, message
-from hyperloom._core.plan.contraction import is_shared
 from hyperloom.torch._generate.encoded import Encoded
 from hyperloom.torch._generate.generator import Generator as Generating
 from hyperloom.torch._generate.generator import tensors_of
@@ -161,7 +160,7 @@ class Hand:
     def _worn(self) -> Worn:
         """Return the weights of the conditions; a weight is generated at its first use."""
         plan, flat = self.plan, self.encoded.flat()
-        names = [entry.tensor for entry in plan.entries if not is_shared(plan, entry)]
+        names = [name for name in plan.rows_by_name if name not in plan.shared]
         make: dict[str, Callable[[], Weight]] = {n: partial(self._weight, n) for n in names}
         shapes: dict[str, Any] = {n: torch.Size(plan.spec[n].shape) for n in names}
         dtypes, num = dict(self.dtypes), len(flat.vector)

@@ -62,16 +62,16 @@ class Alone:
         inputs: Any = (call.inputs, call.kwargs)
         for index in self._place():
             inputs = select_like(inputs, (call.dims, call.kwargs_dims), index)
-        self.inputs = tree_map_only(Tensor, _apart, inputs)
+        self.inputs = tree_map_only(Tensor, _leaf_copy, inputs)
         of_one = {name: self._of_one(weight) for name, weight in weights.items()}
         # Weights are formed; those whose base is packed in a layer are applied by their parts.
         self.packed = {n: w for n, w in of_one.items() if isinstance(w, Weight) and w.packed}
-        self.tensors = {name: _apart(value) for name, value in shared.items()}
+        self.tensors = {name: _leaf_copy(value) for name, value in shared.items()}
         for name, value in of_one.items():
             if isinstance(value, Tensor):
-                self.tensors[name] = _apart(value)
+                self.tensors[name] = _leaf_copy(value)
             elif not value.packed:
-                self.tensors[name] = _apart(value.dense().to(runner.dtypes[name]))
+                self.tensors[name] = _leaf_copy(value.dense().to(runner.dtypes[name]))
         self.buffers = buffers.copy()
 
     def differs(self, output: Any) -> str:
@@ -139,7 +139,7 @@ class Alone:
         args, kwargs = tree_map_only(Tensor, copied, self.inputs)
         tensors = {name: copied(value) for name, value in self.tensors.items()}
         for name, weight in self.packed.items():
-            parts = weight.with_owned(tuple(copied(_apart(part)) for part in weight.owned))
+            parts = weight.with_owned(tuple(copied(_leaf_copy(part)) for part in weight.owned))
             tensors[name] = Generated.of(parts, self.runner.dtypes[name])
         start = self.buffers.copy()
         with _generators() as drawn, hooks, warnings.catch_warnings():
@@ -160,7 +160,7 @@ class Alone:
         return tuple(size - 1 for size in self.batch)
 
 
-def _apart(value: Tensor) -> Tensor:
+def _leaf_copy(value: Tensor) -> Tensor:
     """Return a copy whose gradients lead nowhere, but which is told from one without as before."""
     copied = value.detach().clone()
     return copied.requires_grad_() if value.requires_grad else copied

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from hyperloom._core.plan.contraction import is_shared, layer_of
+from hyperloom._core.plan.contraction import layer_of
 from hyperloom._core.reports.explanation import Explanation, used
 from hyperloom.torch._generate.encoded import Encoded
 from hyperloom.torch._generate.generator import Generator
@@ -39,7 +39,7 @@ def explain(generator: Generator, runner: Runner, encoded: Encoded, call: Call) 
     entries = {entry.tensor: entry for entry in plan.entries}
     told = []
     for name, operation, choice, layer in uses:
-        if is_shared(plan, entries[name]):  # however it is handed to the target
+        if name in plan.shared:  # however it is handed to the target
             choice, layer = "shared", None
         rows = layer if isinstance(layer, int) else None
         layer = None if isinstance(layer, int) else layer
