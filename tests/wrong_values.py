@@ -219,6 +219,6 @@ def public(module: Any, bases: tuple[type, ...] = ()) -> Iterator[tuple[str, Cal
         for key in dir(value):
             member = getattr(value, key)
             called = key in ("__call__", "__getitem__") if key[0] == "_" else callable(member)
-            # `vars` does not say it: `nnx.tabulate` leaves the inherited methods that it wraps there.
+            # `vars` does not say it: `nnx.tabulate` leaves inherited methods there that it wraps.
             if called and all(getattr(base, key, None) != member for base in (object, *bases)):
                 yield f"{name}.{key}", member
