@@ -94,7 +94,7 @@ class HyperNetwork(nnx.Module):
         trunk: Any = None,
         rngs: nnx.Rngs | None = None,
     ) -> HyperNetwork:
-        """The random streams of the class may be left out.
+        """`rngs` may be left out.
 
         Args:
             rngs: As for the class; default `nnx.Rngs(0)`.
@@ -151,7 +151,7 @@ class HyperNetwork(nnx.Module):
         rows: Any = None,
         **kwargs: Any,
     ) -> Any:
-        """The same inside of `jit` and outside of it.
+        """The result is the same inside `jit` and outside.
 
         Args:
             in_axes: Which dimension of the inputs pairs with the conditions, as `in_axes` of
@@ -170,11 +170,11 @@ class HyperNetwork(nnx.Module):
             method: What is called, if not the target itself: the name of one of its methods
                 (`"decode"`, or dotted for one of a part of it, `"encoder.embed"`), or a function
                 `f(module, *inputs)`.
-            rows: The condition of each row, `(R,)` ints into the batch of conditions, in any
-                order and any number: arrays are then `(R, ...)`, or `(K R, ...)` with every row K
-                times in place, and so is what the target returns. The target is run for each
-                condition on its rows. Known outside of `jit`; each number of rows that a
-                condition has is compiled.
+            rows: The condition of each row, `(R,)` ints into the batch of conditions, in any order
+                and any number: arrays are then `(R, ...)`, or `(K R, ...)` with every row K times
+                in place, and so is what the target returns. The target is run for each condition on
+                its rows. `rows` must be known outside of `jit`, and the run is compiled for each
+                number of rows that a condition has.
             **kwargs: The target's keyword arguments, paired likewise. One number, a string, a
                 function or `None` is one setting for all conditions. With a condition that
                 carries a state (`Recurrent`), `carry` is not the target's: it is the state that
@@ -246,7 +246,7 @@ class HyperNetwork(nnx.Module):
     ) -> Any:
         """Names of `parameters` are those in `functional(hnet)`.
 
-        With inputs, use `functional`. A batch of parameters goes with `jax.vmap`.
+        To run with other parameters, use `functional`; for a batch of them, `jax.vmap` around it.
 
         Args:
             rngs: As in a call.
@@ -291,7 +291,7 @@ class HyperNetwork(nnx.Module):
         return run_given(self.generator, self.runner, params, asked)
 
     def encode(self, condition: Any, *, rngs: Any = None, carry: Any = None) -> Encoded:
-        """What is returned is a pytree.
+        """It returns a pytree.
 
         Args:
             rngs: As in a call; noise conditions draw from it.

@@ -48,9 +48,9 @@ TOOLS: dict[str, Callable[..., Any]] = {}
 
 @completes(protocol.HyperNetwork)
 class HyperNetwork(Generator):
-    """Frozen tensors, what the target keeps and the bases of forms, are held where they are.
+    """Frozen tensors (kept ones, and the bases of forms) stay in the target's memory.
 
-    That is in the target's memory; buffers are copied.
+    Buffers are copied.
 
     Args:
         condition: What the weights depend on: `Embedding`, `Vector`, `Noise`, `Concat`, or a
@@ -64,8 +64,8 @@ class HyperNetwork(Generator):
         statistics: As given, or the default.
     """
 
-    # transformers.Trainer would take **kwargs, which are the target's, for a loss that it need not
-    # divide by the steps that gradients are accumulated over.
+    # transformers.Trainer takes a forward with **kwargs for one that averages its loss over the
+    # steps of gradient accumulation. Ours are keyword arguments of the target.
     accepts_loss_kwargs = False
 
     def __init__(
@@ -170,9 +170,9 @@ class HyperNetwork(Generator):
                 entry for a dict or a tuple is for all of it, or mirrors it.
             rows: `(R,)` ints: the condition of each row, as its place in the batch of conditions,
                 in any order. Inputs then have `R` rows in front (or `k R`: each row `k` times in
-                place), not a slice for each condition, and so have outputs. Left out where an input
-                is a nested tensor, or a list, with a part of any number of rows for each
-                condition: outputs then are such, too.
+                place), not a slice for each condition, and so have outputs. Leave it out where an
+                input is a nested tensor or a list that has a part for each condition, with any
+                number of rows: outputs are then of that kind too.
             method: Another method of the target to run.
             **kwargs: The target's keyword arguments. Tensors in them pair at dimension 0, or as
                 `in_dims` says. With a condition that carries a state
@@ -239,7 +239,7 @@ class HyperNetwork(Generator):
         in_dims: Dims = 0,
         **kwargs: Any,
     ) -> Any:
-        """The conditions are asked for where something of the target is kept by id.
+        """`condition` is needed only where the target keeps something by id.
 
         Args:
             condition: The conditions that `params` are of. Only needed to find running statistics
@@ -280,9 +280,9 @@ class HyperNetwork(Generator):
         Args:
             condition: Raw value of one condition.
             carry: For a condition that carries a state, that of the call before.
-            copy: `False` for a module that holds the tensors that are not generated where they
-                are, in the target's memory: a large base is not there twice, and whoever trains
-                the module trains the target. Default `True`.
+            copy: `False` for a module that holds the tensors that are not generated where they are,
+                in the target's memory: a large base is in memory once, and training the module
+                trains the target. Default `True`.
 
         Raises:
             TypeError: `copy` is no bool.

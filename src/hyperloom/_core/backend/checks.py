@@ -26,11 +26,11 @@ def a_plan(argument: str, value: object) -> Plan:
 
 
 def check_again(plan: Plan, condition: Condition | None, trunk: Any, module: type) -> None:
-    """Raise unless what is given beside a plan stands for what the plan leaves open.
+    """Raise unless the modules given with a plan fill the places that the plan leaves open.
 
     Args:
         plan: The plan.
-        condition: What the condition given is, or `None` for none.
+        condition: The choice that stands for the condition given; `None` for none.
         trunk: The trunk given, or `None`.
         module: The backend's class of modules.
     """

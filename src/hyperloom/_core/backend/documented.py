@@ -16,8 +16,8 @@ CALLED = {"__call__": "forward"}
 def completes(protocol: Any) -> Callable[[Twin], Twin]:
     """Give a class or function the docstring of `protocol`, completed by what it says itself.
 
-    What is said of arguments and errors of the same name is said by the backend. A class gives
-    its methods and properties the docstrings of the protocol's, likewise.
+    Where both describe an argument or an error of one name, the description of the backend is
+    taken. A class gives its methods and properties the docstrings of the protocol's, likewise.
     """
 
     def complete(definition: Twin) -> Twin:

@@ -19,8 +19,8 @@ class Factors(NamedTuple):
 
     `W` is `(outputs, inputs)`, as in PEFT, however the target stores it: a tensor with its outputs
     behind its inputs (a Flax kernel, GPT-2's `Conv1D`, the table of an embedding) is the transpose
-    of that. The axes of a convolution's kernel stand with those that they are stored beside. A
-    form without a base (`LowRank`) has `W = scaling * B @ A`.
+    of that. The axes of a convolution's kernel are merged with the axis that they are stored next
+    to. A form without a base (`LowRank`) has `W = scaling * B @ A`.
 
     Attributes:
         a: `(*batch, rank, inputs)`.

@@ -1,4 +1,4 @@
-"""What a target says of its inputs when it cannot take them, told so that it names them."""
+"""Errors of a target about inputs that it cannot take, reworded so that they name the inputs."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 from hyperloom._core.errors import message, shown
 
-# The classes that frameworks raise for wrong arguments. Not their subclasses: memory that is out
-# is none of these, nor is an error class of the target's own.
+# The classes that frameworks raise for wrong arguments. Subclasses do not count: they are used for
+# memory that has run out, and by targets for errors of their own.
 _OF_ARGUMENTS = (
     *(RuntimeError, TypeError, ValueError, IndexError),
     *(AssertionError, AttributeError, NotImplementedError, OverflowError, ZeroDivisionError),
 )
-# Memory that is out, what a transform cannot do with any input, and errors of ours.
+# Memory that has run out, what a transform cannot do with any input, and errors of ours.
 _OF_OTHER_THINGS = (
     *("allocate memory", "vmap:", "vmap over", "Batching rule", "functorch", "Tracer", ": got "),
 )
@@ -38,7 +38,7 @@ def is_about_arguments(error: Exception, framework: tuple[str, ...]) -> bool:
 def _raised_outside(trace: TracebackType | None, framework: tuple[str, ...]) -> bool:
     """Whether it was raised by a `raise` (or `assert`) of code that is not the framework's.
 
-    What a function raises that is no Python code ends in the frame of its caller.
+    The traceback of an error raised in C ends in the Python function that called.
     """
     last = None
     while trace is not None:
@@ -59,7 +59,7 @@ def named(
         given: Its inputs by name, at least one.
         target: Its class.
         where: The part of it that raised, if that can be told.
-        of_another_kind: Whether the inputs are none that it could take, whatever their shapes.
+        of_another_kind: Whether the target could not take such inputs in any shape.
     """
     told = {name: shown(value) for name, value in given.items()}
     if len(told) == 1:

@@ -101,7 +101,7 @@ class Rows:
 
     Attributes:
         ranges: Ranges of rows, `(start, stop)`.
-        factors: What each slot's numbers in these rows count, `(C,)`.
+        factors: Factor on the squares of each slot's numbers in these rows, `(C,)`.
     """
 
     ranges: tuple[tuple[int, int], ...]
@@ -137,7 +137,7 @@ def rows_that_count(head: Head, pieces: Sequence[tuple[Piece, float]]) -> tuple[
 def linear_pieces(
     plan: Plan, index: int, weights: Mapping[str, float | None], scales: np.ndarray | None
 ) -> list[tuple[Piece, float]] | None:
-    """Return a head's pieces with the factor on their squares; `None` if one has no such.
+    """Return a head's pieces, each with the factor on its squares; `None` if one piece has none.
 
     Args:
         plan: The plan.
@@ -179,7 +179,8 @@ def gram_is_cheaper(
         features: Width of its features.
         num: Number of conditions.
         num_rows: Number of sets of rows that count alike.
-        slower: How much slower than there Gram matrices are, beside outputs.
+        slower: How many times slower Gram matrices are than in that measurement, relative to
+            outputs.
     """
     slots, width = num * head.num_slots, 2 * features + 1
     outputs = slots * head.slot_size * (6 * features + 100)

@@ -19,7 +19,7 @@ def check_rows(index: np.ndarray, num_conditions: int) -> None:
     Raises:
         TypeError: No integers.
         ValueError: Another number of axes, or no rows.
-        IndexError: A condition that there is not.
+        IndexError: A number that is not the place of a condition.
     """
     wanted = f"integers (R,), each in 0 .. {num_conditions - 1}: the condition of each row"
     if not index.size:

@@ -1,6 +1,6 @@
 """Generated tensors in other forms, and checks of tensors that stand in for generated ones.
 
-For the arrays of any backend, which lends what joins and cuts them.
+They work on the arrays of any backend, which passes the functions that join and cut them.
 """
 
 from __future__ import annotations

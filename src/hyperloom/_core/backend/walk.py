@@ -27,14 +27,14 @@ def starts_of_later_ids(plan: Plan) -> list[str]:
 def needs_moments(plan: Plan) -> bool:
     """Whether anything is asked of a trunk on sample conditions before the first call.
 
-    How large its features are, where a start depends on it; and whether a module of the user's
-    own runs at all.
+    That is how large its features are, where a start depends on it, and whether a module of the
+    user's own runs at all.
     """
     return isinstance(plan.trunk, CustomTrunk) or any(head.needs_moment for head in plan.heads)
 
 
-SLOT_TABLES = "slot_tables"  # where tables that say what slots are stand, among the heads
-SAMPLE_ELEMENTS = 8  # of a context, whose sizes are the data's
+SLOT_TABLES = "slot_tables"  # the name, among the heads, of the tables that say what slots are
+SAMPLE_ELEMENTS = 8  # in a sample context; the data decides how many real ones have
 
 
 def num_samples(plan: Plan) -> int:

@@ -143,7 +143,7 @@ def _describe(path: Any, file: BinaryIO) -> Description:
         raise _altered(path) from error
 
 
-# What data of another kind than it should be raises where it is used; RecursionError: too deep.
+# What data of a wrong kind raises where it is used; RecursionError for data nested too deep.
 _ODD = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
 
@@ -152,7 +152,7 @@ def _altered(path: Any) -> CheckpointError:
 
 
 def _check_places(path: Any, plan: Plan) -> None:
-    """Raise if a plan that was read names places that there are not."""
+    """Raise if a plan that was read names heads, banks or rows that it does not have."""
     for entry in plan.entries:
         tensor = plan.spec[entry.tensor]
         places = range(len(plan.banks))

@@ -25,8 +25,9 @@ from hyperloom._core.plan.plan import Plan
 
 # The target's own tensors, which may hold infinities on purpose: masks.
 _OF_THE_TARGET = ("kept.", "target_buffers.", "target_statistics.")
-# Modules of a user's own, whose buffers may. A file does not say which tensors are buffers: where
-# it is written the parameters are looked at, and the checksum says that they are the same.
+# Modules of a user's own, whose buffers may hold infinities too. A file does not say which tensors
+# are buffers. So their parameters are checked when it is written, and the checksum shows that they
+# have not changed since.
 _OF_THE_USER = ("condition.", "trunks.")
 
 
@@ -134,7 +135,7 @@ def parsed(
             name: make(entry["data"], names[entry["dtype"]], tuple(entry["shape"]))
             for name, entry in header.items()
         }
-    except Exception as error:  # safetensors' own, or what its parts do not make
+    except Exception as error:  # safetensors' own, or of `make`
         got = f"a file that safetensors refuses ({error})"
         raise CheckpointError(message(f"checkpoint {path}", got, "a whole file")) from error
 

@@ -75,8 +75,8 @@ class Deconv(Trunk):
             their input channels), as in `MLP`.
 
     Raises:
-        ValueError: Sizes below 1, no filters, a number of kernels that is not that of the
-            layers, or attention after a layer that there is not.
+        ValueError: Sizes below 1, no filters, a number of kernels that is not that of the layers,
+            or attention after a layer that does not exist.
     """
 
     image: tuple[int, int, int]

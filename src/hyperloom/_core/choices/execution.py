@@ -53,8 +53,8 @@ class Execution(Choice):
     Raises:
         TypeError: An argument of another class.
         ValueError: `max_memory` below 1, or a word that is not one of those above. Where it is
-            given to a hypernetwork: a pattern that names nothing; in the call, a way that a weight
-            has not.
+            given to a hypernetwork: a pattern that names nothing; in the call, a way that the
+            weight does not have.
     """
 
     max_memory: int | None = None

@@ -28,8 +28,8 @@ class Structure:
     """Base class.
 
     Attributes:
-        plus: A number that is added to every part before anything sees it: around what they
-            start at zero.
+        plus: A number that is added to every part before it is used: the value of a part that is
+            generated as zero.
         one_part: Whether the tensor is its first part, with the base added at most. Where that
             part is a sum of a head's rows, so is then the tensor.
         factored: Whether it can be applied for less than it is formed.

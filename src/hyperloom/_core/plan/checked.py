@@ -52,7 +52,7 @@ def check_fields(argument: str, choice: Choice) -> None:
     """Raise unless a choice of the user's own can be compared, and written to a file.
 
     Raises:
-        TypeError: A field that holds a list, an array, or what else cannot be hashed.
+        TypeError: A field that holds a list, an array, or anything else that cannot be hashed.
     """
     try:
         hash(choice)
@@ -76,7 +76,7 @@ def _hashable(value: object) -> bool:
 
 
 def _check_head(layout: Layout, head: Head) -> None:
-    """Raise unless a head's numbers are of the right kind, and something tells its runs apart."""
+    """Raise unless a head's fields are of the right kind, and its runs differ in what they see."""
     least = {"num_slots": 1, "slot_size": 0, "num_used": 0, "embedding": 0}
     for name, smallest in least.items():
         value = getattr(head, name)

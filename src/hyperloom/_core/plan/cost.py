@@ -165,6 +165,6 @@ def _each(layer: Layer, itemsize: int, device: str) -> list[Estimate]:
 
 
 def _moving(rates: Device, traffic: float, array: float, num: int) -> float:
-    """Return the seconds that `traffic` takes, `num` arrays of `array` bytes being made in it."""
+    """Return the seconds for `traffic` bytes, with `num` new arrays of `array` bytes among them."""
     fresh = num * array / rates.fresh if array > KEPT else 0.0
     return traffic / rates.bandwidth + fresh

@@ -46,7 +46,7 @@ class Explanation:
     """How a call was run. Printing it gives a table.
 
     Attributes:
-        strategy: How the target was run: `single`, `chain`, `vmap` or `loop`.
+        strategy: How the target was run: `single`, `chain`, `rows`, `vmap` or `loop`.
         reason: Why.
         conditions: Conditions in the batch.
         used: One entry for each use of a generated tensor, in the order of the call.

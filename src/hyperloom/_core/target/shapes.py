@@ -54,7 +54,7 @@ def names_of_shapes(shapes: Sequence[Sequence[int]]) -> dict[str, Shape]:
 
 
 def spec_of_shapes(shapes: Mapping[str, Shape], dtypes: Mapping[str, str]) -> TargetSpec:
-    """Return what is to be told from names and shapes alone.
+    """Return the spec that follows from names and shapes alone.
 
     A tensor of at least two axes is a weight: `(out, in, *kernel)`, or `(*kernel, in, out)` where
     it is called a kernel, as Flax does. Another is a bias, of the weight beside it if there is one.

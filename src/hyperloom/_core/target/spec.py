@@ -65,7 +65,7 @@ class TensorSpec:
         a_kind("TensorSpec(role=)", self.role, Role, "a Role")
         positive_int("TensorSpec(fan_in=)", self.fan_in, least=0)
         positive_int("TensorSpec(fan_out=)", self.fan_out, least=0)
-        # NaN is told where a plan is compiled: only there is known whether the value is used.
+        # NaN is refused where a plan is compiled: only there it is known whether the value is used.
         for field in ("mean", "std"):
             value = getattr(self, field)
             if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -238,7 +238,7 @@ def measured_start(mean: float, std: float, numel: int) -> tuple[float, float]:
 
     A centred draw has a mean of about std / sqrt(numel), and of a few numbers often more; only a
     clear offset is kept (about one centred draw in a thousand looks like one). Any other mean is
-    taken for a draw's noise, and belongs to the deviation from 0.
+    taken for noise of the draw: the mean is then 0, and the deviation is measured from there.
     """
     if std <= 1e-6 * abs(mean):
         return mean, 0.0

@@ -153,7 +153,7 @@ def _draw(
     held = [v.dtype for _, v in walk(module) if jnp.issubdtype(v.dtype, jnp.floating)]
     dtype = getattr(module, "dtype", held[0] if held else jnp.float32)
     draw = draws.standard_normal(shape)
-    # Of exactly the mean square that is said: else a linear head's start is off by the draws' own.
+    # Scaled to the stated mean square exactly: else chance in the draws shifts a head's start.
     draw *= std / np.sqrt(np.square(draw).mean()) if draw.size else 1.0
     return jnp.asarray(draw.astype(dtype))
 

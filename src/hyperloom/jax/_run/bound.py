@@ -1,4 +1,4 @@
-"""A target in the hand: a tree that stands for it, with the weights of some conditions."""
+"""A bound target: a tree that stands for it, with the weights of some conditions."""
 
 from __future__ import annotations
 

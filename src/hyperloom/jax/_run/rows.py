@@ -55,7 +55,7 @@ def calls_on_rows(runner: Runner, batch: tuple[int, ...], asked: Asked) -> list[
     Raises:
         TypeError: Rows that are no integers, or are traced.
         ValueError: Rows beside one condition or a state, or inputs that do not pair with them.
-        IndexError: A row of a condition that there is not.
+        IndexError: A number that is not the place of a condition.
     """
     if asked.mutable or asked.state:
         got = "them beside state= or mutable="

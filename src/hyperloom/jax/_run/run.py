@@ -194,7 +194,7 @@ def _in_parts(run: Callable[[int], Callable[..., Result]], slices: Any, num: int
 def store(runner: Runner, asked: Asked, result: Result, notes: Notes) -> Any:
     """Let streams that were used go on; return what the call asked for.
 
-    It is said once that state of the target is not kept.
+    It warns once that state of the target is not kept.
     """
     out, left = result
     runner.target.advance(notes.used, asked.streams)

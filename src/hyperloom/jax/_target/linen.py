@@ -196,7 +196,7 @@ class LinenTarget(Adaptor):
     def keys(self, rngs: nnx.Rngs | None, method: Method = None) -> dict[str, Array]:
         if rngs is None:
             return {}
-        # Linen takes that of the parameters where there is none of the name that is asked for.
+        # Where no stream has the name that is asked for, Linen takes that of the parameters.
         names = {"params" if tag == "default" else tag: stream for tag, stream in rngs.items()}
         return {name: stream() for name, stream in names.items()}
 

@@ -1,4 +1,4 @@
-"""Errors of JAX and Flax about inputs of the target, told so that they name the inputs."""
+"""Errors of JAX and Flax about inputs of the target, reworded so that they name the inputs."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def naming_inputs(
 ) -> Generator[None]:
     """Let errors of the block that are about the target's inputs name them.
 
-    A layer that gets an input of another width or dtype says so in words of its own, which name
-    neither the input nor the layer. What the target's own code raises stays as it is.
+    The error of a layer for an input of another width or dtype names neither the input nor the
+    layer. What the target's own code raises stays as it is.
 
     Raises:
         TypeError: None of the inputs is an array.

@@ -50,7 +50,7 @@ class Assembled(nnx.Module):
         return self.runner.plan
 
     def generate(self, condition: Any, *, rngs: Any = None) -> Params:
-        """Random numbers of the call come from `rngs`.
+        """`rngs` gives the random numbers of the call.
 
         Args:
             rngs: As in `HyperNetwork.generate`; each part draws its own.

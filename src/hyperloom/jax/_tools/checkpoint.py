@@ -70,8 +70,9 @@ def load(
     translate: bool | Mapping[str, str] = False,
     rngs: nnx.Rngs | None = None,
 ) -> HyperNetwork:
-    """Running statistics that the PyTorch backend keeps for each id are not read: in JAX a call is
-    given its state. Those that all conditions share are.
+    """Running statistics that all conditions share are read; those for each id are not.
+
+    PyTorch keeps them; in JAX a call is given its state.
 
     Args:
         rngs: Random streams of the hypernetwork, which are not in the file.

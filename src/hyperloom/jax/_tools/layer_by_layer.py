@@ -57,7 +57,7 @@ class LayerByLayer(nnx.Module):
         return BoundStages(tuple(net for _, _, net in self._walk(condition, rngs)))
 
     def generate(self, condition: Any, *, rngs: Any = None) -> dict[str, Array]:
-        """Random numbers of the call come from `rngs`.
+        """`rngs` gives the random numbers of the call.
 
         Args:
             rngs: As in `HyperNetwork.generate`.

@@ -47,7 +47,7 @@ class Perturbed(nnx.Module):
         return self.hnet.plan
 
     def generate(self, condition: Any, *, rngs: Any = None, noise: Array | None = None) -> Params:
-        """Random numbers of the call come from `rngs`.
+        """`rngs` gives the random numbers of the call.
 
         Args:
             rngs: Random streams for this call: an `nnx.Rngs`, a key, or a dict of keys. The noise

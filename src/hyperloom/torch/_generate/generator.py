@@ -89,7 +89,7 @@ class Generator(nn.Module):
     ) -> Any:
         """Names of `parameters` are those in `named_parameters()` and `named_buffers()`.
 
-        With inputs, use
+        To run with other parameters, use
         `torch.func.functional_call(hnet, parameters, inputs, {"condition": ...})`.
         """
         if parameters is not None:

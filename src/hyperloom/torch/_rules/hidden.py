@@ -22,7 +22,7 @@ class NotAtOnceError(RuntimeError):
 
 
 class OneByOneError(NotAtOnceError):
-    """It cannot be run but one condition after the other: not once for all rows either."""
+    """The target can only be run one condition after the other: not once for all rows either."""
 
 
 def refuse_hidden(func: Any, kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""A target in the hand: a module that stands for it, with the weights of some conditions."""
+"""A bound target: a module that stands for it, with the weights of some conditions."""
 
 from __future__ import annotations
 
@@ -351,7 +351,7 @@ class Hand:
 
 
 def check_method(target: nn.Module, name: Any, error: type[Exception] = ValueError) -> None:
-    """Raise for a method that a target has not.
+    """Raise for a method that a target does not have.
 
     Raises:
         TypeError: No name.

@@ -1,4 +1,4 @@
-"""Errors of PyTorch about inputs of the target, told so that they name the inputs."""
+"""Errors of PyTorch about inputs of the target, reworded so that they name the inputs."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class Worn:
     modes: Modes
 
     def seats(self, meeting: Meeting, touched: set[str] | None = None) -> Seats:
-        """Return tensors and buffers by name: a stand-in for what conditions differ in."""
+        """Return tensors and buffers by name, stand-ins for those that conditions differ in."""
         values = {name: self._stand_in(name, meeting, touched) for name in self.make}
         return self._seats(values)
 

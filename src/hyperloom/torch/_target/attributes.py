@@ -38,7 +38,8 @@ def _weight_hooks(module: nn.Module) -> list[Any]:
 def have_dense_gradients(module: nn.Module) -> list[str]:
     """Have embeddings give dense gradients; return the paths of those that gave sparse ones.
 
-    Those are for a table that an optimiser updates. The gradient of a generated one goes on.
+    Sparse gradients are for a table that an optimiser updates. The gradient of a generated table
+    flows on into the generator.
     """
     kinds = nn.Embedding, nn.EmbeddingBag
     found = {p: m for p, m in module.named_modules() if isinstance(m, kinds) and m.sparse}

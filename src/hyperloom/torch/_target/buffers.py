@@ -49,7 +49,7 @@ class Buffers:
             way_out = "Pass it: run(params, ..., condition=ids)."
             raise ValueError(message("condition", got, "the ids that params are of", way_out))
         self.lost = bool(self.tables) and self.ids is None
-        # Rows of a table are copies; shared buffers are copied by whoever runs with them.
+        # Rows of a table are copies; whoever runs with shared buffers copies them.
         ids = self.ids
         tables = {} if ids is None else self.tables
         self.rows = {n: t.index_select(0, ids) for n, t in tables.items() if ids is not None}

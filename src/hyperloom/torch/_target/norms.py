@@ -24,6 +24,7 @@ def momenta_of(norms: Mapping[str, nn.Module]) -> dict[str, float]:
         for key, value in module._buffers.items():
             if value is not None:
                 momentum = module.momentum if value.is_floating_point() else 0.0
-                # Without a momentum every step is worth something else: vmap is not tried.
+                # Without a momentum (a running mean) each step counts for less than the last: no
+                # vmap then.
                 momenta[f"{path}.{key}" if path else key] = momentum or 0.0
     return momenta

@@ -53,7 +53,7 @@ def seeds(target: nn.Module) -> str | None:
 
 
 def on_gradients(target: nn.Module) -> frozenset[str]:
-    """Return the names in the target's code that have to do with gradients that are taken."""
+    """Return the names in the target's code that ask for gradients, take them or stop them."""
     codes = (c for m in target.modules() for f in _functions(m) for c in _codes(f.__code__))
     return frozenset(name for code in codes for name in _GRADIENTS.intersection(code.co_names))
 

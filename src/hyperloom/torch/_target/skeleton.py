@@ -56,8 +56,8 @@ _NOTED: ContextVar[tuple[Any, Trace | None]] = ContextVar("noted", default=(None
 class Skeleton:
     """A private copy of the target whose parameters and buffers hold no numbers.
 
-    The user's own module is never touched, so no call and no exception can change it. Every
-    tensor is given at every call; one that were forgotten is a placeholder, and fails loudly.
+    The user's own module is never touched, so no call and no exception can change it. Every tensor
+    is given at every call; one that is forgotten is a placeholder, and fails loudly.
 
     Not a module: its parameters are not parameters of the hypernetwork.
     """

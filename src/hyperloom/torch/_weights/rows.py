@@ -161,7 +161,7 @@ class Rows:
         size = table.shape[1]
         if not torch.compiler.is_compiling() and ids.device.type == "cpu" and ids.numel():
             low, high = torch.aminmax(ids)
-            if low < 0 or high >= size:  # else it were a row of another condition's table
+            if low < 0 or high >= size:  # else it would be a row of another condition's table
                 raise IndexError("index out of range in self")
         places = self.condition_of_row(ids.device).reshape(-1, *(1,) * (ids.ndim - 1)) * size
         return F.embedding(ids + places, table.flatten(0, 1))

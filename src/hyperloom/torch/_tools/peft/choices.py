@@ -53,7 +53,7 @@ def choices(
         ModuleNotFoundError: PEFT is not installed.
         TypeError: No module, or the configuration of another method.
         ValueError: It names no layer, a layer that has no LoRA, a tied tensor, or asks for
-            something else that no form does.
+            something that no form does.
     """
     a_kind("model", model, nn.Module, "a torch.nn.Module")
     config = checked(config)
