@@ -35,5 +35,10 @@ RECIPES = (
     ),
     Recipe("names", "a speller whose weights change at every letter (HyperLSTM)"),
     Recipe("ensemble", "20 members of one generator beside 20 networks: what they do not know"),
+    Recipe(
+        "maml",
+        "starts for gradient descent from ten points: one step fits a sine",
+        ("torch", "jax"),
+    ),
     Recipe("multitask", "a classifier from a sentence, for tasks that nobody trained on"),
 )
