@@ -140,7 +140,7 @@ def test_reentrant_checkpointing_of_some_inputs_is_refused_whenever_it_comes(
             gradients(hnet(-x, condition=condition), hnet),
             gradients(plain(-x, condition=condition), plain),
         )
-    assert not hnet._runner.skeleton._may_checkpoint  # or this would not test what it says
+    assert not hnet._runner.skeleton.code.may_checkpoint  # or this would not test what it says
     with pytest.raises(ValueError, match=REFUSED + "Sometimes"):
         hnet(x, condition=condition)
     found = gradients(hnet(-x, condition=condition), hnet)  # and nothing is left behind

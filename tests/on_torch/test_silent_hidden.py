@@ -70,25 +70,6 @@ def test_questions_are_answered_without_a_loop() -> None:
             )
 
 
-def test_a_leaf_that_is_returned_beside_the_output() -> None:
-    class Siren(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = nn.Linear(4, 1)
-
-        def forward(self, coords: Tensor) -> tuple[Tensor, Tensor]:
-            coords = coords.clone().detach().requires_grad_(True)
-            return self.layer(coords).sin(), coords
-
-    hnet, x = made(Siren().double()), inputs()
-    y, coords = hnet(x, condition=IDS)
-    assert torch.equal(coords, x)
-    plain = [hnet.instantiate(i)(x[i])[0] for i in IDS]
-    torch.testing.assert_close(y, torch.stack(plain))
-    alone, leaf = hnet(x[0], condition=0)
-    assert bool(torch.autograd.grad(alone.sum(), leaf)[0].any())
-
-
 # ---- hooks of modules ---------------------------------------------------------------------------
 
 

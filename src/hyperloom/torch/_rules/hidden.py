@@ -13,16 +13,29 @@ import torch
 from torch import Tensor
 
 from hyperloom.torch._rules.standin import Generated, dense_leaf
-from hyperloom.torch._target.private import is_batched, unwrapped
+from hyperloom.torch._target.functions import NotAtOnceError
+from hyperloom.torch._target.private import in_front, is_batched, take_gradient_inside, unwrapped
 from hyperloom.torch._weights.weights import parts_of
-
-
-class NotAtOnceError(RuntimeError):
-    """The target cannot be run for all conditions at once; the text says why."""
 
 
 class OneByOneError(NotAtOnceError):
     """The target can only be run one condition after the other: not once for all rows either."""
+
+
+def take_gradient(tensor: Tensor, given: frozenset[int], requires_grad: bool = True) -> bool:
+    """Have gradients taken for a tensor that the target has made apart from all others.
+
+    Outside of `vmap` it is one tensor with the conditions in front, and comes out as it is. Return
+    whether that was done: not for an input (`given`, by `id`), a tensor without conditions, or one
+    whose conditions are not in front.
+    """
+    if not requires_grad or isinstance(tensor, Generated) or not in_front(tensor):
+        return False
+    outer = _outermost(tensor)
+    if id(outer) in given or outer.requires_grad or not outer.is_floating_point():
+        return False
+    take_gradient_inside(outer)
+    return True
 
 
 def refuse_hidden(func: Any, kwargs: Any) -> None:
@@ -66,13 +79,12 @@ ANSWERED: dict[Any, Callable[[Tensor], Any]] = {
     Tensor.grad_fn.__get__: _grad_fn,  # type: ignore[attr-defined]
     Tensor.is_leaf.__get__: _is_leaf,  # type: ignore[attr-defined]
 }
-ON_GRADIENTS = frozenset(
+LEAVES = frozenset((Tensor.requires_grad_, Tensor.requires_grad.__set__))  # type: ignore[attr-defined]
+ON_GRADIENTS = LEAVES | frozenset(
     (
         Tensor.register_hook,
         Tensor.register_post_accumulate_grad_hook,
         Tensor.retain_grad,
-        Tensor.requires_grad_,
-        Tensor.requires_grad.__set__,  # type: ignore[attr-defined]
         Tensor.backward,
         torch.autograd.grad,
         torch.autograd.backward,

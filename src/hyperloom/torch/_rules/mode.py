@@ -9,7 +9,13 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from hyperloom.torch._rules.attention import attention
-from hyperloom.torch._rules.hidden import ANSWERED, ON_GRADIENTS, refuse_hidden
+from hyperloom.torch._rules.hidden import (
+    ANSWERED,
+    LEAVES,
+    ON_GRADIENTS,
+    refuse_hidden,
+    take_gradient,
+)
 from hyperloom.torch._rules.registry import AUTOCAST, GRAPH, OPENED, VMAP
 from hyperloom.torch._target.checkpointing import CheckpointedError, checkpointed
 from hyperloom.torch._target.private import any_autocast, saving_hooks
@@ -20,6 +26,7 @@ class Lowering(TorchFunctionMode):
 
     Args:
         same_draws: Whether random draws are the same for all conditions.
+        given: The inputs of the call (`id`).
 
     Raises:
         CheckpointedError: The target checkpoints activations; the recomputation would run when
@@ -27,9 +34,9 @@ class Lowering(TorchFunctionMode):
         OneByOneError: It does what `vmap` would hide.
     """
 
-    def __init__(self, same_draws: bool = False) -> None:
+    def __init__(self, same_draws: bool = False, given: frozenset[int] = frozenset()) -> None:
         super().__init__()
-        self.same_draws = same_draws
+        self.same_draws, self.given = same_draws, given
         self.grad = torch.is_grad_enabled() and not torch.compiler.is_compiling()
         self.hooks = saving_hooks() if self.grad else None
 
@@ -40,6 +47,8 @@ class Lowering(TorchFunctionMode):
         if not torch.compiler.is_compiling():
             if func in ANSWERED:
                 return ANSWERED[func](args[0])
+            if func in LEAVES and take_gradient(args[0], self.given, *args[1:], **kwargs):
+                return args[0]
             if func in ON_GRADIENTS or kwargs.get("generator") is not None:
                 refuse_hidden(func, kwargs)
         if func is F.scaled_dot_product_attention:  # the one rule that asks how draws are made

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from hyperloom.torch._rules.registry import WEIGHT, rule
+from hyperloom.torch._target.functions import refuse_in_function
 from hyperloom.torch._target.placeholder import PlaceholderError, empty_like
 from hyperloom.torch._weights.weights import Dense, Weight
 
@@ -74,6 +75,9 @@ class Generated(Tensor):
         if func in _SHAPE_ONLY:
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
+        if not torch.is_grad_enabled():
+            given = (*args, *kwargs.values())
+            refuse_in_function(any(isinstance(a, Generated) and a.modes.grad for a in given))
         known = WEIGHT.get(func)
         if known is not None:
             return known(*args, **kwargs)

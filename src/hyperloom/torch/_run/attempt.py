@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hyperloom.torch._rules.hidden import NotAtOnceError, OneByOneError
+from hyperloom.torch._rules.hidden import OneByOneError
 from hyperloom.torch._run.alone import ENDS_THE_CALL
 from hyperloom.torch._run.call import Call
 from hyperloom.torch._run.check import Alone
@@ -25,6 +25,8 @@ from hyperloom.torch._run.watching import ChangedError
 from hyperloom.torch._target.buffers import Buffers
 from hyperloom.torch._target.checkpointing import CheckpointedError
 from hyperloom.torch._target.copies import Copies, Draws
+from hyperloom.torch._target.functions import NotAtOnceError
+from hyperloom.torch._target.outliving import OutlivesError
 from hyperloom.torch._target.private import inside_transform, warn_of_slow_operations
 from hyperloom.torch._target.trace import Trace
 from hyperloom.torch._weights.rows import NotRowsError
@@ -85,12 +87,16 @@ def run_instead(
 ) -> Any:
     """Run on rows, or the loop, in the place of what has failed, and remember it.
 
-    Not the first time that a target changes what it keeps: it may do so once in its life, and then
-    run at once.
+    Not the first time that a target changes what it keeps, or that more refers to its modules than
+    did: it may do so once in its life, and then run at once.
     """
     memory, kind = runner.memory, kind_of(runner, call)
     fallback = reason_of(error, runner.skeleton.module)
-    once = isinstance(error, OneByOneError) or len(call.batch) != 1 or call.by is not None
+    once = (
+        isinstance(error, (OneByOneError, OutlivesError))
+        or len(call.batch) != 1
+        or call.by is not None
+    )
     if not once and kind not in memory.on_rows:
         try:
             output = STRATEGIES["rows"](runner, weights, shared, call, buffers)
@@ -102,7 +108,7 @@ def run_instead(
             return output
     output = STRATEGIES["loop"](runner, weights, shared, call, buffers)
     memory.say(LOOP, fallback)
-    if isinstance(error, ChangedError) and kind not in memory.changed:
+    if isinstance(error, (ChangedError, OutlivesError)) and kind not in memory.changed:
         memory.changed.add(kind)
         return output
     # Only now: a call that fails both ways is an error.

@@ -140,7 +140,9 @@ class Hand:
         self.trained, self.modes = _versions(self.parameters), Modes.now(encoded.vector.device.type)
         self.maker = maker_of(generator, encoded.flat(), None)
         # What outlives this network: it is not to be written through views.
-        lasting = (encoded.vector, *generator.parameters()) if runner.skeleton.may_store else ()
+        lasting = (
+            (encoded.vector, *generator.parameters()) if runner.skeleton.code.may_store else ()
+        )
         self.lasting = memory_of(lasting)
         self.worn = self._worn()
         base = rows or Rows.blocks(self.batch.numel(), 1)
@@ -237,6 +239,8 @@ class Hand:
             return self._run(method, args, kwargs)
         modes = method, self.module.training, torch.is_grad_enabled(), self.batch, self.rows is None
         kind = modes, tuple(map(type, args)), tuple(kwargs)
+        if memory.in_factors.get(kind) is False:
+            self._form(kind)
         if kind not in memory.watched:
             output = first_run(
                 self.runner,
@@ -244,10 +248,11 @@ class Hand:
                 (args, kwargs),
                 partial(self._run_watched, method, (args, kwargs)),
                 self._write_into_copies,
+                partial(self._form, kind),
             )
             memory.watched.add(kind)
             return output
-        if not skeleton.may_store:
+        if not skeleton.code.may_store:
             return self._run(method, args, kwargs)
         given = list(self.worn.shared.items())
         before = versions(value for _, value in given)
@@ -266,6 +271,14 @@ class Hand:
             copied = self.modes.run(partial(shared[name].clone))
             self.worn.shared = {**self.worn.shared, name: copied}
             self.runner.skeleton.places.replace_parameter(self.module, name, copied)
+
+    def _form(self, kind: Any) -> None:
+        """Put tensors in the place of the stand-ins for one condition: functions ask for them."""
+        self.runner.memory.in_factors[kind] = False
+        for name, value in self.seats[0].items():
+            if isinstance(value, Held):
+                self.seats[0][name] = formed = real(value)
+                self.runner.skeleton.places.replace_parameter(self.module, name, formed)
 
     def _run_watched(self, method: str, inputs: Any, copies: Copies | None) -> Any:
         watch = ACTIVE.now
@@ -290,9 +303,7 @@ class Hand:
                     examination = examined(
                         self.runner, place, self.worn, laid.call, kind, keeps=True
                     )
-                    why = examination.why
-                    if not why and laid.batch and examination.object:
-                        why = f"it returns a {examination.object}"
+                    why = examination.why or (examination.of_batch() if laid.batch else "")
                     if not why:
                         self.meeting.uses.take(examination.uses)
                         output = run_on(self._place(method), self.seats, self.meeting, laid.call)

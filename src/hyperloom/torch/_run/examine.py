@@ -32,6 +32,7 @@ class Examination:
         plain: Whether all tensors of the output are in a tree, and none in other objects.
         objects: The same of the tensors in each object of the output, such as a cache.
         object: The class of one that cannot be cut into one for each condition; `""` without.
+        leaf: Whether it returns a tensor that it has gradients taken for.
         why: Why the target is not to be run on rows; `""` where it is.
     """
 
@@ -40,7 +41,14 @@ class Examination:
     plain: bool = True
     objects: tuple[tuple[bool, ...], ...] = ()
     object: str = ""
+    leaf: bool = False
     why: str = ""
+
+    def of_batch(self) -> str:
+        """Say why rows are not to stand for the conditions of a batch; `""` where they are."""
+        if self.leaf:
+            return "it returns a tensor that gradients are taken for"
+        return f"it returns a {self.object}" if self.object else ""
 
 
 def examine(
@@ -58,13 +66,14 @@ def examine(
         trace: The target's attributes, which are put back.
         keeps: Whether the target may keep tensors in its attributes.
     """
-    examination = Examination()
+    examination, grad = Examination(), torch.is_grad_enabled()
     with torch.no_grad(), torch.random.fork_rng(devices=()):
         for seed in (0, 1):
             torch.manual_seed(seed)
             examination = Examination()
             try:
-                examination.why = _compared(place, worn.shaken(), call, examination, trace, keeps)
+                shaken = worn.shaken()
+                examination.why = _compared(place, shaken, call, examination, trace, keeps, grad)
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:  # whatever the target raises: its rows are not run so
@@ -87,11 +96,18 @@ def _short(error: Exception) -> str:
 
 
 def _compared(
-    place: Place, worn: Worn, call: RowCall, examination: Examination, trace: Trace, keeps: bool
+    place: Place,
+    worn: Worn,
+    call: RowCall,
+    examination: Examination,
+    trace: Trace,
+    keeps: bool,
+    grad: bool,
 ) -> str:
     """Run all rows, and those of two conditions alone; say what differs."""
     touched: set[str] = set()
     meeting = Meeting(call.rows, examination.uses, worn.device)
+    meeting.grad = grad  # the runs that follow may take gradients
     args, kwargs = call.copied()
     tensors, buffers = worn.copied().seats(meeting, touched)
     with SameDraws(), following(meeting):
@@ -104,6 +120,8 @@ def _compared(
     whole_ones = [value for value in objects if not _can_be_cut(value)]
     examination.object = type(whole_ones[0]).__name__ if whole_ones else ""
     leaves = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+    given = {id(leaf) for leaf in tree_leaves((args, kwargs))}
+    examination.leaf = any(t.requires_grad and id(t) not in given for t in leaves)
     examination.plain = len(whole) == len(leaves)
     examination.outputs = tuple(isinstance(v, RowWise) or hasattr(v, MARK) for v in leaves)
     for name, value in worn.buffers.items():

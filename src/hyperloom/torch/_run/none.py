@@ -31,7 +31,7 @@ def run_none(
     Their shapes are the target's to tell. Gradients are zeros; what it keeps is as it was.
     """
     skeleton, batch = runner.skeleton, call.batch
-    trace, draws = skeleton.watch((call.inputs, call.kwargs)), Draws()
+    trace, draws = skeleton.code.watch((call.inputs, call.kwargs)), Draws()
     dense = {n: w if isinstance(w, Tensor) else w.dense() for n, w in weights.items()}
     tensors = {name: _one_of(value, 0, batch) for name, value in dense.items()}
     by_id = {name: table[0] for name, table in buffers.tables.items() if name in buffers.rows}

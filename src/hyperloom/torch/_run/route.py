@@ -21,7 +21,6 @@ from hyperloom.torch._generate.generator import (
     runs_slots_alone,
 )
 from hyperloom.torch._generate.numbers import waits_for_gradient
-from hyperloom.torch._rules.hidden import NotAtOnceError
 from hyperloom.torch._run.call import Call
 from hyperloom.torch._run.chain import Program, write_program
 from hyperloom.torch._run.kinds import kind_of
@@ -29,6 +28,7 @@ from hyperloom.torch._run.memory import LOOP, Fallback
 from hyperloom.torch._run.pairing import refuse_meta_inputs
 from hyperloom.torch._run.runner import Runner
 from hyperloom.torch._run.strategies import STRATEGIES, Strategy
+from hyperloom.torch._target.functions import NotAtOnceError
 from hyperloom.torch._target.private import any_autocast, inside_transform
 from hyperloom.torch._weights.choose import choose
 
@@ -254,7 +254,7 @@ def _strategy_of(runner: Runner, call: Call) -> Route:
         reason = f"all rows at once; under vmap, {runner.memory.on_rows[kind]}"
         return _way("rows", reason, guarded=True, tried=True)
     if torch.compiler.is_compiling():
-        if runner.has_buffers and runner.skeleton.may_write:
+        if runner.has_buffers and runner.skeleton.code.may_write:
             return _one_by_one(Fallback("", "it may write its buffers, which a graph cannot tell"))
         return _way("vmap", _OWN_FORWARD)
     tried, slow = kind in runner.memory.at_once, runner.memory.slow.get(kind, ())

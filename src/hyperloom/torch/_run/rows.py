@@ -17,7 +17,6 @@ from typing import Any
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
-from hyperloom.torch._rules.hidden import NotAtOnceError
 from hyperloom.torch._rules.rows.standin import Meeting
 from hyperloom.torch._run.call import Call
 from hyperloom.torch._run.examine import Examination, examine
@@ -28,6 +27,7 @@ from hyperloom.torch._run.runner import Runner
 from hyperloom.torch._run.watching import watched
 from hyperloom.torch._run.worn import Place, Worn, run_on, worn_of
 from hyperloom.torch._target.buffers import Buffers
+from hyperloom.torch._target.functions import NotAtOnceError
 from hyperloom.torch._target.trace import Trace
 from hyperloom.torch._weights.rows import Rows
 from hyperloom.torch._weights.weights import Weight
@@ -85,8 +85,9 @@ def run_rows(
     """
     if runner.execution.randomness == "same" and runner.skeleton.module.training:
         raise NotAtOnceError("one draw is asked for all conditions")
-    if call.by is None and runner.skeleton.on_gradients:  # of all rows together, without a word
-        raise NotAtOnceError(f"it uses {min(runner.skeleton.on_gradients)}")
+    asks = runner.skeleton.code.on_gradients
+    if call.by is None and asks:  # of all rows together, without a word
+        raise NotAtOnceError(f"it uses {min(asks)}")
     if runner.skeleton.written:
         raise NotAtOnceError(f"it writes into its weight {min(runner.skeleton.written)!r}")
     if runner.skeleton.statistics_now():
@@ -96,15 +97,15 @@ def run_rows(
     place = partial(runner.skeleton.call, method=call.method)
     for laid in laid_out(call, worn.num):
         examination = examined(runner, place, worn, laid.call, (laid.how, kind_of(runner, call)))
-        why = examination.why
-        if not why and laid.batch and examination.object:
-            why = f"it returns a {examination.object}"
+        why = examination.why or (examination.of_batch() if laid.batch else "")
         if not why:
-            together = brought_together(laid.call) if examination.plain else laid.call
+            # What gradients are taken for comes out as it is, not in another order.
+            sorts = examination.plain and not examination.leaf
+            together = brought_together(laid.call) if sorts else laid.call
             meeting = Meeting(together.rows, examination.uses, worn.device)
             with watched(runner, call) if laid.batch else nullcontext():
                 output = run_on(place, worn.seats(meeting), meeting, together)
-            if examination.plain:
+            if sorts:
                 output = put_back(output, laid.call.rows, examination.outputs)
             if call.ragged is not None:
                 return call.ragged.back(output, examination.outputs)

@@ -19,7 +19,6 @@ from hyperloom.torch._generate.generator import (
     distinct,
     tensors_of,
 )
-from hyperloom.torch._rules.hidden import NotAtOnceError
 from hyperloom.torch._run.alone import ENDS_THE_CALL
 from hyperloom.torch._run.attempt import attempt, quietly, run_instead
 from hyperloom.torch._run.call import Call, Uses, slices
@@ -43,6 +42,7 @@ from hyperloom.torch._run.runner import Runner
 from hyperloom.torch._run.unwritten import first_run, handed, refuse_late
 from hyperloom.torch._target.buffers import NO_BUFFERS, Buffers
 from hyperloom.torch._target.copies import Copies, Draws
+from hyperloom.torch._target.functions import NotAtOnceError
 from hyperloom.torch._target.objects import unpack
 from hyperloom.torch._target.placeholder import Ungenerated
 from hyperloom.torch._target.private import inside_transform
@@ -94,7 +94,7 @@ def _follow_in_part(
     uses: list[str] = []
     some = PartGenerator(generator, way.part, encoded.vector.device, uses)
     buffers = runner.buffers(encoded.ids, call.batch) if runner.has_buffers else NO_BUFFERS
-    draws, trace = Draws(), runner.skeleton.watch((call.inputs, call.kwargs))
+    draws, trace = Draws(), runner.skeleton.code.watch((call.inputs, call.kwargs))
     output, error = None, None
     try:
         output = make_and_run(some, runner, replace(way, part=None), encoded, call, buffers)
@@ -205,7 +205,7 @@ def run(
     try:
         if not way.watched:
             return _run_first(runner, way, weights, shared, call, buffers)
-        if not skeleton.may_store or way.program is not None or torch.compiler.is_compiling():
+        if not skeleton.code.may_store or way.program is not None or torch.compiler.is_compiling():
             return _run_once(runner, way, weights, shared, call, buffers)
         given = handed(weights, shared)
         before = versions(value for _, value in given)
@@ -371,7 +371,7 @@ def _recomputed(generator: Generator, runner: Runner, encoded: Encoded, call: Ca
         return output
     start, first = buffers.copy(), [buffers]
     inputs = (call.inputs, call.kwargs)
-    copies, before = Copies(inputs), runner.skeleton.watch(inputs)
+    copies, before = Copies(inputs), runner.skeleton.code.watch(inputs)
     again = inputs
 
     def run_now(given: Copies, buffers: Buffers) -> Any:
@@ -382,7 +382,7 @@ def _recomputed(generator: Generator, runner: Runner, encoded: Encoded, call: Ca
     def once(_: Tensor) -> Any:
         if first:
             return run_now(copies, first.pop())
-        now = runner.skeleton.watch(inputs)
+        now = runner.skeleton.code.watch(inputs)
         if before is None or now is None:
             return run_now(Copies(again), start.copy())
         try:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from hyperloom._core.errors import message
 from hyperloom.torch._run.runner import Runner
 from hyperloom.torch._target.copies import Copies, Draws
+from hyperloom.torch._target.functions import InFunctionError
 from hyperloom.torch._target.trace import Trace
 from hyperloom.torch._target.writes import (
     Writes,
@@ -32,6 +33,7 @@ def first_run(
     inputs: Any,
     run: Callable[[Any], Any],
     again: Callable[[set[str]], None],
+    form: Callable[[], None] | None = None,
 ) -> Any:
     """Run a call of a kind that was not seen yet; where it writes into weights, once more.
 
@@ -41,8 +43,10 @@ def first_run(
         inputs: What the target is given.
         run: Runs the target; is given `inputs` or copies of them.
         again: Is told the names of the weights, before the call is run again.
+        form: Puts tensors in the place of stand-ins, for a function of the user's own that is run
+            again with them.
     """
-    stores = runner.skeleton.may_store  # else nothing is to be put back
+    stores = runner.skeleton.code.may_store  # else nothing is to be put back
     trace = Trace(module.named_modules(), inputs) if stores else None
     draws = Draws()
     while True:
@@ -52,6 +56,13 @@ def first_run(
                 output = run(copies if stores else None)
         except WrittenError:
             output = None
+        except InFunctionError:
+            if form is None:
+                raise
+            form()
+            form, output = None, None
+            _put_back(runner, trace, draws)
+            continue
         except RuntimeError as error:
             # Autograd has refused a write into a view first, and does not say into which.
             watch.found.update(watch.names - runner.kept().keys())
@@ -63,12 +74,16 @@ def first_run(
             runner.skeleton.was_watched = True
             return output
         del output
-        with runner.skeleton.lock:
-            if trace is not None:
-                trace.restore()
-        draws.restore()
+        _put_back(runner, trace, draws)
         tell_of(runner, watch.found)
         again(watch.found)
+
+
+def _put_back(runner: Runner, trace: Trace | None, draws: Draws) -> None:
+    with runner.skeleton.lock:
+        if trace is not None:
+            trace.restore()
+    draws.restore()
 
 
 def _is_of_views(error: RuntimeError) -> bool:

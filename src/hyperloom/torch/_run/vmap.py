@@ -16,12 +16,13 @@ from torch.utils._pytree import (  # vmap's own trees
     tree_unflatten,
 )
 
-from hyperloom.torch._rules.hidden import NotAtOnceError, OneByOneError
+from hyperloom.torch._rules.hidden import OneByOneError
 from hyperloom.torch._rules.mode import Lowering
 from hyperloom.torch._rules.standin import Generated, dense_leaf
 from hyperloom.torch._run.joined import CONSTANT
 from hyperloom.torch._run.watching import watched
 from hyperloom.torch._target.buffers import Buffers
+from hyperloom.torch._target.functions import NotAtOnceError
 from hyperloom.torch._weights.weights import Weight
 
 if TYPE_CHECKING:
@@ -48,6 +49,10 @@ def run_vmap(
     if runner.has_buffers:
         batched, returned = buffers.batched(), buffers.returned()
     untouched = {name: value for name, value in buffers.shared.items() if name not in batched}
+    inputs, dims = (call.inputs, call.kwargs), (call.dims, call.kwargs_dims)
+    if skeleton.code.takes_leaves:
+        inputs, dims = _all_paired(inputs, dims, call.batch)
+    ids = frozenset(id(leaf) for leaf in tree_leaves(inputs))
     outside = _Outside()
     closely = _looks_closely(runner)
 
@@ -60,7 +65,7 @@ def run_vmap(
             tensors[name] = value
         given = {name: value.clone() for name, value in {**untouched, **batched}.items()}
         before = dict(given)
-        with Lowering(same):
+        with Lowering(same, ids):
             leaves = tree_leaves((args, kwargs)) if call.mutable else None
             output = skeleton.call(tensors, given, args, kwargs, at_once=True, method=call.method)
             if leaves is not None and _differ(leaves, tree_leaves((args, kwargs))):
@@ -73,14 +78,28 @@ def run_vmap(
     for _ in call.batch:
         function = vmap(
             function,
-            in_dims=(0, 0, call.dims, call.kwargs_dims),
+            in_dims=(0, 0, *dims),
             randomness="same" if same else "different",
         )
-    with nullcontext() if skeleton.needs_no_watch() else watched(runner, call):
-        output, written = function(hidden, batched, call.inputs, call.kwargs)
+    with nullcontext() if skeleton.code.needs_no_watch() else watched(runner, call):
+        output, written = function(hidden, batched, *inputs)
     if written:
         buffers.take(written)
     return outside.join(output)
+
+
+def _all_paired(inputs: Any, dims: Any, batch: torch.Size) -> tuple[Any, Any]:
+    """Give every input the batch in front: each condition has gradients of its own for it."""
+    leaves, spec = tree_flatten(inputs)
+    of_each, dims_spec = tree_flatten(dims)
+    if len(of_each) != len(leaves):
+        return inputs, dims
+    for i, (leaf, dim) in enumerate(zip(leaves, of_each, strict=True)):
+        if dim is None and isinstance(leaf, Tensor) and leaf.is_floating_point():
+            leaves[i], of_each[i] = leaf.expand(*batch, *leaf.shape), 0
+        elif dim and isinstance(leaf, Tensor) and len(batch) == 1:
+            leaves[i], of_each[i] = leaf.movedim(dim, 0), 0
+    return tree_unflatten(leaves, spec), tree_unflatten(of_each, dims_spec)
 
 
 def _differ(before: list[Any], after: list[Any]) -> bool:
@@ -103,7 +122,7 @@ def _looks_closely(runner: Runner) -> bool:
     mode, compared = (skeleton.module.training, torch.is_grad_enabled()), runner.memory.compared
     known = mode in compared
     compared.add(mode)
-    return not known or skeleton.may_write
+    return not known or skeleton.code.may_write
 
 
 def _refuse_shared_writes(

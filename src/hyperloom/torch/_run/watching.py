@@ -30,7 +30,7 @@ def watched(runner: Runner, call: Call) -> Generator[None]:
         yield
         return
     skeleton = runner.skeleton
-    hidden = skeleton.hooks_on_gradients() or skeleton.seeds
+    hidden = skeleton.code.hooks_on_gradients() or skeleton.code.seeds
     if hidden is not None:
         raise OneByOneError(f"it uses {hidden}, for each condition by itself")
     with skeleton.watching((call.inputs, call.kwargs)) as trace:

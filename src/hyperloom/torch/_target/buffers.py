@@ -165,10 +165,10 @@ class Buffers:
         if name in skeleton.statistics_now() or name in skeleton.secretly_written:
             return True
         if _compiling():  # a graph cannot look at values: what the code may write, it has written
-            return skeleton.may_write
+            return skeleton.code.may_write
         if not value.is_inference() and value._version:
             return True
-        looked = skeleton.module.training in skeleton.compared and not skeleton.may_write
+        looked = skeleton.module.training in skeleton.compared and not skeleton.code.may_write
         if looked and not value.is_inference():
             return False
         if value.device.type == "meta" or torch.equal(value, start):

@@ -31,6 +31,26 @@ def is_batched(tensor: Tensor) -> bool:
     return _C._functorch.is_batchedtensor(tensor)
 
 
+def in_front(tensor: Tensor) -> bool:
+    """Whether all conditions that `vmap` hides in a tensor, some, are its first dimensions."""
+    levels = 0
+    while is_batched(tensor):
+        if _C._functorch.maybe_get_bdim(tensor):
+            return False
+        tensor, levels = unwrapped(tensor), levels + 1
+    return levels > 0
+
+
+def take_gradient_inside(tensor: Tensor) -> None:
+    """Call `requires_grad_()` inside a transform, on a tensor that is outside of it."""
+    allowed = _C._functorch.get_inplace_requires_grad_allowed()
+    _C._functorch.set_inplace_requires_grad_allowed(True)
+    try:
+        tensor.requires_grad_()
+    finally:
+        _C._functorch.set_inplace_requires_grad_allowed(allowed)
+
+
 def unwrapped(tensor: Tensor) -> Tensor:
     """Return what a tensor of a transform is one level further out."""
     return _C._functorch.get_unwrapped(tensor)

@@ -58,10 +58,16 @@ def on_gradients(target: nn.Module) -> frozenset[str]:
     return frozenset(name for code in codes for name in _GRADIENTS.intersection(code.co_names))
 
 
+def takes_leaves(target: nn.Module) -> bool:
+    """Whether code of the target has gradients taken for a tensor of its own."""
+    codes = (c for m in target.modules() for f in _functions(m) for c in _codes(f.__code__))
+    return any("requires_grad_" in c.co_names or _assigns(c, "requires_grad") for c in codes)
+
+
 def replaces_data(target: nn.Module) -> bool:
     """Whether code of the target assigns to `data`: puts other memory into a tensor."""
     codes = (c for m in target.modules() for f in _functions(m) for c in _codes(f.__code__))
-    return any(map(_assigns_data, codes))
+    return any(_assigns(code, "data") for code in codes)
 
 
 def writes_in_place(target: nn.Module) -> bool:
@@ -80,9 +86,9 @@ def renormed_paths(target: nn.Module) -> set[str]:
 
 
 @lru_cache(maxsize=4096)
-def _assigns_data(code: CodeType) -> bool:
-    return "data" in code.co_names and any(
-        i.opname == "STORE_ATTR" and i.argval == "data" for i in dis.get_instructions(code)
+def _assigns(code: CodeType, name: str) -> bool:
+    return name in code.co_names and any(
+        i.opname == "STORE_ATTR" and i.argval == name for i in dis.get_instructions(code)
     )
 
 

@@ -12,40 +12,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.utils.parametrize import is_parametrized
 
 from hyperloom._core.target.spec import TargetSpec
 from hyperloom.torch._target.attributes import computed_by_hooks
 from hyperloom.torch._target.calling import Method, in_eager, parameter_paths
-from hyperloom.torch._target.checkpointing import (
-    CheckpointedError,
-    Watch,
-    WatchedParameters,
-    is_of_torch_alone,
-    may_checkpoint,
-)
+from hyperloom.torch._target.checkpointing import CheckpointedError, Watch, WatchedParameters
 from hyperloom.torch._target.closures import holder, refuse_outside_references
+from hyperloom.torch._target.code import Code
 from hyperloom.torch._target.copies import Copies, Draws
 from hyperloom.torch._target.copying import Convert, SharedCopy, copy_with
 from hyperloom.torch._target.norms import momenta_of, norms_of
 from hyperloom.torch._target.objects import pack, with_objects
+from hyperloom.torch._target.outliving import OutlivesError, References
 from hyperloom.torch._target.placeholder import Placeholder, PlaceholderError, Ungenerated
 from hyperloom.torch._target.places import Places
-from hyperloom.torch._target.private import (
-    HOOKS_ON_GRADIENTS,
-    no_cached_parametrizations,
-    saving_hooks,
-)
+from hyperloom.torch._target.private import no_cached_parametrizations, saving_hooks
 from hyperloom.torch._target.reads import Reads
-from hyperloom.torch._target.scan import (
-    draws,
-    keepers,
-    on_gradients,
-    renormed_paths,
-    replaces_data,
-    seeds,
-    writes_in_place,
-)
+from hyperloom.torch._target.scan import renormed_paths
 from hyperloom.torch._target.trace import Trace
 from hyperloom.torch._target.writes import ACTIVE, is_stand_in
 
@@ -70,9 +53,11 @@ class Skeleton:
         # Modes in which the values of buffers were compared, and what that has found.
         self.compared: set[bool] = set()
         self.secretly_written: set[str] = set()
-        # Modes in which a call was watched, and in which it checkpoints activations.
-        self.watched: set[bool] = set()
+        # Modes in which a call was watched, in which it checkpoints activations (training or not),
+        # and in which it uses its modules after the call.
+        self.watched: set[Any] = set()
         self.checkpointing: set[bool] = set()
+        self.outliving: set[Any] = set()
         # Tensors that the target writes into: it is given a copy, anew at every call.
         self.written: set[str] = set()
         self.was_watched = False  # for writes into weights, in a call outside of graphs
@@ -97,25 +82,8 @@ class Skeleton:
         """Look at the modules once; to be called again after they were changed."""
         self.lock = threading.RLock()
         self._norms = dict(norms_of(self.module))
-        self._parametrized = any(map(is_parametrized, self.module.modules()))
         self.momenta = momenta_of(self._norms)
-        self._may_checkpoint = may_checkpoint(self.module)
-        self._cannot_checkpoint = is_of_torch_alone(self.module)
-        self._keepers, self._draws = keepers(self.module), draws(self.module)
-        self.may_store = bool(self._keepers)
-        self._replaces_data = replaces_data(self.module)
-        self._may_write_weights = writes_in_place(self.module)
-        self.seeds = seeds(self.module)
-        # Whether the code of a module with buffers, but for norms, may write them.
-        norms = {id(m) for m in self._norms.values()}
-        writers = (m for _, m in self._keepers if id(m) not in norms)
-        self.may_write = any(b is not None for m in writers for b in m._buffers.values())
-        self.on_gradients = on_gradients(self.module)
-        self._hooked = [
-            (path, part)
-            for path, part in self.module.named_modules()
-            if part._backward_hooks or part._backward_pre_hooks
-        ]
+        self.code = Code(self.module, self._norms)
         paths = {path for aliases in self.places.paths.values() for path in aliases}
         self._owners = [
             (part, [(key, full) for key, full in keys if full in paths])
@@ -136,29 +104,10 @@ class Skeleton:
         finally:
             self.reads = before
 
-    def hooks_on_gradients(self) -> str | None:
-        """Return the name of hooks that are called with gradients, if there are any."""
-        if any(HOOKS_ON_GRADIENTS):
-            return "hooks on the gradients of all modules"
-        for path, module in self._hooked:
-            return f"hooks on the gradients of {path or type(module).__name__!r}"
-        return None
-
-    def needs_no_watch(self) -> bool:
-        """Whether the target keeps nothing, draws nothing and has no hooks on gradients."""
-        kept = self._keepers or self._draws or self._hooked or self.seeds is not None
-        return not kept and not any(HOOKS_ON_GRADIENTS)
-
-    def watch(self, inputs: Any) -> Trace | None:
-        """Note what a call may change, if the target's code says that it changes anything."""
-        if not self._keepers and not self._draws:
-            return None
-        return Trace(self._keepers, inputs, self._draws)
-
     @contextmanager
     def watching(self, inputs: Any) -> Generator[Trace | None]:
-        """Do as `watch`; a call inside need not note the same once more."""
-        trace = self.watch(inputs)
+        """Do as `Code.watch`; a call inside need not note the same once more."""
+        trace = self.code.watch(inputs)
         token = _NOTED.set((self, trace))
         try:
             yield trace
@@ -226,12 +175,24 @@ class Skeleton:
             outputs = self._call_traced(given, args, kwargs, method)
             buffers.update((name, given[name]) for name in buffers)
             return outputs
-        if at_once or self._cannot_checkpoint or not torch.is_grad_enabled():
-            outputs = self._call(given, args, kwargs, method)
-        elif self.module.training in self.checkpointing:
+        grad = torch.is_grad_enabled()
+        mode = self.module.training, grad, method, at_once
+        settled = self.code.of_torch_alone or (mode in self.watched and (at_once or not grad))
+        if mode in self.outliving:
+            self._refuse_stand_ins(tensors)
             outputs = self._call_own(given, args, kwargs, method)
+        elif settled:
+            outputs = self._call(given, args, kwargs, method)
+        elif grad and not at_once and self.module.training in self.checkpointing:
+            outputs = self._call_own(given, args, kwargs, method)
+        elif at_once:
+            references = References(self.code.parts)
+            outputs = self._call(given, args, kwargs, method)
+            if references.more():
+                raise OutlivesError
+            self.watched.add(mode)
         else:
-            outputs, given = self._call_watched(given, tensors, buffers, args, kwargs, method)
+            outputs, given = self._call_watched(given, tensors, buffers, args, kwargs, mode)
         # functional_call notes here what the target has put in place of a buffer.
         buffers.update((name, given[name]) for name in buffers)
         return outputs
@@ -251,7 +212,7 @@ class Skeleton:
                 if watched:
                     self._place(given)
                 # What parametrizations have cached is another condition's.
-                with no_cached_parametrizations() if self._parametrized else nullcontext():
+                with no_cached_parametrizations() if self.code.parametrized else nullcontext():
                     return self._with(given, args, kwargs, method)
             finally:
                 for part, parameters in before:
@@ -318,36 +279,54 @@ class Skeleton:
         buffers: Mapping[str, Tensor],
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
-        method: str,
+        mode: tuple[bool, bool, str, bool],
     ) -> tuple[Any, dict[str, Tensor]]:
-        """Run, and run again as a module of its own if the target checkpoints activations.
+        """Run, and run again as a module of its own if its modules are used when the call is over.
 
-        The first call of a mode is watched function by function, as are all if the target's code
-        says that it may checkpoint; any other by what it reads, which is cheaper.
+        Because the target checkpoints activations, or holds on to them otherwise. The first call of
+        a mode is watched function by function, as are all if the target's code says that it may
+        checkpoint; any other by what it reads, which is cheaper.
         """
-        mode = self.module.training
+        training, grad, method, _ = mode
         start = {n: value.clone() for n, value in buffers.items()}
-        closely = self._may_checkpoint or mode not in self.watched
+        closely = self.code.may_checkpoint or mode not in self.watched
         trace = Trace(self.module.named_modules(), (args, kwargs)) if closely else None
         noting, noted = _NOTED.get()
-        trace, random = trace or (noted if noting is self else self.watch((args, kwargs))), Draws()
+        trace, random = (
+            trace or (noted if noting is self else self.code.watch((args, kwargs))),
+            Draws(),
+        )
         copies = Copies((args, kwargs) if closely else ((), {}))
         given_args, given_kwargs = copies.inputs if closely else (args, kwargs)
+        references = None if mode in self.watched else References(self.code.parts)
         try:
-            with Watch(self.module) if closely else nullcontext():
+            with Watch(self.module) if closely and grad else nullcontext():
                 outputs = self._call(given, given_args, given_kwargs, method, watched=not closely)
             self.watched.add(mode)
-            copies.give_back()
-            return outputs, given
+            if references is None or not references.more():
+                copies.give_back()
+                return outputs, given
+            del outputs
+            if not references.more():  # it was what the call has returned
+                self.outliving.add(mode)
         except CheckpointedError:
-            self.checkpointing.add(mode)
+            self.checkpointing.add(training)
         # The second run starts from the state in which the first one started.
         with self.lock:
             if trace is not None:
                 trace.restore()
         random.restore()
         given = {**self._placed(tensors), **start}
+        if mode in self.outliving:
+            self._refuse_stand_ins(tensors)
+        elif training not in self.checkpointing or not grad:
+            return self._call(given, args, kwargs, method), given
         return self._call_own(given, args, kwargs, method), given
+
+    def _refuse_stand_ins(self, tensors: Mapping[str, Tensor]) -> None:
+        """Raise where a target that uses its modules after the call is given stand-ins."""
+        if any(map(is_stand_in, tensors.values())):
+            raise OutlivesError
 
     def _call_own(
         self,
@@ -374,9 +353,9 @@ class Skeleton:
         watch = None if torch.compiler.is_compiling() else ACTIVE.now
         if watch is not None:
             watch.guard(tensors, self.written)
-        if self.written or self._replaces_data:
+        if self.written or self.code.replaces_data:
             tensors = self.own_tensors(tensors)
-        if torch.compiler.is_compiling() and self._may_write_weights and not self.was_watched:
+        if torch.compiler.is_compiling() and self.code.may_write_weights and not self.was_watched:
             tensors = {n: t if is_stand_in(t) else t.clone() for n, t in tensors.items()}
         if self.reads is not None:
             self.reads.know(tensors)
@@ -390,7 +369,7 @@ class Skeleton:
         """
         written = {n: tensors[n] for n in self.written if n in tensors}
         own = {n: t.clone() for n, t in written.items() if not isinstance(t, Ungenerated)}
-        if self._replaces_data:
+        if self.code.replaces_data:
             plain = {n: t for n, t in tensors.items() if not is_stand_in(t)}
             own = {**{n: t.view_as(t) for n, t in plain.items()}, **own}
         return {**tensors, **own}

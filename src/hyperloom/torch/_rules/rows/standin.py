@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 from hyperloom.torch._rules.mode import Lowering
 from hyperloom.torch._rules.registry import ROWS
+from hyperloom.torch._target.functions import refuse_in_function
 from hyperloom.torch._target.placeholder import PlaceholderError, empty_like
 from hyperloom.torch._weights.rows import NotRowsError, Rows
 from hyperloom.torch._weights.weights import Dense, Weight
@@ -68,6 +69,7 @@ class Meeting:
         self.rows, self.uses, self.device = rows, uses, device
         self.follows = False  # whether rows are being followed in this run
         self.alone = False  # whether this is one row for each condition, without the target's rows
+        self.grad = torch.is_grad_enabled()  # whether gradients are taken, or are to be later
         self.axis, self.width = 0, 0  # where functions have their rows just now, and how many
         self._apart: Meeting | None = None
 
@@ -213,6 +215,9 @@ class RowWise(Tensor):
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if not torch.is_grad_enabled():
+            given = (*args, *kwargs.values())
+            refuse_in_function(any(isinstance(a, RowWise) and a.meeting.grad for a in given))
         straight = STRAIGHT.get(func)
         if straight is not None and not kwargs:
             output = straight(*args)
