@@ -16,6 +16,7 @@ from hyperloom.torch._rules.rows.standin import MARK, Meeting, RowWise, Uses
 from hyperloom.torch._run.joined import CONSTANT
 from hyperloom.torch._run.row_calls import RowCall, objects_in, rows_of, tensors_in
 from hyperloom.torch._run.worn import Place, Worn, without_stand_ins
+from hyperloom.torch._target.tensors import equal
 from hyperloom.torch._target.trace import Trace, inner_of
 from hyperloom.torch._weights.rows import NotRowsError, Rows
 
@@ -125,7 +126,7 @@ def _compared(
     examination.plain = len(whole) == len(leaves)
     examination.outputs = tuple(isinstance(v, RowWise) or hasattr(v, MARK) for v in leaves)
     for name, value in worn.buffers.items():
-        if name not in worn.make and not torch.equal(buffers[name], value):
+        if name not in worn.make and not equal(buffers[name], value):
             return f"it writes its buffer {name!r}, which all conditions share"
     kept = None if keeps else trace.changed(lambda tensor: True)
     if kept is not None:

@@ -23,6 +23,7 @@ from hyperloom.torch._run.joined import CONSTANT
 from hyperloom.torch._run.watching import watched
 from hyperloom.torch._target.buffers import Buffers
 from hyperloom.torch._target.functions import NotAtOnceError
+from hyperloom.torch._target.tensors import equal
 from hyperloom.torch._weights.weights import Weight
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def _refuse_shared_writes(
         value = given[name]
         written = not value.is_inference() and value._version
         if closely and not written and not value.is_meta:
-            written = not torch.equal(value, shared[name])
+            written = not equal(value, shared[name])
         if value is not placed[name] or written:
             raise NotAtOnceError(f"it writes its buffer {name!r}, which all conditions share")
 

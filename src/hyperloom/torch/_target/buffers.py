@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hyperloom._core.errors import message
 from hyperloom.torch._target.skeleton import Skeleton
-from hyperloom.torch._target.tensors import TensorTree
+from hyperloom.torch._target.tensors import TensorTree, equal
 
 
 class Buffers:
@@ -171,7 +171,7 @@ class Buffers:
         looked = skeleton.module.training in skeleton.compared and not skeleton.code.may_write
         if looked and not value.is_inference():
             return False
-        if value.device.type == "meta" or torch.equal(value, start):
+        if value.device.type == "meta" or equal(value, start):
             return False
         skeleton.secretly_written.add(name)
         return True

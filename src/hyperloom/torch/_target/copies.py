@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hyperloom.torch._target.tensors import equal
 from hyperloom.torch._target.trace import version_of
 
 
@@ -97,5 +98,5 @@ class Copies:
 
 def _written(original: Tensor, copied: Tensor, version: int) -> bool:
     if copied.is_inference():
-        return not torch.equal(original, copied)
+        return not equal(original, copied)
     return copied._version != version

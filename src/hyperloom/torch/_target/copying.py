@@ -37,7 +37,11 @@ def copy_with(module: nn.Module, value: Convert) -> nn.Module:
         new = value(tensor)
         if not isinstance(tensor, nn.Parameter):
             return new
-        return nn.Parameter(new.detach(), tensor.requires_grad)
+        own = reference_to(new)
+        if not isinstance(own, nn.Parameter):
+            own = nn.Parameter(own, tensor.requires_grad)
+            vars(own).update(vars(new))
+        return own.requires_grad_(tensor.requires_grad)
 
     return _copied(module, convert, {})
 

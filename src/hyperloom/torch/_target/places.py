@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from hyperloom._core.target.spec import TargetSpec
 from hyperloom.torch._target.attributes import compute_by_hooks, have_dense_gradients
-from hyperloom.torch._target.copying import copy_over, copy_with, tie
+from hyperloom.torch._target.copying import copy_over, copy_with, reference_to, tie
 
 
 class Places:
@@ -86,7 +87,11 @@ class Places:
 
         def value(placeholder: Tensor) -> Tensor:
             tensor = given[id(placeholder)]
-            return tensor.detach() if id(tensor) in stay else tensor.detach().clone()
+            if id(tensor) in stay:
+                return reference_to(tensor)
+            own = reference_to(tensor, tensor.detach().clone())
+            vars(own).update(copy.deepcopy(vars(own)))
+            return own
 
         module = copy_with(self.module, value)
         for part in module.modules():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -127,3 +127,28 @@ def _sampled(value: torch.Tensor) -> bytes:
     value = value.detach().as_subclass(torch.Tensor)
     some = value.reshape(-1)[:: sample_step(value.numel())]
     return some.cpu().contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def parts_of_sparse(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return the dense tensors that a sparse one is made of."""
+    if tensor.layout is torch.sparse_coo:
+        return tensor._indices(), tensor._values()
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return tensor.crow_indices(), tensor.col_indices(), tensor.values()
+    return tensor.ccol_indices(), tensor.row_indices(), tensor.values()
+
+
+def sparse_of(parts: Sequence[torch.Tensor], like: torch.Tensor) -> torch.Tensor:
+    """Return the sparse tensor that is made of some parts, stored as `like` is."""
+    if like.layout is torch.sparse_coo:
+        coalesced = like.is_coalesced()
+        return torch.sparse_coo_tensor(*parts, like.shape, is_coalesced=coalesced)
+    return torch.sparse_compressed_tensor(*parts, like.shape, layout=like.layout)
+
+
+def equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors have the same numbers; sparse ones, whether they are stored alike."""
+    if one.layout is torch.strided is other.layout:
+        return torch.equal(one, other)
+    same = one.layout is other.layout and one.shape == other.shape
+    return same and all(map(torch.equal, parts_of_sparse(one), parts_of_sparse(other)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -40,7 +40,7 @@ from hyperloom.torch._hypernetwork import HyperNetwork
 from hyperloom.torch._target.packed import has_numbers, unpacked
 from hyperloom.torch._target.spec import target_spec, uncompiled
 from hyperloom.torch._target.statistics import checked_statistics
-from hyperloom.torch._target.tensors import frozen
+from hyperloom.torch._target.tensors import frozen, parts_of_sparse, sparse_of
 from hyperloom.torch._target.translated import Translated
 from hyperloom.torch._tools.given import a_hypernetwork
 
@@ -103,7 +103,8 @@ def load_into(hnet: HyperNetwork, path: str | os.PathLike[str]) -> None:
 def neutral_tensors(hnet: HyperNetwork, with_base: bool = False) -> dict[str, Tensor]:
     """Return all tensors under the names of the file: what was grown in blocks is one table.
 
-    Of the frozen ones the fingerprint, or `with_base` themselves.
+    A sparse buffer is several tensors: its indices and its values, numbered behind its name. Of the
+    frozen ones the fingerprint, or `with_base` themselves.
     """
     blocks = {
         f"{path}.{i}": path
@@ -116,7 +117,8 @@ def neutral_tensors(hnet: HyperNetwork, with_base: bool = False) -> dict[str, Te
         parts_of.setdefault(blocks.get(name, name), []).append(tensor.detach())
     joined = {name: torch.cat(v) if len(v) > 1 else v[0] for name, v in parts_of.items()}
     # Clones where storage is shared or strided: safetensors wants each tensor by itself.
-    tensors = {name: value.contiguous().clone() for name, value in joined.items()}
+    apart = (part for name, value in joined.items() for part in _parts(name, value))
+    tensors = {name: value.contiguous().clone() for name, value in apart}
     if with_base:
         tensors.pop(FINGERPRINT, None)
         tensors.update(_base(hnet))
@@ -126,6 +128,14 @@ def neutral_tensors(hnet: HyperNetwork, with_base: bool = False) -> dict[str, Te
             way_out = "Leave it out: the file then says which base it wants."
             raise TypeError(message("with_base", got, "a base of plain tensors", way_out))
     return tensors
+
+
+def _parts(name: str, value: Tensor) -> Iterator[tuple[str, Tensor]]:
+    if value.layout is torch.strided:
+        yield name, value
+        return
+    for number, part in enumerate(parts_of_sparse(value)):
+        yield f"{name}@{number}", part
 
 
 def _base(hnet: HyperNetwork) -> dict[str, Tensor]:
@@ -163,6 +173,10 @@ def _fill(hnet: HyperNetwork, tensors: dict[str, Tensor], path: Any) -> None:
             state.update({f"{name}.{i}": b for i, b in enumerate(tensor.split(sizes))})
         else:
             state[name] = tensor
+    for name, value in hnet.state_dict().items():
+        names = [part for part, _ in _parts(name, value)]
+        if names != [name] and names[0] in state:
+            state[name] = sparse_of([state.pop(part) for part in names], value)
     given = {name: state.pop(name) for name in base if name in state}
     for name, value in given.items():
         tree, _, key = name.partition(".")

@@ -34,6 +34,7 @@ from hyperloom.torch._generate.table import Table
 from hyperloom.torch._hypernetwork import HyperNetwork
 from hyperloom.torch._run.call import Call
 from hyperloom.torch._run.run import run_encoded
+from hyperloom.torch._target.tensors import equal
 from hyperloom.torch._tools.doctor_layers import floats, look_inside, probe, rms
 from hyperloom.torch._tools.doctor_steps import check_optimizer, measure_step
 
@@ -169,7 +170,7 @@ def _as_it_was(hnet: HyperNetwork) -> Generator[_Again]:
             for module, key, value, before in buffers:
                 module._buffers[key] = value
                 # Its version says nothing: batch_norm writes its statistics past it.
-                if not torch.equal(value, before):
+                if not equal(value, before):
                     with torch.no_grad():
                         value.copy_(before)
 

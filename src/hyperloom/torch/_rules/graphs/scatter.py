@@ -1,4 +1,4 @@
-"""`gather` and `scatter` inside `vmap` inside `torch.compile`: one graph for all batches."""
+"""`gather` and `scatter` inside `vmap`: their gradients; in `torch.compile`, one graph for all."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hyperloom.torch._rules.graphs.ops import define
-from hyperloom.torch._rules.registry import GRAPH, Rule, rule
+from hyperloom.torch._rules.registry import GRAPH, VMAP, Rule, rule
 from hyperloom.torch._rules.standin import dense_leaf
 
 
@@ -37,11 +37,19 @@ _gathered = define(
 def _of_scatter(
     x: Tensor, dim: int, index: Tensor, src: Tensor, reduce: str, include_self: bool
 ) -> Tensor:
+    src = _used(src, index)
     if not reduce:
         return torch.scatter(x, dim, index, src)
     if reduce == "sum" and include_self:
         return torch.scatter_add(x, dim, index, src)
     return torch.scatter_reduce(x, dim, index, src, reduce, include_self=include_self)
+
+
+def _used(src: Tensor, index: Tensor) -> Tensor:
+    """Return the numbers that are put somewhere: PyTorch's own gradient is for these alone."""
+    if src.ndim != index.ndim or src.shape == index.shape:
+        return src
+    return src[tuple(slice(size) for size in index.shape)]
 
 
 def _scatter_rule(
@@ -121,8 +129,28 @@ def _into(reduce: str, inplace: bool, function: Any) -> Rule:
     return put
 
 
+def _of_used(function: Any) -> Rule:
+    """Return a function that puts numbers at places, with the gradient of those that it uses."""
+
+    def put(
+        input: Tensor,  # noqa: A002
+        dim: int,
+        index: Tensor,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Tensor:
+        if args and isinstance(args[0], Tensor):
+            args = (_used(dense_leaf(args[0]), index), *args[1:])
+        elif isinstance(kwargs.get("src"), Tensor):
+            kwargs["src"] = _used(dense_leaf(kwargs["src"]), index)
+        return function(dense_leaf(input), dim, index, *args, **kwargs)
+
+    return put
+
+
 for _way, _name in (("", "scatter"), ("sum", "scatter_add"), ("told", "scatter_reduce")):
     for _function in (getattr(torch, _name), getattr(Tensor, _name)):
         rule(_function, when=GRAPH)(_into(_way, False, _function))
+        rule(_function, when=VMAP)(_of_used(_function))
     _written = getattr(Tensor, f"{_name}_")
     rule(_written, when=GRAPH)(_into(_way, True, _written))
