@@ -23,6 +23,7 @@ from hyperloom.torch._run.joined import CONSTANT
 from hyperloom.torch._run.watching import watched
 from hyperloom.torch._target.buffers import Buffers
 from hyperloom.torch._target.functions import NotAtOnceError
+from hyperloom.torch._target.private import HOOKS_ON_GRADIENTS
 from hyperloom.torch._target.tensors import equal
 from hyperloom.torch._weights.weights import Weight
 
@@ -82,7 +83,8 @@ def run_vmap(
             in_dims=(0, 0, *dims),
             randomness="same" if same else "different",
         )
-    with nullcontext() if skeleton.code.needs_no_watch() else watched(runner, call):
+    free = skeleton.code.needs_no_watch and not any(HOOKS_ON_GRADIENTS)
+    with nullcontext() if free else watched(runner, call):
         output, written = function(hidden, batched, *inputs)
     if written:
         buffers.take(written)

@@ -33,6 +33,8 @@ class Code:
         parts: All its modules.
         parametrized: Whether it has parametrizations.
         may_store: Whether it may keep something from call to call.
+        needs_no_watch: Whether it keeps nothing, draws nothing and has no hooks on gradients; those
+            for all modules apart.
         may_write: Whether the code of a module with buffers, but for norms, may write them.
         may_write_weights: Whether it may write into weights.
         replaces_data: Whether it assigns to `data`.
@@ -62,6 +64,8 @@ class Code:
             for path, part in module.named_modules()
             if part._backward_hooks or part._backward_pre_hooks
         ]
+        watched = self._keepers or self._draws or self._hooked or self.seeds is not None
+        self.needs_no_watch = not watched
 
     def hooks_on_gradients(self) -> str | None:
         """Return the name of hooks that are called with gradients, if there are any."""
@@ -70,11 +74,6 @@ class Code:
         for path, module in self._hooked:
             return f"hooks on the gradients of {path or type(module).__name__!r}"
         return None
-
-    def needs_no_watch(self) -> bool:
-        """Whether the target keeps nothing, draws nothing and has no hooks on gradients."""
-        kept = self._keepers or self._draws or self._hooked or self.seeds is not None
-        return not kept and not any(HOOKS_ON_GRADIENTS)
 
     def watch(self, inputs: Any) -> Trace | None:
         """Note what a call may change, if the target's code says that it changes anything."""

@@ -140,10 +140,12 @@ def parts_of_sparse(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 def sparse_of(parts: Sequence[torch.Tensor], like: torch.Tensor) -> torch.Tensor:
     """Return the sparse tensor that is made of some parts, stored as `like` is."""
+    first, *rest = parts
     if like.layout is torch.sparse_coo:
         coalesced = like.is_coalesced()
-        return torch.sparse_coo_tensor(*parts, like.shape, is_coalesced=coalesced)
-    return torch.sparse_compressed_tensor(*parts, like.shape, layout=like.layout)
+        return torch.sparse_coo_tensor(first, rest[0], like.shape, is_coalesced=coalesced)
+    second, values = rest
+    return torch.sparse_compressed_tensor(first, second, values, like.shape, layout=like.layout)
 
 
 def equal(one: torch.Tensor, other: torch.Tensor) -> bool:
