@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hyperloom._core.errors import message
+
 
 class Table(nn.ParameterList):
     """Learned rows, looked up by id. New rows are a new parameter: the old ones stay as they are.
@@ -42,6 +44,35 @@ class Table(nn.ParameterList):
         """Append rows `(num, *shape)`; return the new parameter."""
         self.append(nn.Parameter(rows, requires_grad=rows.numel() > 0))
         return self[-1]
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """Take the rows of a table that has as many, whatever blocks they came in."""
+        lists = missing_keys, unexpected_keys, error_msgs
+        names = [name for i in range(len(state_dict)) if (name := f"{prefix}{i}") in state_dict]
+        blocks, sizes = [state_dict[name] for name in names], [len(block) for block in self]
+        given = [len(block) if block.ndim else 0 for block in blocks]
+        if blocks and given != sizes:
+            for name in names:
+                del state_dict[name]
+            if sum(given) == self.num and len({block.shape[1:] for block in blocks}) == 1:
+                rows = torch.cat(blocks).split(sizes)
+                state_dict.update((f"{prefix}{i}", block) for i, block in enumerate(rows))
+            else:
+                got, wanted = f"{sum(given)} ids in {prefix[:-1]!r}", f"{self.num} ids"
+                more = sum(given) - self.num
+                way_out = f"Add {more} first: hnet.add_conditions({more})." if more > 0 else ""
+                error_msgs.append(message("state_dict", got, wanted, way_out))
+                return
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *lists)
 
 
 def unit_rows(like: Tensor) -> Tensor:
