@@ -129,6 +129,19 @@ TRUNKS: dict[str, Any] = {
     "module": None,  # the backend's own
 }
 
+STRUCTURED: dict[str, Any] = {  # forms with a base that is trained, where they have one
+    "whole": hl.Whole(),
+    "delta": hl.Delta(trained=True),
+    "low rank": hl.LoRA(2, alpha=3.0, trained=True),
+    "directed": hl.DoRA(2, alpha=3.0, trained=True),
+    "product": hl.LowRank(2),
+    "scale": hl.Scale(trained=True),
+    "scale inputs": hl.Scale(trained=True, inputs=True),
+    "shift": hl.Shift(trained=True),
+    "rank one": hl.RankOne(trained=True),
+    "templates": hl.Templates(3),
+}
+
 # ---- cases --------------------------------------------------------------------------------------
 
 

@@ -68,3 +68,24 @@ def test_the_map_has_every_module_and_what_it_is() -> None:
 def test_every_file_says_what_it_is() -> None:
     nameless = [path for path in SOURCE.rglob("*.py") if not first_line(path)]
     assert not nameless
+
+
+def like_runs(num: int) -> set[str]:
+    """Return the paths, below a backend, of files with `num` lines in a row that the other has."""
+
+    def runs(backend: str) -> dict[tuple[str, ...], str]:
+        found = {}
+        for path in sorted((SOURCE / backend).rglob("*.py")):
+            lines = [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+            name = path.relative_to(SOURCE / backend).as_posix()
+            found |= {tuple(lines[i : i + num]): name for i in range(len(lines) - num + 1)}
+        return found
+
+    ours, theirs = runs("torch"), runs("jax")
+    return {ours[run] for run in ours.keys() & theirs.keys()}
+
+
+def test_the_page_names_the_files_with_ten_lines_that_both_backends_have() -> None:
+    text = PAGE.read_text("utf-8")
+    listed = text[text.index("Runs of ten like lines") : text.index("## Module map")]
+    assert like_runs(10) == {name for name in listed.split("`") if name.endswith(".py")}

@@ -14,6 +14,7 @@ from flax import nnx
 
 import hyperloom.jax as hl
 from hyperloom.jax._rules import interpret
+from tests._support.cases import STRUCTURED
 
 B, E = 2, 4
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -120,25 +121,13 @@ TARGETS: dict[str, Target] = {
     "linen lstm": (linen_lstm, (2, 5, 3)),
     "linen cnn": (linen_cnn, (2, 4, 4, 2)),
 }
-FORMS = {
-    "whole": hl.Whole(),
-    "delta": hl.Delta(trained=True),
-    "low rank": hl.LoRA(2, alpha=3.0, trained=True),
-    "directed": hl.DoRA(2, alpha=3.0, trained=True),
-    "product": hl.LowRank(2),
-    "scale": hl.Scale(trained=True),
-    "scale inputs": hl.Scale(trained=True, inputs=True),
-    "shift": hl.Shift(trained=True),
-    "rank one": hl.RankOne(trained=True),
-    "templates": hl.Templates(3),
-}
 SHORT = [
     *(("custom", form, "outputs") for form in ("whole", "low rank")),
     *((t, "whole", "outputs") for t in ("convolutions", "tied", "attention", "stack")),
     ("linen lstm", "whole", "inputs"),
 ]
 LONG = [
-    *(("custom", form, "outputs") for form in FORMS),
+    *(("custom", form, "outputs") for form in STRUCTURED),
     *((target, "whole", "outputs") for target in TARGETS),
     *((target, "low rank", "dense") for target in ("convolutions", "attention", "lstm", "stack")),
     *((target, "whole", "inputs") for target in ("tied", "attention", "stack")),
@@ -156,7 +145,7 @@ CASES = [
 
 def network(target: str, form: str) -> hl.HyperNetwork:
     made = TARGETS[target][0](nnx.Rngs(0))
-    names = {t.name: FORMS[form] for t in hl.target_spec(made) if len(t.shape) >= 2}
+    names = {t.name: STRUCTURED[form] for t in hl.target_spec(made) if len(t.shape) >= 2}
     hnet = hl.HyperNetwork(made, condition=hl.Vector(E), form=names, rngs=nnx.Rngs(1))
     rng = np.random.default_rng(3)
     state = nnx.state(hnet)  # off the start, where changes are zero
@@ -263,7 +252,7 @@ def test_dtypes_are_those_of_plain_modules(
     take("outputs")
     param_dtype, dtype = map(jnp.dtype, dtypes)
     target = nnx.Linear(6, 8, param_dtype=param_dtype, dtype=dtype, rngs=nnx.Rngs(0))
-    names = {"kernel": FORMS[form]}
+    names = {"kernel": STRUCTURED[form]}
     hnet = hl.HyperNetwork(target, condition=hl.Vector(E), form=names, rngs=nnx.Rngs(1))
     x = jnp.linspace(-1, 1, B * 5 * 6, dtype=jnp.float32).reshape(B, 5, 6)
     c = jnp.linspace(-1, 1, B * E, dtype=jnp.float32).reshape(B, E)

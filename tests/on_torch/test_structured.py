@@ -14,6 +14,7 @@ from torch.func import functional_call, vmap
 
 import hyperloom.torch as hl
 from hyperloom import extend
+from tests._support.cases import STRUCTURED
 from tests.core.test_extend import Directions
 
 WAYS = ("inputs", "outputs", "dense")
@@ -27,17 +28,7 @@ class Bounded(extend.OnBase):
         return extend.Formed(lambda parts, base: base + parts[0] / (1 + abs(parts[0])))
 
 
-FORMS = {
-    "whole": hl.Whole(),
-    "delta": hl.Delta(trained=True),
-    "low rank": hl.LoRA(2, alpha=3.0, trained=True),
-    "directed": hl.DoRA(2, alpha=3.0, trained=True),
-    "product": hl.LowRank(2),
-    "scale": hl.Scale(trained=True),
-    "scale inputs": hl.Scale(trained=True, inputs=True),
-    "shift": hl.Shift(trained=True),
-    "rank one": hl.RankOne(trained=True),
-    "templates": hl.Templates(3),
+FORMS = STRUCTURED | {
     "directions": Directions(2),
     "bounded": Bounded(),
 }
