@@ -1,12 +1,6 @@
 """hyperloom for PyTorch: `import hyperloom.torch as hl`."""
 
-from hyperloom import (
-    BatchStatistics,
-    Finding,
-    PerConditionStatistics,
-    SharedStatistics,
-    SlowWarning,
-)
+from hyperloom import BatchStatistics, PerConditionStatistics, SharedStatistics
 from hyperloom._core import names as _names
 from hyperloom._core.names import *  # noqa: F403
 from hyperloom.torch._hypernetwork import TOOLS as _TOOLS
@@ -37,7 +31,6 @@ from hyperloom.torch._tools.views import (
 __all__ = [
     "Assembled",
     "BatchStatistics",
-    "Finding",
     "HyperNetwork",
     "LayerByLayer",
     "OutputRegularizer",
@@ -45,7 +38,6 @@ __all__ = [
     "Perturbed",
     "Shapes",
     "SharedStatistics",
-    "SlowWarning",
     "concatenate",
     "conditional_parameters",
     "flatten",
