@@ -35,6 +35,7 @@ RECIPES = (
     ),
     Recipe("names", "a speller whose weights change at every letter (HyperLSTM)"),
     Recipe("ensemble", "20 members of one generator beside 20 networks: what they do not know"),
+    Recipe("federated", "a network for each client, whose images stay at home (pFedHN)"),
     Recipe(
         "maml",
         "starts for gradient descent from ten points: one step fits a sine",
