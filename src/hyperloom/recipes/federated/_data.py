@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 CLIENTS, NEW = 40, 10
-TRAIN, VALIDATE = 12, 6
+TRAIN, LEFT_OUT = 12, 6  # those left out may choose rates
 
 
 class Clients(NamedTuple):
@@ -33,15 +33,13 @@ class Clients(NamedTuple):
         return Clients(*(part[which] for part in self))
 
 
-def read_clients(seed: int, *, validate: bool = False) -> Clients:
+def read_clients(seed: int) -> Clients:
     """Return 50 clients; those after the first 40 come later.
 
     Every digit is in the hands of ten clients, no image in those of two.
 
     Args:
         seed: Of who has what.
-        validate: Whether to judge by images that were put aside to choose rates with, not by the
-            test images.
     """
     images, labels = load_digits(return_X_y=True)
     draws = np.random.default_rng(seed)
@@ -58,5 +56,5 @@ def read_clients(seed: int, *, validate: bool = False) -> Clients:
     index = index.reshape(num, -1)
     x = torch.from_numpy((images[index] / 16).astype("float32"))
     y = torch.from_numpy(labels[index])
-    rest = slice(TRAIN, TRAIN + VALIDATE) if validate else slice(TRAIN + VALIDATE, None)
+    rest = slice(TRAIN + LEFT_OUT, None)
     return Clients(x[:, :TRAIN], y[:, :TRAIN], x[:, rest], y[:, rest])
