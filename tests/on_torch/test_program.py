@@ -17,7 +17,7 @@ from hyperloom._core.plan.cost import forcing
 from hyperloom.torch._run.call import Call
 from hyperloom.torch._run.run import run_encoded
 from tests._support import targets
-from tests.on_torch.test_batch_equals_loop import close
+from tests.on_torch.test_batch_equals_loop import TOLERANCE, close
 
 WAYS = ("dense", "inputs", "outputs")
 
@@ -136,15 +136,15 @@ def test_what_changes_from_call_to_call_is_looked_at_in_every_call() -> None:
     plain = hnet(x, condition=c)
     seen: list[Any] = []
     handle = hnet.heads["full"].register_forward_hook(lambda *_: seen.append(1))
-    close(hnet(x, condition=c), plain, torch.float32)
+    close(hnet(x, condition=c), plain, TOLERANCE[torch.float32])
     assert seen == [1]
     handle.remove()
     with torch.autocast("cpu", torch.bfloat16):
         assert hnet(x, condition=c).dtype == torch.bfloat16
     hnet.execution = hl.Execution(max_memory=1)
-    close(hnet(x, condition=c), plain, torch.float32)
+    close(hnet(x, condition=c), plain, TOLERANCE[torch.float32])
     shared = hnet(x[0], condition=c, in_dims=None)
-    close(shared[0], plain[0], torch.float32)
+    close(shared[0], plain[0], TOLERANCE[torch.float32])
 
 
 def test_parameters_may_be_others_at_every_call() -> None:

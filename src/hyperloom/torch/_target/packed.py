@@ -221,6 +221,8 @@ def has_numbers(tensor: Tensor) -> bool:
 
 def _stand_in(module: nn.Module) -> PackedLinear | None:
     """Return what stands for a layer with a packed weight, `None` for any other module."""
+    if isinstance(module, torch.jit.ScriptModule):  # refused by name later
+        return None
     weight, bias = module._parameters.get("weight"), module._parameters.get("bias")
     if weight is not None and is_traceable_wrapper_subclass(weight) and weight.ndim == 2:
         if type(module).forward is not nn.Linear.forward:
