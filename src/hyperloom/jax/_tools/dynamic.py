@@ -32,7 +32,7 @@ def unroll(
     Args:
         condition: Raw values of all steps; every array `(T, *batch, ...)`. What is no array (an
             int as an id) is the same at every step. Noise is given as an array too.
-        **options: `rngs`, `method`, and the target's keyword arguments; every array in them
+        **kwargs: `rngs`, `method`, and the target's keyword arguments; every array in them
             `(T, *batch, ...)`.
     """
     generator = a_hypernetwork("hnet", hnet).generator
