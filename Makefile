@@ -19,7 +19,7 @@ STAMP := $(VENV)/.hyperloom-installed
 # A target that fails half-way must not look finished.
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help env demo test full lint docs look package bench trace zoo fuzz reproduce clean
+.PHONY: help env demo test full lint docs notebooks look package versions bench trace zoo fuzz reproduce clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -56,12 +56,18 @@ lint: env  ## check style, format, types and which room imports which
 docs: env  ## build the documentation into site/; warnings are errors
 	$(BIN)/zensical build --strict $(ARGS)
 
+notebooks: env  ## execute the notebooks again, from their sources; one: make notebooks ARGS=names
+	$(BIN)/python -m docs.notebooks $(ARGS)
+
 look: env  ## open every page of the documentation in headless Chromium, where there is one
 	$(BIN)/python -m pytest -m slow tests/docs/test_browser.py $(ARGS)
 
 package: env  ## build wheel and sdist into dist/, install them in a bare environment, try them
 	$(BIN)/python -m pytest -m "slow or not slow" tests/test_package.py $(ARGS)
 	$(BIN)/python -m hatchling build
+
+versions: env  ## try other versions: make versions ARGS="--python python3.13 jax==0.12.0"
+	$(BIN)/python -m tests.versions $(ARGS)
 
 bench: env  ## run the benchmarks
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -14,12 +14,26 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 REPORTS = DOCS / "reports"
 FIRST = [ROOT / "README.md", DOCS / "index.md"]
-HOW_TO = sorted(DOCS.glob("howto/*.md"))
+NAV = (ROOT / "mkdocs.yml").read_text("utf-8").partition("\nnav:\n")[2].partition("\n\n")[0]
+
+
+def pages(text: str) -> list[str]:
+    """Return the pages that a part of the navigation names."""
+    return re.findall(r"[\w/]+\.md", text)
+
+
+# By task: what the navigation has under "How do I …".
+HOW_TO = [DOCS / page for page in pages(NAV.partition("- How do I …:")[2].partition("\n  - ")[0])]
+SECTIONS = ["Start", "How do I …", "Gallery", "Ideas", "Extend", "Reference", "Project"]
+
+
+def test_the_navigation_goes_by_task() -> None:
+    assert re.findall(r"^  - ([^:]+):", NAV, re.MULTILINE) == SECTIONS
+    assert sorted(HOW_TO) == sorted(DOCS.glob("howto/*.md"))
 
 
 def test_the_navigation_has_every_page_once() -> None:
-    nav = (ROOT / "mkdocs.yml").read_text("utf-8").partition("\nnav:\n")[2].partition("\n\n")[0]
-    named = re.findall(r"[\w/]+\.md", nav)
+    named = pages(NAV)
     assert sorted(named) == sorted(p.relative_to(DOCS).as_posix() for p in DOCS.rglob("*.md"))
 
 

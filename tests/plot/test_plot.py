@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +76,42 @@ def test_the_map_keeps_distances_of_conditions_in_a_plane() -> None:
     apart = np.linalg.norm(places[:, None] - places, axis=-1)
     np.testing.assert_allclose(apart, np.linalg.norm(flat[:, None] - flat, axis=-1), rtol=1e-4)
     assert [text.get_text() for text in figure.axes[0].texts] == list("abcdef")
+
+
+def test_a_notebook_shows_a_figure_as_it_is_without_pyplot() -> None:
+    with Image.open(io.BytesIO(plot.conditions(build())._repr_png_())) as shown:  # type: ignore[attr-defined]
+        assert (shown.format, shown.size) == ("PNG", (480, 432))
+
+
+@pytest.mark.skipif(find_spec("umap") is None, reason="umap-learn is not installed")
+def test_the_map_of_umap_has_who_is_near_whom_beside_the_plane() -> None:
+    """Three clouds far from each other: a point's neighbours are those of its cloud."""
+    hnet = build(condition=hl.Vector(5))
+    clouds = np.repeat(10 * np.eye(3, 5), 8, 0) + np.random.RandomState(0).normal(size=(24, 5))
+    flat = torch.tensor(clouds, dtype=torch.float32)
+    figure = plot.conditions(hnet, flat)
+    assert len(figure.axes) == 2
+    places = np.asarray(figure.axes[1].collections[0].get_offsets())
+    apart = np.linalg.norm(places[:, None] - places, axis=-1) + np.diag([np.inf] * 24)
+    assert (apart.argmin(1) // 8 == np.arange(24) // 8).all()
+    again = plot.conditions(hnet, flat).axes[1].collections[0].get_offsets()
+    np.testing.assert_array_equal(places, again)
+    assert len(plot.conditions(hnet, flat, umap=False).axes) == 1
+    assert len(plot.conditions(hnet, flat[:15]).axes) == 1
+    assert len(plot.conditions(hnet, flat[:4], umap=True).axes) == 2
+    assert refusal(ValueError, plot.conditions, hnet, flat[:3], umap=True) == (
+        "conditions: got 3 conditions; wanted 4 or more."
+    )
+
+
+@pytest.mark.skipif(find_spec("umap") is not None, reason="umap-learn is installed")
+def test_without_umap_the_map_is_the_plane_and_asking_for_more_is_refused() -> None:
+    hnet = build(condition=hl.Vector(5))
+    assert len(plot.conditions(hnet, torch.randn(16, 5)).axes) == 1
+    assert refusal(ModuleNotFoundError, plot.conditions, hnet, torch.randn(16, 5), umap=True) == (
+        'umap: got True; wanted umap-learn installed. pip install "hyperloom[umap]"; or leave it '
+        "out for PCA alone."
+    )
 
 
 def test_similarity_is_the_cosine_of_what_differs() -> None:

@@ -1,8 +1,9 @@
 """Figures of a hypernetwork, or of a checkpoint: `from hyperloom import plot`.
 
 Every function returns a matplotlib `Figure` that belongs to no window: `figure.savefig("x.png")`; a
-notebook shows it. Needs matplotlib: `pip install "hyperloom[plot]"`. What is drawn is a
-`HyperNetwork` of either backend, or the path of a checkpoint, which needs no framework.
+notebook shows it. Needs matplotlib: `pip install "hyperloom[plot]"`; with `"hyperloom[umap]"` there
+are maps of conditions by UMAP too. What is drawn is a `HyperNetwork` of either backend, or the path
+of a checkpoint, which needs no framework.
 """
 
 from hyperloom.plot._figures import conditions, similarity, tensor, weights

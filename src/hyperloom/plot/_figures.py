@@ -12,7 +12,9 @@ from matplotlib.figure import Figure
 
 from hyperloom._core.errors import did_you_mean, message
 from hyperloom._core.plan.plan import Plan
+from hyperloom.plot import _neighbours as neighbours
 from hyperloom.plot._saved import Source, source
+from hyperloom.plot._sheet import Sheet
 
 MOST_LABELS = 24
 MOST_VALUES = 12
@@ -50,45 +52,73 @@ def known(plan: Plan, name: str) -> str:
     return name
 
 
-def conditions(hnet: Any, conditions: Any = None, *, labels: Sequence[str] | None = None) -> Figure:
+def conditions(
+    hnet: Any,
+    conditions: Any = None,
+    *,
+    labels: Sequence[str] | None = None,
+    umap: bool | None = None,
+) -> Figure:
     """Draw a map of conditions: their vectors on the two axes of largest variance (PCA).
+
+    Beside it stands UMAP's map, if umap-learn is installed: PCA keeps distances, UMAP keeps
+    neighbours (McInnes, Healy and Melville, 2018).
 
     Args:
         hnet: A `HyperNetwork`, or the path of a checkpoint.
         conditions: Raw value of a batch of conditions. Default: all ids.
         labels: A name for each.
+        umap: Whether to draw UMAP's map too. By default where umap-learn is installed and there
+            are 16 conditions or more: fewer have no neighbourhoods that a map could keep.
 
     Returns:
-        The figure; an axis says which part of the variance it shows.
+        The figure; an axis of PCA says which part of the variance it shows.
 
     Raises:
-        ValueError: No conditions and no ids, fewer than two conditions, or another number of
-            labels.
+        ModuleNotFoundError: `umap=True` without umap-learn.
+        ValueError: No conditions and no ids, fewer than two conditions (four for UMAP), or another
+            number of labels.
     """
     found = source(hnet)
     chosen = batch(found, conditions)
     vectors = found.encode(chosen)
-    if len(vectors) < 2:
-        raise ValueError(message("conditions", f"{len(vectors)} condition", "two or more"))
     titles = names(labels, chosen, len(vectors))
+    with_umap = neighbours.wanted(umap, len(vectors))
+    least = neighbours.LEAST if with_umap else 2
+    if len(vectors) < least:
+        got, wanted = f"{len(vectors)} conditions", f"{least} or more"
+        raise ValueError(message("conditions", got, wanted))
+    figure = Sheet(figsize=(11.2 if with_umap else 6.0, 5.4), layout="constrained")
+    panels = figure.subplots(1, 1 + with_umap, squeeze=False)[0]
+    places, shares = _principal(vectors)
+    _map(panels[0], places, titles)
+    panels[0].axhline(0, color="0.85", zorder=0)
+    panels[0].axvline(0, color="0.85", zorder=0)
+    panels[0].set_xlabel(f"first principal component ({shares[0]:.0%} of the variance)")
+    panels[0].set_ylabel(f"second ({shares[1]:.0%})")
+    if with_umap:
+        _map(panels[1], neighbours.places(vectors), titles)
+        panels[1].set_xlabel("UMAP: who is near whom")
+    figure.suptitle(f"{len(vectors)} conditions of width {vectors.shape[1]}")
+    return figure
+
+
+def _principal(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return places `(n, 2)` on the axes of largest variance, and the part that each axis shows."""
     centred = vectors - vectors.mean(0)
     _, sizes, axes_of = np.linalg.svd(centred, full_matrices=False)
     places = np.zeros((len(vectors), 2))
     found_axes = (centred @ axes_of.T)[:, :2]
     places[:, : found_axes.shape[1]] = found_axes
-    shares = np.append(sizes**2, [0.0, 0.0]) / max(float((sizes**2).sum()), 1e-30)
-    figure, axes = _sheet(6.0, 5.4)
-    axes.axhline(0, color="0.85", zorder=0)
-    axes.axvline(0, color="0.85", zorder=0)
+    return places, np.append(sizes**2, [0.0, 0.0]) / max(float((sizes**2).sum()), 1e-30)
+
+
+def _map(axes: Axes, places: np.ndarray, titles: Sequence[str]) -> None:
     axes.scatter(*places.T, c=np.arange(len(places)), cmap="viridis", s=70)
     if len(places) <= MOST_LABELS:
         for title, place in zip(titles, places, strict=True):
             axes.annotate(title, (place[0], place[1]), xytext=(5, 6), textcoords="offset points")
-    axes.set_xlabel(f"first principal component ({shares[0]:.0%} of the variance)")
-    axes.set_ylabel(f"second ({shares[1]:.0%})")
     axes.margins(0.15)
-    axes.set_title(f"{len(vectors)} conditions of width {vectors.shape[1]}")
-    return figure
 
 
 def similarity(hnet: Any, conditions: Any = None, *, labels: Sequence[str] | None = None) -> Figure:
@@ -115,7 +145,8 @@ def similarity(hnet: Any, conditions: Any = None, *, labels: Sequence[str] | Non
     lengths = np.linalg.norm(centred, axis=1, keepdims=True)
     unit = centred / np.maximum(lengths, 1e-30)
     cosines = unit @ unit.T
-    figure, axes = _sheet(6.4, 5.4)
+    figure = Sheet(figsize=(6.4, 5.4), layout="constrained")
+    axes = figure.subplots()
     image = axes.imshow(cosines, cmap="RdBu_r", vmin=-1, vmax=1)
     figure.colorbar(image, label="cosine, less the mean over conditions")
     if len(flat) <= MOST_LABELS:
@@ -151,7 +182,7 @@ def tensor(
     images = matrices(values[:MOST_IMAGES])
     across = math.ceil(math.sqrt(len(images)))
     down = math.ceil(len(images) / across)
-    figure = Figure(figsize=(2.3 * across + 0.8, 2.2 * down + 0.6), layout="constrained")
+    figure = Sheet(figsize=(2.3 * across + 0.8, 2.2 * down + 0.6), layout="constrained")
     panels = figure.subplots(down, across, squeeze=False).ravel()
     top = float(np.quantile(np.abs(images), 0.995)) or 1.0
     for axes, title, image in zip(panels, titles, images, strict=False):
@@ -192,7 +223,7 @@ def weights(
     generated = found.generate(batch(found, conditions))
     shown = sorted(generated, key=lambda name: -generated[name][0].size)[:MOST_TENSORS]
     shown = [name for name in generated if name in shown]
-    figure = Figure(figsize=(9.5, 2.1 * len(shown) + 0.8), layout="constrained")
+    figure = Sheet(figsize=(9.5, 2.1 * len(shown) + 0.8), layout="constrained")
     panels = figure.subplots(len(shown), 2, squeeze=False)
     for (left, right), name in zip(panels, shown, strict=True):
         values = generated[name]
@@ -234,8 +265,3 @@ def _spectrum(axes: Axes, values: np.ndarray, own: np.ndarray) -> None:
         axes.plot(np.linalg.svd(matrix, compute_uv=False), color="C0", alpha=0.5, linewidth=1)
     axes.plot(np.linalg.svd(matrices(own[None])[0], compute_uv=False), color="0.5", linewidth=2)
     axes.set_ylim(bottom=0)
-
-
-def _sheet(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots()

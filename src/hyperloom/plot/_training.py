@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from hyperloom._core.errors import a_kind, message
 from hyperloom._core.reports.doctor import Report
+from hyperloom.plot._sheet import Sheet
 
 LEAST = 1e-12
 
@@ -32,7 +33,7 @@ def layers(report: Report) -> Figure:
     read = report.readings
     if not read.layers and not read.tensors:
         raise ValueError(message("report", "one without readings", "that of a call that ran"))
-    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    figure = Sheet(figsize=(11, 4.6), layout="constrained")
     one, two, three = figure.subplots(1, 3)
     titles = [x.name or "(all)" for x in read.layers]
     outputs = [x.activation for x in read.layers], [x.native_activation for x in read.layers]
@@ -78,7 +79,7 @@ def curves(history: Sequence[Mapping[str, float]], *, steps: Sequence[int] | Non
     groups: dict[str, list[str]] = {}
     for key in history[-1]:
         groups.setdefault(key.split("/")[0], []).append(key)
-    figure = Figure(figsize=(8, 2.4 * len(groups) + 0.5), layout="constrained")
+    figure = Sheet(figsize=(8, 2.4 * len(groups) + 0.5), layout="constrained")
     panels = figure.subplots(len(groups), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (group, keys) in zip(panels, groups.items(), strict=True):
         for key in keys[:10]:
