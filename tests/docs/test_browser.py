@@ -75,7 +75,8 @@ def browser() -> Iterator[Any]:
 
 
 def _url(address: str, path: str) -> str:
-    return address + ("" if path == "index" else f"{path}/")
+    folder = path.removesuffix("index")
+    return address + folder + ("" if folder != path else "/")
 
 
 LOOK = """() => ({
@@ -97,7 +98,7 @@ def test_every_page_fits(browser: Any, address: str, size: str, scheme: str) -> 
     page.on("response", lambda answer: refused.append(answer.url) if answer.status >= 400 else None)
     elsewhere: list[str] = []
     page.on("request", lambda r: None if r.url.startswith(address) else elsewhere.append(r.url))
-    blocks = 0
+    blocks, cut = 0, dict[str, list[str]]()
     for path in PATHS:
         page.goto(_url(address, path))
         found = page.evaluate(LOOK)
@@ -105,9 +106,10 @@ def test_every_page_fits(browser: Any, address: str, size: str, scheme: str) -> 
         assert found["wider"] <= 0, path
         assert not found["empty"], path
         assert not found["silent"], path
-        if size == "desk":
-            assert not found["cut"], path
+        if size == "desk" and found["cut"]:
+            cut[path] = found["cut"]
     page.close()
+    assert cut == {}
     assert blocks > 100
     assert not refused
     assert [url for url in elsewhere if not url.startswith("data:")] == []

@@ -83,6 +83,13 @@ def test_every_fence_is_read_alike_by_the_tests_and_the_site(page: Path) -> None
 
 
 @pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_code_fits_the_column_of_the_site(page: Path) -> None:
+    """A desk has room for a hundred columns: tests/docs/test_browser.py looks at it."""
+    lines = [line for r in _python_blocks(_document(page)) for line in r.parsed.splitlines()]
+    assert [line for line in lines if len(line) > 100] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
 def test_make_targets_exist(page: Path) -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
     text = page.read_text("utf-8")

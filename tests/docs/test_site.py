@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +34,6 @@ def test_the_navigation_goes_by_task() -> None:
 def test_the_navigation_has_every_page_once() -> None:
     named = pages(NAV)
     assert sorted(named) == sorted(p.relative_to(DOCS).as_posix() for p in DOCS.rglob("*.md"))
-
-
-@pytest.mark.parametrize("backend", ["hyperloom.torch", "hyperloom.jax"])
-def test_the_reference_has_every_public_name(backend: str) -> None:
-    described = set(re.findall(r"(?m)^::: (\S+)", (DOCS / "api.md").read_text("utf-8")))
-    core, module = import_module("hyperloom"), import_module(backend)
-    own = [n for n in module.__all__ if getattr(core, n, None) is not getattr(module, n)]
-    # Both have these from one place, which is described with PyTorch; adapters are a page.
-    once = {"Factors", "Inputs"} if backend == "hyperloom.jax" else {"peft"}
-    assert {f"{backend}.{name}" for name in own if name not in once} <= described
-    assert {f"hyperloom.{name}" for name in core.__all__} <= described
 
 
 @pytest.mark.parametrize("page", HOW_TO, ids=lambda page: page.stem)

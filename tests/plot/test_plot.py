@@ -79,14 +79,14 @@ def test_the_map_keeps_distances_of_conditions_in_a_plane() -> None:
 
 
 def test_a_notebook_shows_a_figure_as_it_is_without_pyplot() -> None:
-    with Image.open(io.BytesIO(plot.conditions(build())._repr_png_())) as shown:  # type: ignore[attr-defined]
+    with Image.open(io.BytesIO(plot.conditions(embedded())._repr_png_())) as shown:  # type: ignore[attr-defined]
         assert (shown.format, shown.size) == ("PNG", (480, 432))
 
 
 @pytest.mark.skipif(find_spec("umap") is None, reason="umap-learn is not installed")
 def test_the_map_of_umap_has_who_is_near_whom_beside_the_plane() -> None:
     """Three clouds far from each other: a point's neighbours are those of its cloud."""
-    hnet = build(condition=hl.Vector(5))
+    hnet = embedded(condition=hl.Vector(5))
     clouds = np.repeat(10 * np.eye(3, 5), 8, 0) + np.random.RandomState(0).normal(size=(24, 5))
     flat = torch.tensor(clouds, dtype=torch.float32)
     figure = plot.conditions(hnet, flat)
@@ -106,7 +106,7 @@ def test_the_map_of_umap_has_who_is_near_whom_beside_the_plane() -> None:
 
 @pytest.mark.skipif(find_spec("umap") is not None, reason="umap-learn is installed")
 def test_without_umap_the_map_is_the_plane_and_asking_for_more_is_refused() -> None:
-    hnet = build(condition=hl.Vector(5))
+    hnet = embedded(condition=hl.Vector(5))
     assert len(plot.conditions(hnet, torch.randn(16, 5)).axes) == 1
     assert refusal(ModuleNotFoundError, plot.conditions, hnet, torch.randn(16, 5), umap=True) == (
         'umap: got True; wanted umap-learn installed. pip install "hyperloom[umap]"; or leave it '
