@@ -146,3 +146,55 @@ def test_an_execution_that_is_none_is_refused(execution: Any) -> None:
     hnet.execution = execution
     with pytest.raises(TypeError, match=r"execution: got .*; wanted an Execution"):
         hnet(jnp.ones(3), condition=0)
+
+
+def test_ways_can_be_forced_and_are_told() -> None:
+    hnet = hl.HyperNetwork(Flattened(), condition=hl.Vector(4), rngs=nnx.Rngs(1))
+    x, c = jnp.ones((8, 3, 5, 5, 1)), jax.random.normal(jax.random.key(0), (8, 4))
+    wanted = hnet(x, condition=c)
+    for way in ("dense", "inputs", "outputs"):
+        hnet.execution = hl.Execution(ways={"fc.*": way})
+        np.testing.assert_allclose(hnet(x, condition=c), wanted, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(hnet.bind(c)(x), wanted, rtol=1e-4, atol=1e-5)
+        used = hnet.explain(x, condition=c)["fc.kernel"]
+        assert used.layer is not None
+        assert (used.choice, used.layer.rows) == (way, 3)
+    hnet.execution = hl.Execution(ways={"conv.kernel": "inputs"})
+    with pytest.raises(ValueError, match=r"'inputs' for 'conv.kernel'; wanted 'dense' or"):
+        hnet(x, condition=c)
+    layout = {"fc.kernel": hl.Full()}
+    lora = hl.HyperNetwork(
+        Flattened(), condition=hl.Vector(4), layout=layout, form=hl.LoRA(2), rngs=nnx.Rngs(1)
+    )
+    lora.execution = hl.Execution(ways={"fc.kernel": "outputs"})
+    with pytest.raises(ValueError, match="wanted 'dense': it is no sum of templates"):
+        lora(x, condition=c)
+    lora.execution = hl.Execution(ways={"fc.kernel": "dense"})
+    assert lora.explain(x, condition=c)["fc.kernel"].choice == "dense"
+    lora.execution = hl.Execution(ways={"third.*": "dense"})
+    with pytest.raises(ValueError, match=r"Execution\(ways=\): got the pattern 'third.\*'"):
+        lora(x, condition=c)
+
+
+def test_unused_and_shared_tensors_are_named_and_layers_count_their_rows() -> None:
+    layout = {"fc.*": hl.Full(), "unused.*": hl.Full(), "conv.*": hl.Shared()}
+    hnet = hl.HyperNetwork(Flattened(), condition=hl.Vector(64), layout=layout, rngs=nnx.Rngs(1))
+    told = hnet.explain(jnp.ones((40, 1, 5, 5, 1)), condition=jnp.ones((40, 64)))
+    assert told["unused.kernel"].choice == told["unused.bias"].choice == "unused"
+    assert told["conv.kernel"].choice == told["conv.bias"].choice == "shared"
+    fc = told["fc.kernel"]
+    assert fc.layer is not None
+    assert fc.layer.rows == 1  # of 25 that the input seems to have
+
+
+class Flattened(nnx.Module):
+    """A convolution, flattened, a linear layer; and one that is not used."""
+
+    def __init__(self) -> None:
+        rngs = nnx.Rngs(0)
+        self.conv = nnx.Conv(1, 2, (3, 3), padding="VALID", rngs=rngs)
+        self.fc = nnx.Linear(18, 4, rngs=rngs)
+        self.unused = nnx.Linear(3, 3, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.fc(self.conv(x).reshape(x.shape[0], -1))

@@ -43,7 +43,6 @@ class Execution(Choice):
             order, first match wins: `"dense"` (the weight is formed), `"inputs"` or `"outputs"`
             (the templates are shared; coefficients are multiplied into a layer's inputs or into its
             outputs), e.g. `{"fc.*": "outputs"}`. What no pattern names is chosen by the cost model.
-            In PyTorch only.
         check: PyTorch: at the first call of each kind that is run at once, one condition is run
             alone as well and compared, on copies and without a trace; where the results differ
             beyond rounding, the conditions are run one after the other from then on, and a

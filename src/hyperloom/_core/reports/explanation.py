@@ -113,5 +113,5 @@ def _why(tensor: TensorSpec, choice: str, layer: Layer | None, costs: tuple[Esti
     rest = min(e.seconds for e in costs if e.choice != choice)
     rows = f"{layer.rows} row{'s' if layer.rows != 1 else ''}, {layer.terms} templates"
     if rest < best.seconds:
-        return f"{rows}; no rule for another way here"
+        return f"{rows}; asked for, or no rule for another way"
     return f"{rows}: estimated {rest / best.seconds:.2g} x faster than the next"

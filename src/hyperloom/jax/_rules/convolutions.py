@@ -10,6 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array, lax
 
+from hyperloom._core.errors import message
 from hyperloom._core.plan.cost import Layer
 from hyperloom.jax._rules.products import Context
 from hyperloom.jax._target.arrays import estimated
@@ -74,6 +75,9 @@ def _way(
     context: Context, kernel: StructuredWeight, roles: Roles, out: Any, params: dict[str, Any]
 ) -> tuple[str, Layer | None]:
     groups = params["feature_group_count"]
+    if kernel.way == "inputs":
+        got, wanted = f"'inputs' for {kernel.name!r}", "'dense' or 'outputs': kernels overlap"
+        raise ValueError(message("Execution(ways=)", got, wanted))
     if kernel.formed or params["batch_group_count"] > 1:
         return "dense", None
     outputs, fan_in = kernel.shape[0], math.prod(kernel.shape[1:])
@@ -86,12 +90,12 @@ def _way(
             terms = math.prod(split[0].size(label) for label in split[0].labels)
             # Coefficients cannot go into the inputs: kernels overlap.
             layer = Layer(context.num_conditions, rows, terms, fan_in, outputs, math.inf)
-            return context.choose(layer, kernel.dtype), layer
+            return context.choose(layer, kernel), layer
         sizes = {label: size for factor in term for label, size in factor.sizes().items()}
         inner = inner_labels(kernel, term)
         if inner and 2 * math.prod(sizes[label] for label in inner) > outputs:
             return "dense", None
-    return "factors", None
+    return kernel.way or "factors", None
 
 
 def _middle(

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.extend.core import Var
 
 from hyperloom.jax._rules import control, equations
 from hyperloom.jax._rules.evaluate import evaluate, to_dense
@@ -99,11 +100,18 @@ def call(
         num_conditions: Conditions `B` of the `vmap` around, which the costs depend on.
         record: Where to note what was chosen: (tensor, operation, way, layer).
     """
-    if not any(isinstance(weight, StructuredWeight) for weight in weights.values()):
+    objects = any(isinstance(weight, StructuredWeight) for weight in weights.values())
+    if not objects and record is None:
         return pure(dict(weights), *args)
     plain = {name: _plain(weight) for name, weight in weights.items()}
     closed, shape = jax.make_jaxpr(pure, return_shape=True)(plain, *args)
     given = [weights[name] for name in sorted(weights)]
+    if record is not None:
+        read = {v for eqn in closed.jaxpr.eqns for v in eqn.invars if isinstance(v, Var)}
+        read |= {v for v in closed.jaxpr.outvars if isinstance(v, Var)}
+        for name, variable in zip(sorted(weights), closed.jaxpr.invars, strict=False):
+            if variable not in read:
+                record(name, "none", "unused", None)
     flat = [*given, *jax.tree.leaves(args)]
     results = evaluate(Context(num_conditions, record=record), closed, flat)
     return jax.tree.unflatten(jax.tree.structure(shape), results)

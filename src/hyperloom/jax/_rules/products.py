@@ -42,9 +42,9 @@ class Context:
         """Return how often the code is run that uses the weight."""
         return self.repeats.get(weight.name, 1)
 
-    def choose(self, layer: Layer, dtype: Any) -> str:
-        """Ask the cost model."""
-        return choose(layer, np.dtype(dtype).itemsize, self.device)
+    def choose(self, layer: Layer, weight: StructuredWeight) -> str:
+        """Ask the cost model, unless the user says it."""
+        return weight.way or choose(layer, np.dtype(weight.dtype).itemsize, self.device)
 
 
 Dims = tuple[tuple[Sequence[int], Sequence[int]], tuple[Sequence[int], Sequence[int]]]
@@ -138,10 +138,10 @@ def _dot_way(context: Context, plan: _Dot, weight: StructuredWeight) -> tuple[st
             terms = math.prod(split[0].size(label) for label in split[0].labels)
             layer = Layer(context.num_conditions, rows, terms, fan_in, fan_out, fan_in * batch)
             # Beside other factors there is one way only: the estimates say whether it is worth it.
-            return context.choose(layer, weight.dtype), layer
+            return context.choose(layer, weight), layer
         if inner_labels(weight, term) and _dear(context, plan, weight, term, rows * fan_in):
             return "dense", None
-    return "factors", None
+    return weight.way or "factors", None
 
 
 def _dear(

@@ -19,7 +19,7 @@ from hyperloom.jax._rules import interpret
 from hyperloom.jax._run.call import Asked, Call
 from hyperloom.jax._run.checks import as_rngs
 from hyperloom.jax._run.pairing import Dims, unflat_batch
-from hyperloom.jax._run.route import route
+from hyperloom.jax._run.route import route, ways_of
 from hyperloom.jax._run.rows import known_rows, on_rows
 from hyperloom.jax._run.run import calls_of, flat_encoded, store, travel
 from hyperloom.jax._run.runner import Runner
@@ -113,7 +113,8 @@ def bind(
     if rows is not None:
         rows = tuple(known_rows(rows, encoded.batch).tolist())
     flat = flat_encoded(encoded)
-    weights, shared = make_weights(generator, flat, key, as_objects=bool(encoded.batch))
+    ways = ways_of(generator.plan, runner)
+    weights, shared = make_weights(generator, flat, key, bool(encoded.batch), ways)
     graphdef, target_state = nnx.split(runner.modules())
     structure = _Structure(generator.plan, graphdef, runner, encoded.batch, rows)
     return Bound(structure, (weights, shared, target_state))

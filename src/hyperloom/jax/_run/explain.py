@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from hyperloom._core.plan.contraction import layer_of
+from hyperloom._core.plan.contraction import is_shared
 from hyperloom._core.plan.cost import Layer
 from hyperloom._core.reports.explanation import Explanation, used
 from hyperloom.jax._generate.encoded import Encoded
@@ -50,8 +50,8 @@ def explain(generator: Generator, runner: Runner, encoded: Encoded, asked: Asked
     uses, device = [], device_class()
     # A loop's body may be traced more than once.
     for name, operation, choice, layer in dict.fromkeys(notes):
-        if layer is None and choice == "dense" and not single:
-            layer = layer_of(plan, entries[name], way.at_once or call.num, call.rows())
+        if is_shared(plan, entries[name]):  # however it is handed to the target
+            choice, layer = "shared", None
         uses.append(used(plan.spec[name], operation, choice, layer, size, device, single))
     reason = way.reason if asked.rows is None else f"{way.reason}; {_ROWS}"
     return Explanation(way.strategy, reason, math.prod(batch), tuple(uses))

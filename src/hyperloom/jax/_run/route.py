@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+from hyperloom._core.choices.patterns import resolve
 from hyperloom._core.errors import message
 from hyperloom._core.plan.contraction import made_bytes
 from hyperloom._core.plan.plan import Plan
@@ -24,6 +26,7 @@ class Route:
             for all.
         recompute: Whether the backward pass generates and runs again.
         as_objects: Whether generated weights are objects that are applied by their parts.
+        ways: How layers are evaluated that the user names.
     """
 
     strategy: str
@@ -31,6 +34,7 @@ class Route:
     at_once: int | None
     recompute: bool
     as_objects: bool
+    ways: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 def route(plan: Plan, runner: Runner, call: Call, itemsize: int | None) -> Route:
@@ -55,15 +59,20 @@ def route(plan: Plan, runner: Runner, call: Call, itemsize: int | None) -> Route
         raise ValueError(message("execution", got, wanted))
     at_once = None if most is None or most >= call.num else most
     num = estimated(call.num) if at_once is None else at_once
-    as_objects = strategy == "vmap" and worth_objects(plan, num, call.rows(), itemsize)
-    return Route(strategy, reason, at_once, execution.recompute, as_objects)
+    ways = ways_of(plan, runner)
+    worth = bool(ways) or worth_objects(plan, num, call.rows(), itemsize)
+    return Route(strategy, reason, at_once, execution.recompute, worth and strategy == "vmap", ways)
+
+
+def ways_of(plan: Plan, runner: Runner) -> dict[str, str]:
+    """Return how the user says that layers are evaluated, by name of the weight."""
+    asked = runner.execution.ways
+    return {} if asked is None else resolve("Execution(ways=)", asked, str, plan.spec)
 
 
 def _strategy(runner: Runner, call: Call) -> tuple[str, str]:
     """Return the name of the strategy, and why."""
     execution, why_loop = runner.execution, runner.memory.loops.get(call.kind())
-    if execution.ways is not None:
-        raise ValueError(message("Execution(ways=)", repr(execution.ways), "none: XLA chooses"))
     if not call.batch:
         return "single", "one condition: the target is run as it is"
     if execution.strategy == "loop":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -76,6 +77,8 @@ def make_and_run(
 
     def part(encoded: Encoded, call: Call) -> tuple[Result, Notes]:
         way = route(generator.plan, runner, call, encoded.vector.dtype.itemsize)
+        if record is not None:  # so that layers tell their rows; where none gains, all form weights
+            way = replace(way, as_objects=way.strategy == "vmap")
         make = maker(generator, runner, way, call, key)
         return travel(runner, way, make, encoded, call, record)
 
@@ -129,7 +132,7 @@ def maker(generator: Generator, runner: Runner, way: Route, call: Call, key: Arr
 
     def make(encoded: Encoded, part: Array) -> tuple[Mapping[str, Any], Mapping[str, Array]]:
         key_of_part = None if key is None else jax.random.fold_in(key, part)
-        return make_weights(generator, encoded, key_of_part, way.as_objects)
+        return make_weights(generator, encoded, key_of_part, way.as_objects, way.ways)
 
     return make
 

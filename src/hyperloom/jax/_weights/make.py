@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -36,7 +36,11 @@ Weights = tuple[dict[str, Any], dict[str, Any]]
 
 @ranks_promoted
 def make_weights(
-    generator: Generator, encoded: Encoded, key: Array | None, as_objects: bool
+    generator: Generator,
+    encoded: Encoded,
+    key: Array | None,
+    as_objects: bool,
+    ways: Mapping[str, str],
 ) -> Weights:
     """Return what the target runs with on a batch of conditions.
 
@@ -45,6 +49,7 @@ def make_weights(
         encoded: The conditions, `(B,)`, or one, `()`.
         key: For dropout in the trunk.
         as_objects: Whether to make weight objects, as `worth_objects` says; else dense arrays.
+        ways: How layers with some of them are to be evaluated, by name.
 
     Where rows share ids, each id is generated once.
 
@@ -55,20 +60,28 @@ def make_weights(
     few = every_id(generator, encoded, draws=key is not None)
     if few is not None:
         assert encoded.ids is not None
-        weights_of_few, shared = _of_each(generator, few, key, as_objects)
+        weights_of_few, shared = _of_each(generator, few, key, as_objects, ways)
         return {
             name: _look_up(weight, encoded.ids) for name, weight in weights_of_few.items()
         }, shared
-    return _of_each(generator, encoded, key, as_objects)
+    return _of_each(generator, encoded, key, as_objects, ways)
 
 
 def _of_each(
-    generator: Generator, encoded: Encoded, key: Array | None, as_objects: bool
+    generator: Generator,
+    encoded: Encoded,
+    key: Array | None,
+    as_objects: bool,
+    ways: Mapping[str, str],
 ) -> Weights:
     if not as_objects:
         return generator.tensors(encoded, key), {}
     maker = WeightMaker(generator, encoded, key)
-    return maker.weights(), maker.shared()
+    weights = maker.weights()
+    for name, way in ways.items():
+        if isinstance(weights.get(name), StructuredWeight):  # a vector has one way
+            weights[name] = weights[name].forced(way)
+    return weights, maker.shared()
 
 
 def _look_up(weight: Any, ids: Array) -> Any:
@@ -83,7 +96,8 @@ def worth_objects(plan: Plan, num: int, rows: int, itemsize: int) -> bool:
         return False
     # With one row each, XLA multiplies the numbers where they are, without cutting them first.
     cut = rows > 1 and _rows_are_fewer(plan, num)
-    return cut or contracts(plan, num, rows, itemsize, device_class())
+    # Layers choose by their own rows; here they have one each, for which parts are cheapest.
+    return cut or contracts(plan, num, 1, itemsize, device_class())
 
 
 def _rows_are_fewer(plan: Plan, num: int) -> bool:

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from jax import Array, lax
 
+from hyperloom._core.errors import message
 from hyperloom.jax._generate.table import look_up
 from hyperloom.jax._weights.factors import Factor, add_up, multiply
 
@@ -26,7 +27,7 @@ Term = tuple[Factor, ...]
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["terms"],
-    meta_fields=["name", "axes", "shape", "dtype"],
+    meta_fields=["name", "axes", "shape", "dtype", "way"],
 )
 @dataclass(frozen=True)
 class StructuredWeight:
@@ -38,6 +39,7 @@ class StructuredWeight:
         axes: The label of each axis. Labels below zero are summed over in a product.
         shape: Shape of one condition's weight.
         dtype: Dtype that the module sees.
+        way: How layers are to be evaluated, if the user says it; else `""`.
     """
 
     terms: tuple[Term, ...]
@@ -45,6 +47,7 @@ class StructuredWeight:
     axes: tuple[int, ...]
     shape: tuple[int, ...]
     dtype: Any
+    way: str = ""
 
     @property
     def in_axes(self) -> Any:
@@ -71,6 +74,17 @@ class StructuredWeight:
     def size(self, label: int) -> int:
         """Return the length of the axis with a label."""
         return self.shape[self.axes.index(label)]
+
+    def forced(self, way: str) -> StructuredWeight:
+        """Return the same weight, to be evaluated in one way always.
+
+        Raises:
+            ValueError: It has no such way.
+        """
+        if way != "dense" and all(combination(self, term) is None for term in self.terms):
+            got, wanted = f"{way!r} for {self.name!r}", "'dense': it is no sum of templates"
+            raise ValueError(message("Execution(ways=)", got, wanted))
+        return replace(self, way=way)
 
     def cast(self, dtype: Any) -> StructuredWeight:
         """Return the weight with all its arrays in a dtype."""
