@@ -150,7 +150,9 @@ def test_the_mask_of_a_convolution_is_state(tmp_path: Path) -> None:
     read = hl.load(tmp_path / "a", masked(1))
     assert (read.instantiate(2).mask == masked(0).mask).all()
     same(read(X, condition=IDS), y)
-    masks = jnp.stack([masked(seed).mask for seed in (2, 3, 4)])  # one for each condition
+    masks = jnp.stack(
+        [jnp.asarray(masked(seed).mask) for seed in (2, 3, 4)]
+    )  # one for each condition
     own = hnet(X, condition=IDS, state={"mask": masks})
     net.mask = masks[1]
     same(own[1], net(X[1]))

@@ -9,7 +9,6 @@ from typing import Any
 import jax
 from flax import nnx
 
-from hyperloom._core.plan.contraction import is_shared
 from hyperloom._core.plan.cost import Layer
 from hyperloom._core.reports.explanation import Explanation, used
 from hyperloom.jax._generate.encoded import Encoded
@@ -44,13 +43,13 @@ def explain(generator: Generator, runner: Runner, encoded: Encoded, asked: Asked
     with naming_inputs(plan.spec.name, asked.inputs, asked.kwargs):
         jax.eval_shape(run, state, replace(encoded, carry=None))
     way = route(plan, runner, call, size)  # tracing may have shown that it takes a loop
-    entries = {entry.tensor: entry for entry in plan.entries}
+    names = [entry.tensor for entry in plan.entries]
     seen = {name for name, *_ in notes}
-    notes += [(name, "other", "dense", None) for name in entries if name not in seen]
+    notes += [(name, "other", "dense", None) for name in names if name not in seen]
     uses, device = [], device_class()
     # A loop's body may be traced more than once.
     for name, operation, choice, layer in dict.fromkeys(notes):
-        if is_shared(plan, entries[name]):  # however it is handed to the target
+        if name in plan.shared:  # however it is handed to the target
             choice, layer = "shared", None
         uses.append(used(plan.spec[name], operation, choice, layer, size, device, single))
     reason = way.reason if asked.rows is None else f"{way.reason}; {_ROWS}"
