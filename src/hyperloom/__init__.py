@@ -38,6 +38,7 @@ from hyperloom._core.choices.inits import (
     HyperfanOut,
     Init,
     Native,
+    Orthogonal,
     Unscaled,
 )
 from hyperloom._core.choices.layouts import (
@@ -133,6 +134,7 @@ __all__ = [
     "OfModule",
     "OfRole",
     "OfShape",
+    "Orthogonal",
     "PerCondition",
     "PerConditionStatistics",
     "PerModule",

@@ -9,6 +9,7 @@ import pytest
 
 import hyperloom as hl
 from hyperloom import Init, Role, TensorSpec
+from hyperloom._core.records import Orthogonals
 from tests.core.specs import conv, embedding, linear, norm, starts_of, target
 
 RELU, NO_RELU = True, False
@@ -49,6 +50,31 @@ def test_hyperfan_out(relu: bool, weight: float, bias: float) -> None:
     for biased in (WITH_BIAS, NO_BIAS):
         assert var(hl.HyperfanOut(relu), WEIGHT, biased) == pytest.approx(weight, rel=1e-12)
     assert var(hl.HyperfanOut(relu), BIAS) == pytest.approx(bias, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("shape", "out_axes"), [((3, 5), (0,)), ((5, 3), (0,)), ((3, 2, 4), (2,)), ((2, 3, 4), (0, 2))]
+)
+def test_orthogonal_matrices(shape: tuple[int, ...], out_axes: tuple[int, ...]) -> None:
+    draws = np.random.default_rng(0).standard_normal((4, math.prod(shape)))
+    made = Orthogonals(shape, out_axes, 1.5).numbers(draws)
+    matrices = np.moveaxis(
+        made.reshape(4, *shape), [1 + a for a in out_axes], range(1, 1 + len(out_axes))
+    )
+    matrices = matrices.reshape(4, math.prod(shape[a] for a in out_axes), -1)
+    values = np.linalg.svd(matrices, compute_uv=False)
+    np.testing.assert_allclose(values, 1.5, rtol=1e-12)
+    # Draws of their own, and the sign of each column is drawn too (Haar's distribution).
+    assert not np.allclose(made[0], made[1])
+    many = Orthogonals((2, 2), (0,), 1.0).numbers(
+        np.random.default_rng(1).standard_normal((4000, 4))
+    )
+    np.testing.assert_allclose(many.mean(0), 0.0, atol=0.05)
+
+
+def test_orthogonal_leaves_the_rest_as_the_template() -> None:
+    assert hl.Orthogonal().start(BIAS, True) == hl.Native().start(BIAS, True)
+    assert hl.Orthogonal(2.0).start(WEIGHT, True).orthogonals == Orthogonals((40, 10), (0,), 2.0)
 
 
 def test_hyperfan_out_of_a_narrowing_layer_has_no_bias() -> None:

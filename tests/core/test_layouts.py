@@ -294,14 +294,16 @@ def test_a_change_that_starts_at_zero_has_a_head_of_its_own(layout: hl.Layout) -
     }
 
 
+@pytest.mark.parametrize("init", [hl.BiasHyperInit(), hl.Orthogonal()], ids=repr)
 @pytest.mark.parametrize("layout", [hl.Chunked(7), hl.Grouped()])
-def test_bias_hyperinit_needs_rows_of_its_own(layout: hl.Layout) -> None:
+def test_a_start_number_by_number_needs_rows_of_its_own(layout: hl.Layout, init: hl.Init) -> None:
     wanted = (
-        rf"^init: got BiasHyperInit\(\) for '0\.weight', which {type(layout).__name__}\(.*\) "
+        rf"^init: got {type(init).__name__}\(\) for '0\.weight', which "
+        rf"{type(layout).__name__}\(.*\) "
         r"generates; wanted a layout with a row for every number \(Full\)\. With "
     )
     with pytest.raises(ValueError, match=wanted):
-        compiled(layout, small_mlp(), init=hl.BiasHyperInit())
+        compiled(layout, small_mlp(), init=init)
 
 
 @pytest.mark.parametrize("layout", [hl.Full(), hl.PerCondition(), hl.Shared()])

@@ -16,7 +16,7 @@ from hyperloom._core import choice
 from hyperloom._core.checkpoint import json as described
 from hyperloom._core.checkpoint.json import from_json, to_json
 from hyperloom._core.choices.layouts import Piece, Placement
-from hyperloom._core.records import Bank, Part, Start
+from hyperloom._core.records import Bank, Orthogonals, Part, Start
 from tests.core.specs import INITS, LAYOUTS, linear, mixed, plans, small_mlp, target
 
 
@@ -56,6 +56,8 @@ EXAMPLES = [
     *LAYOUTS.values(),
     *INITS,
     hl.BiasHyperInit(),
+    hl.Orthogonal(1.5),
+    Orthogonals((2, 3), (0,), 1.5),
     hl.PerConditionStatistics(also="*.codebook"),
     hl.SharedStatistics(),
     hl.BatchStatistics(),
@@ -191,6 +193,7 @@ REQUIRED = {
     "TensorSpec": {"name", "shape"},
     "Vector": {"dim"},
     "SlotSum": {"size", "parts"},
+    "Orthogonals": {"gain", "out_axes", "shape"},
     "SlotTable": {"name", "values", "width"},
     "Perceiver": {"width"},
     "Transformer": {"width"},

@@ -198,6 +198,7 @@ DOORS = [
     door("Templates", {"num": 2}, {"num": INTS}),
     *(door(name, {"relu": True}, {"relu": BOOLS}) for name in ("HyperfanIn", "HyperfanOut")),
     door("Harmonic", {"relu": True}, {"relu": BOOLS}),
+    door("Orthogonal", {"gain": 1.0}, {"gain": NOT_NEGATIVE}),
     door("Unscaled", {"std": 1.0}, {"std": NOT_NEGATIVE}),
     door(
         "PerConditionStatistics",

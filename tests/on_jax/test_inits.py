@@ -197,6 +197,19 @@ def test_bias_hyperinit_is_the_template_for_every_condition(layout: Any) -> None
         np.testing.assert_array_equal(made["bias"][i], own["bias",])
 
 
+@pytest.mark.parametrize("layout", [hl.Full(), hl.PerCondition(), hl.Shared()], ids=repr)
+def test_every_generated_matrix_starts_orthogonal(layout: Any) -> None:
+    target = nnx.Conv(2, 5, (3,), rngs=nnx.Rngs(0))
+    condition = hl.Embedding(3, 2)
+    hnet = hl.HyperNetwork(
+        target, condition=condition, layout=layout, init=hl.Orthogonal(1.5), rngs=nnx.Rngs(1)
+    )
+    kernels = np.asarray(hnet.generate(jnp.arange(3))["kernel"], np.float64)  # (3, k, in, out)
+    values = np.linalg.svd(kernels.reshape(3, 6, 5), compute_uv=False)
+    np.testing.assert_allclose(values, 1.5, rtol=1e-5)
+    assert np.array_equal(kernels[0], kernels[1]) is not isinstance(layout, hl.PerCondition)
+
+
 def test_bias_hyperinit_needs_rows_of_its_own() -> None:
     target = nnx.Linear(5, 4, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="BiasHyperInit"):

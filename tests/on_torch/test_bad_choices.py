@@ -94,7 +94,8 @@ CHOICES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "init class": (
         {"init": hl.HyperfanIn},
         TypeError,
-        f"init: got the class HyperfanIn; {INIT_WANTED}Unscaled). Call it: HyperfanIn(...).",
+        f"init: got the class HyperfanIn; {INIT_WANTED}Orthogonal, Unscaled). Call it: "
+        "HyperfanIn(...).",
     ),
     "init string": ({"init": "native"}, TypeError, f"init: got 'native'; {INIT_WANTED}"),
     "condition class": (

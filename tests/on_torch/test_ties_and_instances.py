@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 import hyperloom.torch as hl
+from hyperloom import Layout
 from tests._support.on_torch import shaken
 from tests.on_torch.builders import LAYOUTS, X, close, identical, make, mlp
 from tests.on_torch.snapshots import unchanged
@@ -204,6 +205,23 @@ def test_bias_hyperinit_starts_as_a_copy() -> None:
         hnet.add_conditions(1)
         for i in range(4):
             assert identical(hnet.generate(i), dict(target.named_parameters()))
+
+
+@pytest.mark.parametrize("layout", [hl.Full(), hl.PerCondition(), hl.Shared()], ids=repr)
+def test_every_generated_matrix_starts_orthogonal(layout: Layout) -> None:
+    target = nn.Sequential(nn.Conv2d(2, 5, 3), nn.Flatten(), nn.Linear(20, 7), nn.LayerNorm(7))
+    hnet = hl.HyperNetwork(
+        target.double(), condition=hl.Embedding(3, 5), layout=layout, init=hl.Orthogonal(1.5)
+    )
+    hnet.add_conditions(1)
+    with torch.no_grad():
+        made = hnet.generate(range(4))
+    for name in ("0.weight", "2.weight"):
+        values = torch.linalg.svdvals(made[name].flatten(2))
+        torch.testing.assert_close(values, torch.full_like(values, 1.5), rtol=1e-12, atol=0)
+        own = isinstance(layout, hl.PerCondition)
+        assert torch.equal(made[name][0], made[name][3]) is not own
+    assert torch.equal(made["3.weight"], torch.ones(4, 7).double())
 
 
 # ---- instantiate ---------------------------------------------------------------------------------

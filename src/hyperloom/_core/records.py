@@ -19,6 +19,39 @@ class Source(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Orthogonals:
+    """Draws that are orthogonal matrices.
+
+    Attributes:
+        shape: Shape of the tensor.
+        out_axes: Its axes of outputs: the matrix is `(outputs, all else)`.
+        gain: What all singular values of the matrix are.
+    """
+
+    shape: tuple[int, ...]
+    out_axes: tuple[int, ...]
+    gain: float
+
+    def numbers(self, normal: np.ndarray) -> np.ndarray:
+        """Turn normal draws `(num, size)` into `num` orthogonal matrices, flat as the tensor is.
+
+        They are Haar's distribution: the Q of a QR decomposition whose R has a positive diagonal
+        (Mezzadri, "How to Generate Random Matrices from the Classical Compact Groups", 2007).
+        """
+        others = tuple(sorted(set(range(len(self.shape))) - set(self.out_axes)))
+        order = (*self.out_axes, *others)
+        sizes = tuple(self.shape[axis] for axis in order)
+        rows = math.prod(sizes[: len(self.out_axes)])
+        matrices = normal.reshape(len(normal), rows, normal.shape[1] // rows)
+        wide = rows < matrices.shape[2]
+        q, r = np.linalg.qr(matrices.swapaxes(1, 2) if wide else matrices)
+        q = q * np.where(np.diagonal(r, axis1=1, axis2=2) < 0, -1.0, 1.0)[:, None]
+        q = (q.swapaxes(1, 2) if wide else q).reshape(-1, *sizes)
+        back = np.argsort(order) + 1
+        return self.gain * q.transpose(0, *back).reshape(normal.shape)
+
+
+@dataclass(frozen=True, slots=True)
 class Segment:
     """A range of a head's output rows that starts out alike.
 
@@ -28,6 +61,7 @@ class Segment:
         mean: Mean of the numbers that the rows give at the start.
         std: Their standard deviation for features of root mean square 1.
         native: Name of the tensor whose own values the rows give at the start, or `None`.
+        orthogonals: What the rows give at the start instead of a mean, or `None`.
     """
 
     start: int
@@ -35,6 +69,7 @@ class Segment:
     mean: float
     std: float
     native: str | None = None
+    orthogonals: Orthogonals | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +245,7 @@ class Start:
         mean: Its mean.
         std: Its standard deviation, for a condition whose features have root mean square 1.
         native: Start as a copy of the target's own values instead (bias-hyperinit).
+        orthogonals: Start as an orthogonal matrix instead.
         exact: The mean must hold exactly, so `std` is 0 and the part may not share a head with
             parts that start at random.
         measured: Mean and standard deviation are those of a template, so they differ from one
@@ -221,6 +257,12 @@ class Start:
     native: bool = False
     exact: bool = False
     measured: bool = False
+    orthogonals: Orthogonals | None = None
+
+    @property
+    def number_by_number(self) -> bool:
+        """Whether each number has a start of its own, which rows that tensors share cannot give."""
+        return self.native or self.orthogonals is not None
 
 
 @dataclass(frozen=True, slots=True)

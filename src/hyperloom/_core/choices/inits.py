@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from hyperloom._core.choice import Choice
 from hyperloom._core.errors import a_bool, finite_float
-from hyperloom._core.records import Role, Start
+from hyperloom._core.records import Orthogonals, Role, Start
 from hyperloom._core.target.spec import TensorSpec
 
 
@@ -125,6 +125,38 @@ class BiasHyperInit(Init):
 
     def start(self, tensor: TensorSpec, bias_generated: bool) -> Start:
         return Start(tensor.mean, 0.0, native=True, exact=True)
+
+
+@dataclass(frozen=True, repr=False)
+class Orthogonal(Init):
+    """Each generated matrix starts orthogonal: all its singular values are `gain`.
+
+    The matrix is `(outputs, all else)`, as for `torch.nn.init.orthogonal_`, with axes as the
+    framework has them. It holds exactly and for every condition: with `Full` the head's bias is
+    the matrix and its weight is zero, so all conditions start alike; with `PerCondition` each id
+    has a matrix of its own. Biases, norms and embedding tensors start as with `Native`. Needs rows
+    of its own for each matrix (`Full`, `PerCondition`, `Shared`). Saxe, McClelland and Ganguli,
+    "Exact Solutions to the Nonlinear Dynamics of Learning in Deep Linear Neural Networks", ICLR
+    2014; for hypernetworks of many agents: Tessera et al., "HyperMARL", 2024.
+
+    Args:
+        gain: The singular values. Default 1.
+
+    Raises:
+        TypeError: A `gain` that is no number.
+        ValueError: A `gain` that is not finite or below 0.
+    """
+
+    gain: float = 1.0
+
+    def __post_init__(self) -> None:
+        finite_float("Orthogonal(gain=)", self.gain, least=0.0)
+
+    def start(self, tensor: TensorSpec, bias_generated: bool) -> Start:
+        if tensor.role is not Role.WEIGHT or len(tensor.shape) < 2 or not tensor.out_axes:
+            return Native().start(tensor, bias_generated)
+        matrix = Orthogonals(tensor.shape, tensor.out_axes, self.gain)
+        return Start(0.0, 0.0, exact=True, orthogonals=matrix)
 
 
 @dataclass(frozen=True, repr=False)

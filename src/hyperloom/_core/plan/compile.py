@@ -107,7 +107,8 @@ _WANTED = {
     "spec": "a TargetSpec, as target_spec(target) returns it",
     "condition": "a condition object (Embedding, Vector, Noise, Context, Concat)",
     "trunk": "a trunk object (MLP(*widths), Transformer(width)) or None",
-    "init": "an init object (Native, HyperfanIn, HyperfanOut, Harmonic, BiasHyperInit, Unscaled)",
+    "init": "an init object (Native, HyperfanIn, HyperfanOut, Harmonic, BiasHyperInit, Orthogonal, "
+    "Unscaled)",
 }
 
 

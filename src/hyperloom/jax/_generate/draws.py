@@ -88,8 +88,12 @@ class Start:
 
         return self.array(self._draw(shape, rows))
 
-    def mean(self, part: Segment) -> Any:
-        """Return what the rows of a segment start around."""
+    def middle(self, part: Segment, num: int) -> Any:
+        """Return what `num` rows of a segment start around, each with draws of its own."""
+        matrices = part.orthogonals
+        if matrices is not None:
+            shape = (num, part.stop - part.start)
+            return self._draw(shape, lambda draws: matrices.numbers(draws.standard_normal(shape)))
         if part.native is None:
             return np.asarray(part.mean)
         value = self.native[part.native]

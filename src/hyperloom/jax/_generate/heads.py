@@ -128,8 +128,8 @@ class LinearHead(HeadModule):
             num = part.stop - part.start
             std = part.std / (width * moment) ** 0.5 if part.std else 0.0
             rows.append(start.uniform((num, width), std))
-            mean = start.mean(part)
-            biases.append((jnp if is_traced(mean) else np).broadcast_to(mean, (num,)))
+            middle = start.middle(part, 1)
+            biases.append((jnp if is_traced(middle) else np).broadcast_to(middle, (1, num))[0])
         self.weight.set_value(start.join(rows))
         self.bias.set_value(start.join(biases))
         return 1.0
@@ -197,5 +197,6 @@ def _new_rows(head: Head, num: int, start: Start) -> Array:
     runs = []
     for part in head.segments:
         shape = (num, part.stop - part.start)
-        runs.append(start.uniform(shape, 0.0 if part.native else part.std) + start.mean(part))
+        drawn = start.uniform(shape, 0.0 if part.native else part.std)
+        runs.append(drawn + start.middle(part, num))
     return start.join(runs, axis=-1)

@@ -226,7 +226,8 @@ class LinearHead(HeadModule):
             for part in self.head.segments:
                 std = part.std / math.sqrt(self.weight.shape[1] * moment)
                 uniform(self.weight[part.start : part.stop], std)
-                self.bias[part.start : part.stop] = _mean(part, native)
+                bias = self.bias[part.start : part.stop]
+                bias.zero_().add_(_middle(part, native, bias))
         return 1.0
 
 
@@ -344,11 +345,18 @@ def _fill_rows(head: Head, rows: Tensor, native: Native) -> None:
         for part in head.segments:
             view = rows[..., part.start : part.stop]
             uniform(view, 0.0 if part.native else part.std)
-            view += _mean(part, native)
+            view += _middle(part, native, view)
 
 
-def _mean(part: Segment, native: Native) -> Tensor | float:
-    return part.mean if part.native is None else native[part.native].flatten()
+def _middle(part: Segment, native: Native, rows: Tensor) -> Tensor | float:
+    """Return what rows `(*, size)` start around, each with draws of its own."""
+    if part.native is not None:
+        return native[part.native].flatten()
+    if part.orthogonals is None or rows.is_meta:
+        return part.mean
+    size = rows.shape[-1]
+    normal = torch.randn(rows.numel() // size, size, dtype=torch.float64, device="cpu")
+    return torch.from_numpy(part.orthogonals.numbers(normal.numpy())).view(rows.shape).to(rows)
 
 
 def _spread(values: Tensor, rows: tuple[int, ...], sizes: tuple[int, ...]) -> Tensor:

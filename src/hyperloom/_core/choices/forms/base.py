@@ -88,7 +88,8 @@ NAME_WEIGHTS = "Name weights only, e.g. form={'*weight': ...}, or '*kernel' in F
 
 def refuse_mean(form: Form, tensor: TensorSpec, start: Start) -> None:
     """Raise for a tensor that must start around a number other than zero, like a norm's scale."""
-    if start.mean != 0.0 or start.native:
-        got = f"{form} for {tensor.name!r}, which starts around {start.mean:.3g}"
+    if start.mean != 0.0 or start.number_by_number:
+        how = f"around {start.mean:.3g}" if start.orthogonals is None else "as an orthogonal matrix"
+        got = f"{form} for {tensor.name!r}, which starts {how}"
         wanted = "tensors that start around zero"
         raise ValueError(message("form", got, wanted, NAME_WEIGHTS))

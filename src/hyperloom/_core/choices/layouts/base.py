@@ -97,12 +97,12 @@ def in_slots(
 
     Raises:
         TypeError: A `size` or `embedding` that is no int.
-        ValueError: A `size` below 1, an `embedding` below 0, or a part that must start as the
-            target's own values.
+        ValueError: A `size` below 1, an `embedding` below 0, or a part whose numbers must each
+            start as they are told (`BiasHyperInit`, `Orthogonal`).
     """
     positive_int("in_slots(size=)", size)
     positive_int("in_slots(embedding=)", embedding, least=0)
-    refuse_native(parts, layout)
+    refuse_number_by_number(parts, layout)
     placements: list[Placement] = []
     for exact in (False, True):
         stream = [part for part in parts if part.start.exact is exact]
@@ -132,14 +132,15 @@ def in_slots(
     return placements
 
 
-def refuse_native(parts: Sequence[Part], layout: Layout) -> None:
-    """Raise if a part must start as the target's own values, which shared rows cannot hold."""
+def refuse_number_by_number(parts: Sequence[Part], layout: Layout) -> None:
+    """Raise if each number of a part has a start of its own, which shared rows cannot hold."""
     for part in parts:
-        if part.start.native:
+        if part.start.number_by_number:
+            init = "BiasHyperInit()" if part.start.native else "Orthogonal()"
             raise ValueError(
                 message(
                     "init",
-                    f"BiasHyperInit() for {part.tensor!r}, which {layout} generates",
+                    f"{init} for {part.tensor!r}, which {layout} generates",
                     "a layout with a row for every number (Full)",
                     "With form=Delta(trained=True) every layout starts as the target.",
                 )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from hyperloom._core.choices.layouts.base import (
     Layout,
-    refuse_native,
+    refuse_number_by_number,
     scale_and_shift,
     whole_piece,
 )
@@ -48,7 +48,7 @@ class Direct(Layout):
             raise ValueError(message("Direct(embedding=)", 0, wanted))
 
     def compile(self, parts: Sequence[Part], first_head: int) -> list[Placement]:
-        refuse_native(parts, self)
+        refuse_number_by_number(parts, self)
         for part in parts:
             if part.start.exact:
                 got = f"{self} for {part.tensor!r}, which must start at exactly {part.start.mean}"
@@ -91,10 +91,10 @@ class Given(Layout):
 
     Raises:
         ValueError: A trunk (or condition) of another width, or an init that asks for the target's
-            own values (`BiasHyperInit`).
+            own values (`BiasHyperInit`) or for matrices (`Orthogonal`).
     """
 
     def compile(self, parts: Sequence[Part], first_head: int) -> list[Placement]:
-        refuse_native(parts, self)
+        refuse_number_by_number(parts, self)
         placements = own_rows("given", Source.GIVEN, parts, first_head)
         return [replace(p, head=replace(p.head, segments=())) for p in placements]

@@ -11,7 +11,7 @@ from hyperloom._core.choices.layouts.base import (
     Layout,
     common_std,
     needs_scales,
-    refuse_native,
+    refuse_number_by_number,
     scale_and_shift,
     whole_piece,
 )
@@ -226,7 +226,7 @@ class Grouped(Layout):
             raise TypeError(message("Grouped(unit=)", got, wanted, call_it(self.unit, Unit)))
 
     def compile(self, parts: Sequence[Part], first_head: int) -> list[Placement]:
-        refuse_native(parts, self)
+        refuse_number_by_number(parts, self)
         return told_apart(self, self.embedding, self.unit.compile(parts, first_head, self))
 
 

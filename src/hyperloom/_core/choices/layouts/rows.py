@@ -25,7 +25,8 @@ def own_rows(
         stop = row + math.prod(part.shape)
         copy = part.start.native or (copies and part.whole and not part.start.exact)
         native = part.tensor if copy else None
-        segments.append(Segment(row, stop, part.start.mean, part.start.std, native))
+        begin = part.start
+        segments.append(Segment(row, stop, begin.mean, begin.std, native, begin.orthogonals))
         pieces.append((part, whole_piece(head, row, part, 1.0, 0.0)))
         row = stop
     row_head = Head(name, source, 1, row, row, 0, False, False, False, tuple(segments))
