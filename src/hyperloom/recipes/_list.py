@@ -41,5 +41,6 @@ RECIPES = (
         "starts for gradient descent from ten points: one step fits a sine",
         ("torch", "jax"),
     ),
+    Recipe("per_sample", "the gradient of every image by itself: private training, curvature"),
     Recipe("multitask", "a classifier from a sentence, for tasks that nobody trained on"),
 )
