@@ -33,7 +33,7 @@ def load() -> tuple[Images, Images]:
     pixels, digits = load_digits(return_X_y=True)
     groups = np.arange(len(digits)) % GROUPS
     images = (pixels / 16).astype(np.float32).reshape(-1, 8, 8)
-    turned = [np.rot90(image, group) for image, group in zip(images, groups, strict=True)]
+    turned = [np.rot90(image, int(group)) for image, group in zip(images, groups, strict=True)]
     every = Images(groups, np.stack(turned).reshape(len(digits), 64), digits)
     learn, test = train_test_split(
         np.arange(len(digits)), test_size=0.3, random_state=0, stratify=digits
