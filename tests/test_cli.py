@@ -259,10 +259,10 @@ def test_a_demo_without_a_name_lists_the_recipes() -> None:
 
 
 def test_an_unknown_recipe_is_refused() -> None:
-    done = run("demo", "digit")
+    done = run("demo", "federate")
     assert done.exit_code == 1
     assert done.stderr == (
-        "hyperloom: name: got 'digit'; wanted the name of a recipe. Did you mean 'digits'? "
+        "hyperloom: name: got 'federate'; wanted the name of a recipe. Did you mean 'federated'? "
         "`hyperloom demo` lists them.\n"
     )
 

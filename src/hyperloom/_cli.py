@@ -36,16 +36,23 @@ def main() -> None:
     """Run the command line; what the `hyperloom` script calls."""
     try:
         app = build_app()
-    except ImportError as error:
-        _fail(_NEEDS.format(error.name))
+    except ModuleNotFoundError as error:
+        _needs(error)
     app()
+
+
+def _needs(error: ModuleNotFoundError) -> None:
+    """Say which package is missing; raise again what is not about a package of others."""
+    if not error.name or error.name.partition(".")[0] == "hyperloom":
+        raise error
+    _fail(_NEEDS.format(error.name))
 
 
 def build_app() -> "typer.Typer":
     """Return the app with its commands.
 
     Raises:
-        ImportError: typer or rich is not installed.
+        ModuleNotFoundError: typer or rich is not installed.
     """
     import rich.console  # noqa: F401  # pyright: ignore[reportUnusedImport]
     import typer
@@ -168,8 +175,8 @@ def _demo(
 
         module = import_module(recipe.module)
         import_module(f"{recipe.module.rpartition('.')[0]}.{backend}")
-    except ImportError as error:
-        _fail(_NEEDS.format(error.name))
+    except ModuleNotFoundError as error:
+        _needs(error)
     run = Run(name, out, Console(), seed, steps, backend, data)
     try:
         with running(run):
@@ -190,8 +197,8 @@ def _plot(checkpoint: Path, out: Path, tensor: str) -> None:
     described = _described(checkpoint)
     try:
         from hyperloom.plot._all import pictures
-    except ImportError as error:
-        _fail(_NEEDS.format(error.name))
+    except ModuleNotFoundError as error:
+        _needs(error)
     console = Console()
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from hyperloom.recipes.mnist import torch as cnn
 from reproductions import __main__ as command
 from reproductions import (
     _report,
@@ -108,15 +109,15 @@ def test_permuted_mnist_learns_and_reports_forgetting(
 
 
 def test_static_cnn_learns_with_a_third_of_the_parameters(digits: Path) -> None:
-    hnet = static_cnn.make_hypernetwork()
-    plain = static_cnn.make_plain()
+    hnet = cnn.hypernetwork()
+    plain = cnn.plain()
     num = sum(p.numel() for p in plain.parameters()) - 16 * 16 * 49
-    generated = static_cnn.second_layer_parameters(hnet)
+    generated = cnn.learned(hnet)
     assert sum(p.numel() for p in hnet.parameters()) == num + generated
     # z: 4; W_i and B_i for 16 input channels: 16 (4 * 4 + 4); the head: 4 * 784 + 784.
     assert generated == 4244
     x = torch.arange(2 * 28 * 28.0).view(2, 1, 28, 28)
-    moved = static_cnn.shifted(x)
+    moved = cnn.shifted(x)
     assert moved.shape == x.shape
     assert set(moved.unique().tolist()) <= {0.0, *x.unique().tolist()}
     assert (moved > 0).float().mean() > 0.9
@@ -124,13 +125,13 @@ def test_static_cnn_learns_with_a_third_of_the_parameters(digits: Path) -> None:
 
 def test_static_cnn_generates_the_published_kernel() -> None:
     """Equations 3 and 4 of the paper: K_i = W_out a_i + B_out with a_i = W_i z + B_i."""
-    hnet = static_cnn.make_hypernetwork()
+    hnet = cnn.hypernetwork()
     head: Any = hnet.heads["chunked"]
     condition: Any = hnet.condition
     z, own = condition.table[0][0], head.slots.view(16, 4, 5)
     a = (own[..., :4] @ z + own[..., 4]) / 5**0.5
     wanted = ((a * head.signs) @ head.weight.T + head.bias).view(16, 16, 7, 7)
-    torch.testing.assert_close(hnet.generate(0)[static_cnn.GENERATED], wanted)
+    torch.testing.assert_close(hnet.generate(0)[cnn.GENERATED], wanted)
 
 
 def test_static_cnn_goes_on_where_it_was_cut(

@@ -42,5 +42,6 @@ RECIPES = (
         ("torch", "jax"),
     ),
     Recipe("per_sample", "the gradient of every image by itself: private training, curvature"),
+    Recipe("mnist", "a CNN's kernel from a third of its numbers (static hypernetwork)"),
     Recipe("multitask", "a classifier from a sentence, for tasks that nobody trained on"),
 )
