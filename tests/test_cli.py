@@ -261,10 +261,9 @@ def test_a_demo_without_a_name_lists_the_recipes() -> None:
 def test_an_unknown_recipe_is_refused() -> None:
     done = run("demo", "federate")
     assert done.exit_code == 1
-    assert done.stderr == (
-        "hyperloom: name: got 'federate'; wanted the name of a recipe. Did you mean 'federated'? "
-        "`hyperloom demo` lists them.\n"
-    )
+    said, _, others = done.stderr.partition("'federated'")
+    assert said == "hyperloom: name: got 'federate'; wanted the name of a recipe. Did you mean "
+    assert others.endswith("? `hyperloom demo` lists them.\n")
 
 
 def test_a_backend_that_a_recipe_has_not_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
