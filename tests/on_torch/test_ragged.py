@@ -148,3 +148,77 @@ def test_rows_in_parts_of_bounded_memory(recompute: bool) -> None:
         hnet(parts(4), condition=IDS, method="encode"),
         hypernetwork()(parts(4), condition=IDS, method="encode"),
     )
+
+
+# ---- bound networks -----------------------------------------------------------------------------
+
+
+def test_a_bound_network_takes_parts() -> None:
+    hnet, xs, shifts = hypernetwork(), parts(4), parts(1)
+    net = hnet.bind(IDS)
+    wanted = hnet(xs, shift=shifts, condition=IDS)
+    for _ in range(2):
+        found = net(xs, shift=shifts)
+        same(found["y"], wanted["y"])
+        same(found["b"], wanted["b"])
+        assert found["of"] == "Net"
+        same(net.encode(xs[::-1]), hnet(xs[::-1], condition=IDS, method="encode"))
+    even = torch.ones(4, 2, 4)
+    same(net.encode(even), hnet(even, condition=IDS, method="encode"))
+
+
+@pytest.mark.filterwarnings("ignore::hyperloom.SlowWarning")
+@pytest.mark.parametrize("method", ["meeting", "among"])
+def test_rows_of_a_bound_network_that_meet_meet_those_of_their_part(method: str) -> None:
+    hnet, xs = hypernetwork(), [x for x in parts(4) if len(x)]
+    net = hnet.bind([0, 1, 2])
+    wanted = [hnet(x, condition=i, method=method) for i, x in enumerate(xs)]
+    for _ in range(2):
+        same(getattr(net, method)(xs), wanted)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("layout", [torch.jagged, torch.strided])
+def test_a_bound_network_takes_nested_tensors(layout: torch.layout) -> None:
+    hnet, xs = hypernetwork(), [x for x in parts(4) if len(x)]
+    found = hnet.bind([3, 0, 1]).encode(torch.nested.nested_tensor(xs, layout=layout))
+    assert found.is_nested
+    assert found.layout == layout
+    same(found.unbind(), hnet(xs, condition=[3, 0, 1], method="encode"))
+
+
+def test_parts_of_all_calls_reach_the_generator_of_one_bind() -> None:
+    hnet, xs = hypernetwork(), parts(4)
+
+    def gradients(first: Any, second: Any) -> tuple[Tensor, ...]:
+        loss = torch.stack([part.square().sum() for part in (*first, *second)]).sum()
+        return torch.autograd.grad(loss, list(hnet.parameters()), materialize_grads=True)
+
+    net = hnet.bind(IDS)
+    found = gradients(net(xs)["y"], net.encode(xs))
+    wanted = gradients(hnet(xs, condition=IDS)["y"], hnet(xs, condition=IDS, method="encode"))
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(found, wanted, strict=True))
+
+
+def test_a_bound_network_in_its_own_mode() -> None:
+    class Dropped(nn.Sequential):
+        pass
+
+    torch.manual_seed(0)
+    target = Dropped(nn.Linear(4, 5), nn.Dropout(0.9999))
+    net = hl.HyperNetwork(target, condition=hl.Embedding(5, 4)).bind(IDS)
+    xs = parts(4)
+    assert all((part == 0).all() for part in net.train()(xs))
+    assert all((part != 0).any() for part in net.eval()(xs) if len(part))
+
+
+def test_bad_parts_for_a_bound_network_are_named() -> None:
+    hnet, xs = hypernetwork(), parts(4)
+    net = hnet.bind(IDS)
+    with pytest.raises(ValueError, match=r"shift: got parts of \(4, 1, 0, 3\) rows; wanted \(3"):
+        net(xs, shift=parts(1)[::-1])
+    with pytest.raises(ValueError, match=r"shift: got shape .* beside parts of"):
+        net(xs, shift=torch.ones(4, 1))
+    hnet.add_conditions(1)
+    with pytest.raises(ValueError, match="net: got a network that was bound before its"):
+        net(xs)

@@ -27,10 +27,11 @@ from hyperloom._core.reports.explanation import Explanation
 from hyperloom.torch._generate.build import build, modules_of, prepare
 from hyperloom.torch._generate.encoded import Encoded
 from hyperloom.torch._generate.generator import Generator, grow, tensors_of
-from hyperloom.torch._run.bound import Bound, Hand, check_method
+from hyperloom.torch._run.bound import Bound, Hand
 from hyperloom.torch._run.call import Call, Dims, may_be_ragged
 from hyperloom.torch._run.checks import check_params, ids_of, with_weights
 from hyperloom.torch._run.explain import explain
+from hyperloom.torch._run.methods import check_method
 from hyperloom.torch._run.pairing import refuse_meta_inputs
 from hyperloom.torch._run.ragged import ragged
 from hyperloom.torch._run.row_calls import checked_rows

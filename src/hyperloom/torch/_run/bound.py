@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from functools import partial
 from typing import Any
 
@@ -12,16 +13,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from hyperloom._core.errors import did_you_mean, message
+from hyperloom._core.errors import message
 from hyperloom.torch._generate.encoded import Encoded
 from hyperloom.torch._generate.generator import Generator as Generating
 from hyperloom.torch._generate.generator import tensors_of
 from hyperloom.torch._rules.held import Held, Kept, real
 from hyperloom.torch._rules.rows.standin import Meeting, Uses
 from hyperloom.torch._rules.standin import Modes
-from hyperloom.torch._run.call import Call
+from hyperloom.torch._run.call import Call, may_be_ragged
 from hyperloom.torch._run.kinds import kind_of
 from hyperloom.torch._run.memory import LOOP, Fallback
+from hyperloom.torch._run.methods import check_method
+from hyperloom.torch._run.ragged import Ragged, ragged
 from hyperloom.torch._run.refusal import name_inputs
 from hyperloom.torch._run.route import loop_where_repeated, strategy_of
 from hyperloom.torch._run.row_calls import with_rows
@@ -134,6 +137,7 @@ class Hand:
         self, generator: Generating, runner: Runner, encoded: Encoded, rows: Rows | None
     ) -> None:
         self.generator, self.runner, self.rows = generator, runner, rows
+        self.parts: Ragged | None = None
         self.encoded, self.batch = encoded, encoded.batch
         self.plan, self.dtypes = generator.plan, dict(generator.dtypes)
         self.parameters = tuple(generator.parameters())
@@ -223,17 +227,32 @@ class Hand:
 
     def run(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a method of the target; inputs that it refuses are named."""
+        if self.generator.plan is not self.plan or self.generator.dtypes != self.dtypes:
+            got = "a network that was bound before its hypernetwork changed"
+            raise ValueError(message("net", got, "one that was bound after", "Bind again."))
+        if self.rows is None and len(self.batch) == 1 and may_be_ragged(args, kwargs):
+            parts = ragged(self.batch[0], args, kwargs, 0)
+            if parts is not None:
+                return self._for_parts(parts).run(method, parts.inputs, parts.kwargs)
         try:
             return self._run_noted(method, args, kwargs)
         except Exception as error:  # raised again, with its input named where it is about one
             name_inputs(error, self.runner, Call(self.batch, args, kwargs, 0, None, method))
             raise
 
+    def _for_parts(self, parts: Ragged) -> Hand:
+        """Return a network of the same weights, whose rows are those of inputs in parts."""
+        hand = copy(self)
+        hand.parts, hand.rows = parts, parts.rows
+        hand.meeting = Meeting(hand.rows, Uses(), self.worn.device)
+        hand.seats = hand._seats()
+        hand.module = self.runner.skeleton.holding(*hand.seats)
+        for part, here in zip(hand.module.modules(), self.module.modules(), strict=True):
+            part.training = here.training
+        return hand
+
     def _run_noted(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a method, and see what it writes."""
-        if self.generator.plan is not self.plan or self.generator.dtypes != self.dtypes:
-            got = "a network that was bound before its hypernetwork changed"
-            raise ValueError(message("net", got, "one that was bound after", "Bind again."))
         skeleton, memory = self.runner.skeleton, self.runner.memory
         if torch.compiler.is_compiling():
             return self._run(method, args, kwargs)
@@ -307,12 +326,17 @@ class Hand:
                     if not why:
                         self.meeting.uses.take(examination.uses)
                         output = run_on(self._place(method), self.seats, self.meeting, laid.call)
+                        if self.parts is not None:
+                            return unpack(self.parts.back(output, examination.outputs))
                         return unpack(laid.finished(output, examination))
             return unpack(self._otherwise(call, why))
 
     def _call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         if self.rows is None:
             return Call(self.batch, args, kwargs, 0, None, method)
+        if self.parts is not None:
+            dims = self.parts.in_dims
+            return Call(self.batch, args, kwargs, dims, self.rows, method, self.parts)
         call = Call(self.batch, args, kwargs, None, self.rows, method)
         call.paired = with_rows(self.rows, args, kwargs)
         return call
@@ -359,23 +383,6 @@ class Hand:
             output = run(runner, way, weights, self.worn.shared, call, buffers)
         store(runner, buffers)
         return output
-
-
-def check_method(target: nn.Module, name: Any, error: type[Exception] = ValueError) -> None:
-    """Raise for a method that a target does not have.
-
-    Raises:
-        TypeError: No name.
-        ValueError: No such method; or `error`, where it was asked for as an attribute.
-    """
-    if not isinstance(name, str):
-        raise TypeError(message("method", name, "the name of a method of the target"))
-    if callable(getattr(target, name, None)):
-        return
-    known = [n for n in dir(target) if not n.startswith("_") and callable(getattr(target, n, None))]
-    public = [n for n in known if not hasattr(nn.Module, n)]
-    got, wanted = f"{name!r}", f"a method of {type(target).__name__}"
-    raise error(message("method", got, wanted, did_you_mean(name, public or known)))
 
 
 def _method(hand: Hand, name: str, plain: Any) -> Callable[..., Any]:
