@@ -41,7 +41,7 @@ def main() -> None:
     app()
 
 
-def _needs(error: ModuleNotFoundError) -> None:
+def _needs(error: ModuleNotFoundError) -> NoReturn:
     """Say which package is missing; raise again what is not about a package of others."""
     if not error.name or error.name.partition(".")[0] == "hyperloom":
         raise error
