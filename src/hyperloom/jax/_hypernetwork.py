@@ -227,14 +227,31 @@ class HyperNetwork(nnx.Module):
         state: Mapping[str, Array] | None = None,
         method: Method = None,
         rows: Any = None,
+        optimizer: Any = None,
         **kwargs: Any,
     ) -> Report:
         """Compiles and runs a few calls forward and backward, outside of `jit`.
 
-        Nothing is changed: all is done by a copy. Arguments as in a call.
+        It also compares the call with a second one, and with its conditions run one after the
+        other: outputs, and the gradient of every parameter. Nothing is changed: all is done by a
+        copy.
+
+        Args:
+            in_axes: As in a call.
+            rngs: As in a call.
+            state: As in a call.
+            method: As in a call.
+            rows: As in a call.
+            optimizer: The `optax.GradientTransformation` that is to train it, over the parameters
+                of `functional(hnet)`. One step of it is tried, and how far that moves generated
+                tensors stands beside what it does to a plain network.
+            **kwargs: As in a call.
+
+        Raises:
+            TypeError: `optimizer` is none of optax.
         """
         asked = {"in_axes": in_axes, "rngs": rngs, "state": state, "method": method, "rows": rows}
-        return TOOLS["doctor"](self, condition, inputs, {**asked, **kwargs})
+        return TOOLS["doctor"](self, condition, inputs, {**asked, **kwargs}, optimizer)
 
     def generate(
         self,

@@ -24,6 +24,7 @@ def judge(r: Readings) -> Iterator[Finding]:
     for error in r.errors:
         yield Finding(Level.FAULT, "call", (), error)
     resting = _at_rest(r)
+    yield from _agreement(r)
     yield from _values(r)
     yield from _dtypes(r)
     yield from _part_gradients(r, resting)
@@ -51,6 +52,13 @@ def _some(level: Level, check: str, names: Iterable[str], text: str) -> Iterator
     where = tuple(names)
     if where:
         yield Finding(level, check, where, text)
+
+
+def _agreement(r: Readings) -> Iterator[Finding]:
+    for d in r.disagreements:
+        share = f"by {d.by:.2g} of their size" if math.isfinite(d.by) else "in shape or in NaNs"
+        text = f"the {d.what} differ from those of {d.than}, {share}: that is more than rounding."
+        yield Finding(Level.FAULT, "agreement", d.where, text)
 
 
 def _values(r: Readings) -> Iterator[Finding]:

@@ -14,7 +14,17 @@ class Level(StrEnum):
     NOTE = "note"  # as asked for, or not checked
 
 
-CHECKS = ("values", "gradient", "condition", "scale", "step", "dtype", "speed", "call")
+CHECKS = (
+    "values",
+    "gradient",
+    "condition",
+    "scale",
+    "step",
+    "agreement",
+    "dtype",
+    "speed",
+    "call",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +34,7 @@ class Finding:
     Attributes:
         level: How bad it is.
         check: Which check found it: `values`, `gradient`, `condition`, `scale`, `step`,
-            `dtype`, `speed`, or `call`.
+            `agreement`, `dtype`, `speed`, or `call`.
         where: Names of the parts, tensors or layers; empty where it is about the whole.
         text: What is wrong and what it comes from, a sentence.
     """
@@ -142,6 +152,24 @@ class StepReading:
     unmeasured: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Disagreement:
+    """Two runs that should have given the same, and did not.
+
+    Attributes:
+        than: What the call was compared with, in words.
+        what: What differs: `outputs`, or `gradients`.
+        where: Names of the parameters whose gradients differ; empty for outputs.
+        by: The largest difference relative to what is right; infinite where shapes differ, or
+            where one of both is not finite.
+    """
+
+    than: str
+    what: str
+    where: tuple[str, ...]
+    by: float
+
+
 @dataclass(frozen=True)
 class Readings:
     """All that a backend measured in one run.
@@ -161,6 +189,7 @@ class Readings:
         dtypes: Dtypes of the outputs, and those of the plain module.
         kept: Tensors that stay the target's own.
         step: The step of the optimiser; `None` if none was given.
+        disagreements: Runs that should have given the same as the call, and did not.
         cuts: What cuts a gradient in the backend's words: on the way through the generator, and
             in the target's forward.
         warnings: Warnings that the call raised.
@@ -180,6 +209,7 @@ class Readings:
     dtypes: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
     kept: tuple[str, ...] = ()
     step: StepReading | None = None
+    disagreements: tuple[Disagreement, ...] = ()
     cuts: tuple[str, str] = (
         ".detach(), .data, no_grad, a copy into a parameter",
         ".data, .detach(), no_grad",

@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -42,45 +43,28 @@ from hyperloom.jax._run.run import run_encoded
 from hyperloom.jax._run.runner import Memory
 from hyperloom.jax._target.adaptor import Box, dotted
 from hyperloom.jax._target.arrays import is_array
-from hyperloom.jax._tools.doctor_layers import Gradients, floats, look_inside
+from hyperloom.jax._tools.doctor_agreement import (
+    Examined,
+    disagreements,
+    generator_of,
+    runner_of,
+)
+from hyperloom.jax._tools.doctor_layers import Gradients, floats, look_inside, native_gradients
+from hyperloom.jax._tools.doctor_steps import check_optimizer, measure_step
 from hyperloom.jax._tools.functional import functional
 
 _CUTS = ("stop_gradient, a cast to ints", "stop_gradient, a cast to ints")
 
 
-@dataclass(frozen=True)
-class Examined:
-    """A call to examine.
-
-    Attributes:
-        hnet: A copy of the hypernetwork.
-        condition: Raw conditions.
-        carry: Their state, for a condition that has one.
-        given: What is given beside them.
-    """
-
-    hnet: HyperNetwork
-    condition: Any
-    carry: Any
-    given: Asked
-
-    def streams(self) -> nnx.Rngs | None:
-        """Return the streams of the call, the same ones each time."""
-        return nnx.clone(self.given.streams)
-
-    def asked(self) -> Asked:
-        """Return what is given, to run a call with."""
-        return replace(self.given, streams=self.streams())
-
-    def encode(self, condition: Any) -> Encoded:
-        """Return conditions, encoded."""
-        return self.hnet.generator.encode(condition, self.streams(), self.carry)
-
-
 def examine(
-    hnet: HyperNetwork, condition: Any, inputs: tuple[Any, ...], options: dict[str, Any]
+    hnet: HyperNetwork,
+    condition: Any,
+    inputs: tuple[Any, ...],
+    options: dict[str, Any],
+    optimizer: Any = None,
 ) -> Report:
-    """Take all readings and return the report; the arguments are those of a call."""
+    """Take all readings and return the report; inputs and options are those of a call."""
+    check_optimizer(optimizer)
     copy = nnx.clone(hnet)
     seen = hnet.memory  # what is warned of here was not the user's own call
     copy._memory = Box(Memory(dict(seen.loops), set(seen.warned)))
@@ -96,13 +80,22 @@ def examine(
         try:
             encoded = call.encode(condition)
             readings = replace(readings, conditions=max(1, int(np.prod(encoded.batch))))
-            outputs, grads = _gradients(call)
+            run, (net, params) = runner_of(call), functional(copy)
+            outputs, found = Gradients(run)(params, net)
+            grads = {name: found[name] for name in params}
             how = explain(copy.generator, copy.runner, encoded, call.asked())
         except Exception as error:  # whatever the user's modules raise is what is to be told
             return Report(replace(readings, errors=(told("the call fails", error),)))
         heard = dict.fromkeys(str(w.message).strip().splitlines()[0] for w in caught)
         stages, tensors, unchecked = _differences(call, encoded)
-        inside = look_inside(copy, encoded, call.asked(), tensors)
+        inside, step = look_inside(copy, encoded, call.asked(), tensors), None
+        tolerance = _tolerance(hnet, outputs)
+        apart, unable = disagreements(call, outputs, grads, tolerance)
+        if optimizer is not None:
+            generate = partial(generator_of(call), net)
+            native = partial(native_gradients, copy, encoded.batch, call.asked())
+            read = measure_step(hnet, optimizer, params, grads, generate, native, inside.tensors)
+            inside, step = replace(inside, tensors=read[0]), read[1]
     return Report(
         replace(
             readings,
@@ -110,12 +103,14 @@ def examine(
             tensors=inside.tensors,
             layers=inside.layers,
             stages=stages,
-            tolerance=_tolerance(hnet, outputs),
+            tolerance=tolerance,
             unchecked=unchecked,
             strategy=f"run as {how.strategy}: {how.reason}",
             slow=how.slow,
             dtypes=(tuple(str(out.dtype) for out in outputs), inside.dtypes),
-            warnings=(*(f"the call warns: {line}" for line in heard), *inside.errors),
+            step=step,
+            disagreements=apart,
+            warnings=(*(f"the call warns: {line}" for line in heard), *inside.errors, *unable),
         )
     )
 
@@ -133,19 +128,6 @@ def numbers(values: Iterable[Any]) -> list[np.ndarray]:
 
 
 # ---- the parts of the generator -----------------------------------------------------------------
-
-
-def _gradients(call: Examined) -> tuple[list[Array], dict[str, Array | None]]:
-    """Return the outputs, and the gradient of their projection by parameter name."""
-    net, params = functional(call.hnet)
-
-    def run(params: Any, net: Any) -> Any:
-        merged = net.merge(params)
-        encoded = merged.generator.encode(call.condition, call.streams(), call.carry)
-        return run_encoded(merged.generator, merged.runner, encoded, call.asked())
-
-    outputs, gradients = Gradients(run)(params, net)
-    return outputs, {name: gradients[name] for name in params}
 
 
 def _parts(

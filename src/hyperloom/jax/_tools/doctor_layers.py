@@ -241,6 +241,15 @@ class _Runs:
         return gradients, outputs
 
 
+def native_gradients(
+    hnet: HyperNetwork, batch: tuple[int, ...], asked: Asked
+) -> tuple[dict[str, Array], dict[str, Array | None]]:
+    """Return tensors drawn as the template's own, and their gradients on the first inputs."""
+    _, call = next(_first_calls(hnet, batch, asked))
+    tensors = _native(hnet, 0)
+    return tensors, _Runs(hnet, [call])([tensors])[0][0]
+
+
 def _gradient(runs: list[dict[str, Array | None]], name: str) -> float | None:
     """Return the root mean square of a tensor's gradients; `None` where none came."""
     gradients = [np.asarray(grad) for grads in runs if (grad := grads[name]) is not None]

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from hyperloom._core.errors import message
 from hyperloom._core.reports.readings import StepReading, TensorReading
+from hyperloom._core.reports.steps import Moved, grows, with_steps
 from hyperloom.torch._generate.supplied import generate_with
 from hyperloom.torch._hypernetwork import HyperNetwork
 from hyperloom.torch._run.call import Call
@@ -63,20 +64,10 @@ def measure_step(
         lines = str(error).strip().splitlines() or [""]
         return tensors, replace(reading, unmeasured=f"{type(error).__name__}: {lines[0]}")
     once, double = (sum(rms(new[n] - params[n]) for n in params) for new in (after, twice))
-    reading = replace(reading, grows=double > 1.5 * once)
-    return tuple(
-        replace(t, step=_relative(ours[t.name], t), native_step=_relative(plain[t.name], t))
-        for t in tensors
-    ), reading
+    return with_steps(tensors, ours, plain), replace(reading, grows=grows(once, double))
 
 
-def _relative(moved: tuple[float, float], reading: TensorReading) -> float | None:
-    """Return a change relative to the spread; `None` for a tensor that starts as a constant."""
-    change, spread = moved
-    return change / max(spread, reading.native_std) if reading.native_std > 0 else None
-
-
-def _spread_moved(before: Tensors, after: Tensors) -> dict[str, tuple[float, float]]:
+def _spread_moved(before: Tensors, after: Tensors) -> Moved:
     """Return for each tensor how far its numbers moved, and how they were spread before."""
     return {
         name: (rms(after[name] - value), rms(value - value.double().mean()))
@@ -90,7 +81,7 @@ def _generated(hnet: HyperNetwork, condition: Any, params: Tensors) -> dict[str,
     return generated[0] if hnet.plan.condition.has_carry else generated
 
 
-def _plain(hnet: HyperNetwork, call: Call, optimizer: Optimizer) -> dict[str, tuple[float, float]]:
+def _plain(hnet: HyperNetwork, call: Call, optimizer: Optimizer) -> Moved:
     """Do the same with a plain network, all of it at the rate of the optimiser's first group."""
     tensors = native_tensors(hnet)
     module = plain_module(hnet, tensors)
