@@ -198,3 +198,16 @@ class Flattened(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.fc(self.conv(x).reshape(x.shape[0], -1))
+
+
+def test_a_strategy_of_pytorch_is_refused() -> None:
+    rows, wanted = (
+        hl.Execution(strategy="rows"),
+        r"^execution: got the strategy 'rows'; wanted 'auto'",
+    )
+    with pytest.raises(ValueError, match=wanted):
+        make(nnx.Linear(3, 2, rngs=nnx.Rngs(0)), execution=rows)
+    hnet = make(nnx.Linear(3, 2, rngs=nnx.Rngs(0)))
+    hnet.execution = rows
+    with pytest.raises(ValueError, match=wanted):
+        hnet(draws(0, 4, 3), condition=IDS)

@@ -17,7 +17,6 @@ from hyperloom._core.choices.execution import Execution
 from hyperloom._core.choices.forms import Form
 from hyperloom._core.choices.inits import Init
 from hyperloom._core.choices.layouts import Layout
-from hyperloom._core.errors import a_kind
 from hyperloom._core.plan.plan import Plan
 from hyperloom._core.reports.doctor import Report
 from hyperloom._core.reports.explanation import Explanation
@@ -39,7 +38,7 @@ from hyperloom.jax._run.checks import as_rngs
 from hyperloom.jax._run.explain import explain
 from hyperloom.jax._run.pairing import Dims
 from hyperloom.jax._run.run import forward, instantiate, run_given
-from hyperloom.jax._run.runner import Memory, Runner
+from hyperloom.jax._run.runner import Memory, Runner, check_execution
 from hyperloom.jax._target.adaptor import Adaptor, Box, Method
 from hyperloom.jax._target.variables import Param
 
@@ -79,7 +78,7 @@ class HyperNetwork(nnx.Module):
     ) -> None:
         rngs = check_rngs(rngs)
         execution = Execution() if execution is None else execution
-        self.execution = a_kind("execution", execution, Execution, "an Execution(...)")
+        self.execution = check_execution(execution)
         if not isinstance(target, Planned):
             target = planned(target, condition, trunk, (layout, form, init), rngs, axes)
         self._take(target, rngs)
@@ -136,7 +135,6 @@ class HyperNetwork(nnx.Module):
     @property
     def runner(self) -> Runner:
         """What runs: the target with the tensors that it keeps."""
-        a_kind("execution", self.execution, Execution, "an Execution object")
         return Runner.of(self)
 
     def __call__(

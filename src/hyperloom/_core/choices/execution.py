@@ -34,6 +34,7 @@ class Execution(Choice):
             time that a loop is needed a `SlowWarning` names the module that is the reason.
             `"rows"`: the target's forward runs once on all rows, and each row meets the weights of
             its condition; a target whose rows meet (batch statistics) raises an error.
+            PyTorch only; in JAX a hypernetwork refuses it.
             `"vmap"`: all at once, always; what cannot be run so raises the framework's own error.
             `"loop"`: one after the other, always, without a warning; any target can be run so.
         randomness: `"different"` (default): each condition makes random draws of its own inside

@@ -10,9 +10,19 @@ from typing import Any, Self
 from jax import Array
 
 from hyperloom._core.choices.execution import Execution
-from hyperloom._core.errors import a_kind
+from hyperloom._core.errors import a_kind, message
 from hyperloom.jax._target.adaptor import Adaptor
 from hyperloom.jax._target.variables import arrays_of
+
+
+def check_execution(execution: Any) -> Execution:
+    """Return an execution, if JAX can do what it says; raise otherwise."""
+    a_kind("execution", execution, Execution, "an Execution(...)")
+    if execution.strategy == "rows":
+        wanted = "'auto', 'vmap' or 'loop' in JAX"
+        way_out = "Rows of many conditions go into a call: hnet(x, condition=ids, rows=rows)."
+        raise ValueError(message("execution", "the strategy 'rows'", wanted, way_out))
+    return execution
 
 
 @dataclass(eq=False)
@@ -71,8 +81,9 @@ class Runner:
 
         Raises:
             TypeError: Its `execution` is none.
+            ValueError: Its `execution` has a strategy that JAX does not have.
         """
-        a_kind("execution", owner.execution, Execution, "an Execution(...)")
+        check_execution(owner.execution)
         return cls(**{field.name: getattr(owner, field.name) for field in fields(cls)})
 
     def modules(self) -> dict[str, Any]:
