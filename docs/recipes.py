@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hyperloom.recipes._run import shown
+from hyperloom.recipes._frame.run import shown
 
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "docs" / "gallery"

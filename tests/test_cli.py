@@ -18,10 +18,11 @@ from typer.testing import CliRunner, Result
 import hyperloom
 import hyperloom.torch as hl
 from hyperloom import _cli
-from hyperloom.recipes import _list
-from hyperloom.recipes._list import RECIPES
-from hyperloom.recipes._run import Run
-from hyperloom.recipes.continual import Record, _demo, split_digits
+from hyperloom.recipes._frame import listed
+from hyperloom.recipes._frame.listed import RECIPES
+from hyperloom.recipes._frame.run import Run
+from hyperloom.recipes.continual import Record, split_digits
+from hyperloom.recipes.continual import demo as digits_demo
 from hyperloom.recipes.continual.torch import digits_network
 
 FILES = {
@@ -203,8 +204,8 @@ def test_the_checkpoint_of_the_demo_does_what_the_numbers_say(demo: tuple[Path, 
 def test_the_demo_fails_if_the_checkpoint_differs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_demo, "_proof", lambda *_: False)
-    monkeypatch.setattr(_demo, "plots", type("NoPlots", (), {"__getattr__": _nothing})())
+    monkeypatch.setattr(digits_demo, "_proof", lambda *_: False)
+    monkeypatch.setattr(digits_demo, "plots", type("NoPlots", (), {"__getattr__": _nothing})())
     done = run("demo", "digits", "--out", tmp_path, "--steps", 1)
     assert done.exit_code == 1
     assert "OTHER predictions" in done.stdout
@@ -234,7 +235,7 @@ def test_the_demo_tells_whether_the_hypernetwork_forgot(final: float, verdict: s
     names = ("hypernetwork", "fine-tuning", "separate networks")
     record = Record(("a", "b"), [1, 2], [[100.0], [2 * final - 100, 100.0]], 1.0, 10)
     console = Console(file=io.StringIO(), record=True, width=80)
-    _demo._conclude(Run("digits", Path("out"), console), dict.fromkeys(names, record), True)
+    digits_demo._conclude(Run("digits", Path("out"), console), dict.fromkeys(names, record), True)
     text = console.export_text()
     assert f"- Hypernetwork: 100.0 % right after, {final:.1f} % at the end: " in text
     assert verdict in text
@@ -267,7 +268,7 @@ def test_an_unknown_recipe_is_refused() -> None:
 
 
 def test_a_backend_that_a_recipe_has_not_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_list, "RECIPES", (_list.Recipe("digits", "", ("torch",)),))
+    monkeypatch.setattr(listed, "RECIPES", (listed.Recipe("digits", "", ("torch",)),))
     done = run("demo", "digits", "--backend", "jax")
     assert done.exit_code == 1
     wanted = "got jax; wanted torch, what digits is written for."

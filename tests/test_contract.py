@@ -73,3 +73,10 @@ def test_wrong_imports_are_seen(copied: Path) -> None:
     assert f"Contracts: 0 kept, {CONTRACTS} broken." in done.stdout
     for _, _, said in WRONG.values():
         assert said in done.stdout
+
+
+def test_only_rooms_have_an_underscore() -> None:
+    """A room is private by its folder's name; the files in it are not marked again."""
+    package = ROOT / "src" / "hyperloom"
+    marked = {path.relative_to(package).as_posix() for path in package.rglob("_[!_]*.py")}
+    assert marked == {"_cli.py", "torch/_hypernetwork.py", "jax/_hypernetwork.py"}

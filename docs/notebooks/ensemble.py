@@ -9,7 +9,7 @@ import torch
 from matplotlib import pyplot as plt
 
 from hyperloom import plot
-from hyperloom.recipes.ensemble._demo import read_digits
+from hyperloom.recipes.ensemble.demo import read_digits
 from hyperloom.recipes.ensemble.torch import (
     MEMBERS,
     FromOneGenerator,

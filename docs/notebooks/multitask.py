@@ -12,7 +12,7 @@ from matplotlib import pyplot as plt
 
 import hyperloom.torch as hl
 from hyperloom import plot
-from hyperloom.recipes.multitask._data import load
+from hyperloom.recipes.multitask.data import load
 from hyperloom.recipes.multitask.torch import (
     HYPER_RATE,
     accuracy,

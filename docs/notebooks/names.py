@@ -9,7 +9,7 @@
 import torch
 from matplotlib import pyplot as plt
 
-from hyperloom.recipes.names._data import read_names
+from hyperloom.recipes.names.data import read_names
 from hyperloom.recipes.names.torch import Speller, bits, invent, step_of
 
 torch.manual_seed(0)

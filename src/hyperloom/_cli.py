@@ -143,7 +143,7 @@ def _list_recipes() -> None:
     """Print the recipes, a line each."""
     from rich.console import Console
 
-    from hyperloom.recipes._list import RECIPES
+    from hyperloom.recipes._frame.listed import RECIPES
 
     width = max(len(recipe.name) for recipe in RECIPES) + 2
     lines = [f"  {recipe.name:<{width}}{recipe.what}" for recipe in RECIPES]
@@ -157,7 +157,7 @@ def _demo(
     """Run a recipe; exit with 1 if it cannot run, or has failed."""
     from rich.console import Console
 
-    from hyperloom.recipes._list import RECIPES
+    from hyperloom.recipes._frame.listed import RECIPES
 
     found = [recipe for recipe in RECIPES if recipe.name == name]
     if not found:
@@ -171,7 +171,7 @@ def _demo(
     if data is not None and not data.is_file():
         _fail(message("--data", f"{data}, which is no file", "the path of a file"))
     try:
-        from hyperloom.recipes._run import Run, running
+        from hyperloom.recipes._frame.run import Run, running
 
         module = import_module(recipe.module)
         import_module(f"{recipe.module.rpartition('.')[0]}.{backend}")
@@ -196,7 +196,7 @@ def _plot(checkpoint: Path, out: Path, tensor: str) -> None:
 
     described = _described(checkpoint)
     try:
-        from hyperloom.plot._all import pictures
+        from hyperloom.plot._draw.every import pictures
     except ModuleNotFoundError as error:
         _needs(error)
     console = Console()

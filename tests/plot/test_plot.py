@@ -18,7 +18,7 @@ from torch import nn
 
 import hyperloom.torch as hl
 from hyperloom import plot
-from hyperloom.plot._saved import Live, read_saved, saved
+from hyperloom.plot._draw.saved import Live, read_saved, saved
 
 
 def target() -> nn.Module:

@@ -15,7 +15,7 @@ from flax import nnx
 from rich.console import Console
 
 import hyperloom.jax as hl
-from hyperloom.recipes._run import NUMBERS, Run, running
+from hyperloom.recipes._frame.run import NUMBERS, Run, running
 from hyperloom.recipes.continual import (
     Record,
     Task,
@@ -24,7 +24,7 @@ from hyperloom.recipes.continual import (
     learn_in_sequence,
     split_digits,
 )
-from hyperloom.recipes.continual._demo import CHECKPOINT
+from hyperloom.recipes.continual.demo import CHECKPOINT
 from hyperloom.recipes.continual.jax import (
     ContinualLearner,
     FineTuning,

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from hyperloom.recipes._run import dumps
+from hyperloom.recipes._frame.run import dumps
 from hyperloom.recipes.continual import (
     Part,
     Task,
     Training,
     learn_in_sequence,
 )
-from hyperloom.recipes.continual._plots import _evidence
-from hyperloom.recipes.continual._report import as_json, table
+from hyperloom.recipes.continual.plots import _evidence
+from hyperloom.recipes.continual.report import as_json, table
 from hyperloom.recipes.continual.torch import (
     digits_network,
 )

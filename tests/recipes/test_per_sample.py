@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from hyperloom.recipes.per_sample import torch as recipe
-from hyperloom.recipes.per_sample._data import GROUPS, Images, epsilon, load
+from hyperloom.recipes.per_sample.data import GROUPS, Images, epsilon, load
 
 
 # By opacus 1.6.0, `get_privacy_spent` over the whole orders 2 .. 64.

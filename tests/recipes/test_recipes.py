@@ -11,9 +11,9 @@ import pytest
 from rich.console import Console
 
 from docs.recipes import IMAGES, PAGES, parts, section
-from hyperloom.recipes import _measure
-from hyperloom.recipes._list import RECIPES, Recipe
-from hyperloom.recipes._run import NUMBERS, Run, running, shown
+from hyperloom.recipes._frame import measure
+from hyperloom.recipes._frame.listed import RECIPES, Recipe
+from hyperloom.recipes._frame.run import NUMBERS, Run, running, shown
 
 CORE = 150  # lines of code of a recipe's own
 EACH = [(recipe, backend) for recipe in RECIPES for backend in recipe.backends]
@@ -48,7 +48,7 @@ def test_a_recipe_runs_small(recipe: Recipe, backend: str, run: Run) -> None:
 @pytest.mark.parametrize(("recipe", "backend"), NEW, ids=_id)
 def test_the_core_of_a_recipe_is_short(recipe: Recipe, backend: str) -> None:
     module = import_module(f"{recipe.module.rpartition('.')[0]}.{backend}")
-    assert _measure.lines_of(module) <= CORE
+    assert measure.lines_of(module) <= CORE
 
 
 @pytest.mark.parametrize("recipe", dict.fromkeys(recipe for recipe, _ in NEW), ids=_id)
@@ -80,12 +80,12 @@ def commented(x: int) -> int:
 
 
 def test_lines_are_those_of_code() -> None:
-    assert _measure.lines_of(commented) == 2
+    assert measure.lines_of(commented) == 2
 
 
 def test_steps_take_turns_and_the_first_two_do_not_count() -> None:
     order: list[str] = []
-    ms = _measure.ms_of({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, times=3)
+    ms = measure.ms_of({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, times=3)
     assert order == ["a", "b"] * 5
     assert set(ms) == {"a", "b"}
     assert all(0 <= value < 1000 for value in ms.values())
@@ -99,7 +99,7 @@ def test_a_run_writes_what_it_was_told(run: Run) -> None:
         run.table("Numbers", {"a": {"x": 1, "y": 0.123456789}, "b": {"x": 2000}})
         run.claim("it is so", True, "1 of 1")
         run.claim("it is not", False, "0 of 1")
-        run.beside(1e-7, {"hyperloom": _measure.Side(3, 1.5)}, {"loss": 0.25})
+        run.beside(1e-7, {"hyperloom": measure.Side(3, 1.5)}, {"loss": 0.25})
         run.settings(width=3)
         run.figure("empty.png", Figure((1, 1)), "nothing")
         run.gif("empty.gif", [Figure((1, 1)), Figure((1, 1))], "nothing, twice")

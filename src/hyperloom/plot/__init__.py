@@ -6,8 +6,8 @@ are maps of conditions by UMAP too. What is drawn is a `HyperNetwork` of either 
 of a checkpoint, which needs no framework.
 """
 
-from hyperloom.plot._figures import conditions, similarity, tensor, weights
-from hyperloom.plot._path import path
-from hyperloom.plot._training import curves, layers
+from hyperloom.plot._draw.figures import conditions, similarity, tensor, weights
+from hyperloom.plot._draw.path import path
+from hyperloom.plot._draw.training import curves, layers
 
 __all__ = ["conditions", "curves", "layers", "path", "similarity", "tensor", "weights"]

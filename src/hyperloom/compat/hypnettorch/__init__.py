@@ -6,7 +6,7 @@ of 0.0.4 can be read. See the page on migrating for what differs, and why.
 """
 
 from hyperloom.compat.hypnettorch import hnets, mnets, utils
-from hyperloom.compat.hypnettorch._native import to_native
+from hyperloom.compat.hypnettorch._door.native import to_native
 
 # As attributes of hnets and utils, as in hypnettorch.
 from hyperloom.compat.hypnettorch.hnets import hnet_helpers as hnet_helpers

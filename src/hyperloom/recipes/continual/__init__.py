@@ -16,8 +16,8 @@ Method: von Oswald, Henning, Grewe and Sacramento, "Continual learning with hype
 ICLR 2020. `hyperloom demo digits` is this recipe on scikit-learn's digits.
 """
 
-from hyperloom.recipes.continual._data import Part, Task, split_digits
-from hyperloom.recipes.continual._sequence import Learner, Record, Training, learn_in_sequence
+from hyperloom.recipes.continual.data import Part, Task, split_digits
+from hyperloom.recipes.continual.sequence import Learner, Record, Training, learn_in_sequence
 
 __all__ = [
     "Learner",

@@ -16,10 +16,10 @@ from flax import nnx
 from jax import Array
 
 import hyperloom.jax as hl
-from hyperloom.recipes.continual import _setup
-from hyperloom.recipes.continual._checks import check_examples, check_hypernetwork, check_task
-from hyperloom.recipes.continual._data import SIDE
-from hyperloom.recipes.continual._sequence import Learner, Training
+from hyperloom.recipes.continual import setup
+from hyperloom.recipes.continual.checks import check_examples, check_hypernetwork, check_task
+from hyperloom.recipes.continual.data import SIDE
+from hyperloom.recipes.continual.sequence import Learner, Training
 
 Loss = Callable[[Array, Array], Array]
 OnStep = Callable[[int], None]
@@ -258,7 +258,7 @@ class _Plain:
         return np.asarray(self._run(params, x))[:num].argmax(-1)
 
 
-def digits_network(widths: Iterable[int] = _setup.WIDTHS, *, seed: int = 0) -> nnx.Sequential:
+def digits_network(widths: Iterable[int] = setup.WIDTHS, *, seed: int = 0) -> nnx.Sequential:
     """Return the network of the demo: 64 pixels, hidden layers with ReLU, two outputs.
 
     Args:
@@ -278,15 +278,15 @@ def digits_hypernetwork(network: nnx.Module, *, seed: int = 0) -> hl.HyperNetwor
     """Return the hypernetwork of the demo, for one task; more are added as they come."""
     return hl.HyperNetwork(
         network,
-        condition=_setup.CONDITION,
-        trunk=_setup.TRUNK,
-        layout=_setup.LAYOUT,
+        condition=setup.CONDITION,
+        trunk=setup.TRUNK,
+        layout=setup.LAYOUT,
         rngs=nnx.Rngs(seed),
     )
 
 
 def digits_learners(
-    training: Training | None = None, *, strength: float = _setup.STRENGTH
+    training: Training | None = None, *, strength: float = setup.STRENGTH
 ) -> dict[str, Learner]:
     """Return the learners that the demo compares, by name, all with the same main network.
 
@@ -315,7 +315,7 @@ def save(learner: ContinualLearner, path: str | os.PathLike[str]) -> None:
 def load_digits_learner(path: str | os.PathLike[str]) -> ContinualLearner:
     """Read a learner of the demo's network back; raises as `hyperloom.jax.load` does."""
     hnet = hl.load(path, digits_network())
-    guard = hl.OutputRegularizer(_setup.STRENGTH)
+    guard = hl.OutputRegularizer(setup.STRENGTH)
     return ContinualLearner(hnet, guard, num_tasks=hnet.plan.num_ids or 0)
 
 

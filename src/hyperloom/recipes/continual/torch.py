@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import hyperloom.torch as hl
-from hyperloom.recipes.continual import _setup
-from hyperloom.recipes.continual._checks import check_examples, check_hypernetwork, check_task
-from hyperloom.recipes.continual._data import SIDE
-from hyperloom.recipes.continual._sequence import Learner, Training
+from hyperloom.recipes.continual import setup
+from hyperloom.recipes.continual.checks import check_examples, check_hypernetwork, check_task
+from hyperloom.recipes.continual.data import SIDE
+from hyperloom.recipes.continual.sequence import Learner, Training
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -223,7 +223,7 @@ class SeparateNetworks:
         return _evaluate(self.networks[task], inputs).argmax(-1).cpu().numpy()
 
 
-def digits_network(widths: Iterable[int] = _setup.WIDTHS) -> nn.Sequential:
+def digits_network(widths: Iterable[int] = setup.WIDTHS) -> nn.Sequential:
     """Return the network of the demo: 64 pixels, hidden layers with ReLU, two outputs.
 
     Args:
@@ -241,14 +241,14 @@ def digits_hypernetwork(network: nn.Module) -> hl.HyperNetwork:
     """Return the hypernetwork of the demo, for one task; more are added as they come."""
     return hl.HyperNetwork(
         network,
-        condition=_setup.CONDITION,
-        trunk=_setup.TRUNK,
-        layout=_setup.LAYOUT,
+        condition=setup.CONDITION,
+        trunk=setup.TRUNK,
+        layout=setup.LAYOUT,
     )
 
 
 def digits_learners(
-    training: Training | None = None, *, strength: float = _setup.STRENGTH
+    training: Training | None = None, *, strength: float = setup.STRENGTH
 ) -> dict[str, Learner]:
     """Return the learners that the demo compares, by name, all with the same main network.
 
@@ -278,7 +278,7 @@ def save(learner: ContinualLearner, path: str | os.PathLike[str]) -> None:
 def load_digits_learner(path: str | os.PathLike[str]) -> ContinualLearner:
     """Read a learner of the demo's network back; raises as `hyperloom.torch.load` does."""
     hnet = hl.load(path, digits_network())
-    guard = hl.OutputRegularizer(_setup.STRENGTH)
+    guard = hl.OutputRegularizer(setup.STRENGTH)
     return ContinualLearner(hnet, guard, num_tasks=hnet.plan.num_ids or 0)
 
 

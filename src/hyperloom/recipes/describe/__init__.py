@@ -19,6 +19,6 @@ This package holds what needs no framework: the tasks and their descriptions.
 Method: Charakorn, Cetin, Tang and Lange, "Text-to-LoRA: Instant Transformer Adaption", ICML 2025.
 """
 
-from hyperloom.recipes.describe._data import ORDERS, SHIFTS, TASKS, Task, spelled, texts
+from hyperloom.recipes.describe.data import ORDERS, SHIFTS, TASKS, Task, spelled, texts
 
 __all__ = ["ORDERS", "SHIFTS", "TASKS", "Task", "spelled", "texts"]

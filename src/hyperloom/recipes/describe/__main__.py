@@ -8,8 +8,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from hyperloom.recipes._run import Run, running
-from hyperloom.recipes.describe._demo import demo
+from hyperloom.recipes._frame.run import Run, running
+from hyperloom.recipes.describe.demo import demo
 
 
 def main(arguments: list[str]) -> None:

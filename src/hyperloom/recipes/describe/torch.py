@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 import hyperloom.torch as hl
 from hyperloom._core.errors import message
-from hyperloom.recipes.describe._data import LENGTH, TASKS, VOCABULARY, Task, texts
-from hyperloom.recipes.describe._sizes import SharedHeads, a_size
+from hyperloom.recipes.describe.data import LENGTH, TASKS, VOCABULARY, Task, texts
+from hyperloom.recipes.describe.sizes import SharedHeads, a_size
 from hyperloom.torch._generate.build import prepare
 from hyperloom.torch._target.spec import target_spec
 

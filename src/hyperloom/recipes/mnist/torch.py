@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import hyperloom.torch as hl
-from hyperloom.recipes.mnist._data import Digits
+from hyperloom.recipes.mnist.data import Digits
 
 GENERATED = "3.weight"  # (16, 16, kernel, kernel), input channels first
 CHANNELS = 16

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import hyperloom.torch as hl
-from hyperloom.recipes.multitask._data import Tasks
+from hyperloom.recipes.multitask.data import Tasks
 
 WIDTH, TRUNK, TASKS, IMAGES = 24, 64, 32, 64
 # Of Adam; with `param_groups` the heads get the second one divided by their 64 features.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, hessian, vmap
 
 import hyperloom.torch as hl
-from hyperloom.recipes.per_sample._data import GROUPS, Images
+from hyperloom.recipes.per_sample.data import GROUPS, Images
 
 DIM, TRUNK, WIDTH, LOT = 8, 16, 24, 256
 Parameters = Mapping[str, Tensor]

@@ -16,7 +16,7 @@ from jax import Array
 
 import hyperloom.jax as hl
 from hyperloom._core.errors import message
-from hyperloom.compat.hypernn._inputs import generated
+from hyperloom.compat.hypernn._door.inputs import generated
 from hyperloom.compat.hypernn.jax.utils import count_jax_params, get_weight_chunk_dims, inputs_of
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 import hyperloom.jax as hl
 from hyperloom._core.errors import message
-from hyperloom.compat.hypernn._inputs import get_weight_chunk_dims
+from hyperloom.compat.hypernn._door.inputs import get_weight_chunk_dims
 
 __all__ = ["count_jax_params", "get_weight_chunk_dims"]
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import hyperloom.torch as hl
 from hyperloom._core.errors import message
-from hyperloom.compat.hypernn._inputs import generated, get_weight_chunk_dims
+from hyperloom.compat.hypernn._door.inputs import generated, get_weight_chunk_dims
 
 
 class FunctionalTarget(nn.Module):

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 import hyperloom.torch as hl
-from hyperloom.compat.hypernn._inputs import get_weight_chunk_dims
+from hyperloom.compat.hypernn._door.inputs import get_weight_chunk_dims
 from hyperloom.compat.hypernn.torch.hypernet import FunctionalTarget as FunctionalParamVectorWrapper
 
 __all__ = ["FunctionalParamVectorWrapper", "count_params", "get_weight_chunk_dims"]

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 import hyperloom.torch as hl
-from hyperloom.compat.hypnettorch._errors import require
+from hyperloom.compat.hypnettorch._door.errors import require
 from hyperloom.compat.hypnettorch.hnets.deconv_hnet import _Drawing, deconv
 
 _RELU = nn.ReLU()

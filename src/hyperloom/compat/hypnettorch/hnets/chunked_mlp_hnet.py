@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hyperloom.compat.hypnettorch._errors import require
-from hyperloom.compat.hypnettorch._formats import check_format, from_batched
-from hyperloom.compat.hypnettorch._generator import Slots
-from hyperloom.compat.hypnettorch._init import fill_chunked_hyperfan, rule
-from hyperloom.compat.hypnettorch._inputs import (
+from hyperloom.compat.hypnettorch._door.errors import require
+from hyperloom.compat.hypnettorch._door.formats import check_format, from_batched
+from hyperloom.compat.hypnettorch._door.generator import Slots
+from hyperloom.compat.hypnettorch._door.init import fill_chunked_hyperfan, rule
+from hyperloom.compat.hypnettorch._door.inputs import (
     check_inputs,
     check_width,
     ids_of,
@@ -21,7 +21,7 @@ from hyperloom.compat.hypnettorch._inputs import (
     one_batch,
     supplied,
 )
-from hyperloom.compat.hypnettorch._ledger import Entry, Ledger, entry
+from hyperloom.compat.hypnettorch._door.ledger import Entry, Ledger, entry
 from hyperloom.compat.hypnettorch.hnets.hnet_interface import HyperNetInterface
 from hyperloom.compat.hypnettorch.hnets.mlp_hnet import HMLP
 

@@ -10,17 +10,17 @@ import torch
 from torch import Tensor, nn
 
 import hyperloom.torch as hl
-from hyperloom.compat.hypnettorch._errors import require
-from hyperloom.compat.hypnettorch._formats import check_format, from_batched
-from hyperloom.compat.hypnettorch._generator import activation_name
-from hyperloom.compat.hypnettorch._inputs import (
+from hyperloom.compat.hypnettorch._door.errors import require
+from hyperloom.compat.hypnettorch._door.formats import check_format, from_batched
+from hyperloom.compat.hypnettorch._door.generator import activation_name
+from hyperloom.compat.hypnettorch._door.inputs import (
     check_inputs,
     check_width,
     ids_of,
     one_batch,
     supplied,
 )
-from hyperloom.compat.hypnettorch._ledger import Entry, Ledger, entry
+from hyperloom.compat.hypnettorch._door.ledger import Entry, Ledger, entry
 from hyperloom.compat.hypnettorch.hnets.hnet_interface import HyperNetInterface
 from hyperloom.compat.hypnettorch.utils.batchnorm_layer import BatchNormLayer
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hyperloom.compat.hypnettorch._errors import require
-from hyperloom.compat.hypnettorch._formats import check_format, from_samples
-from hyperloom.compat.hypnettorch._inputs import ids_of, supplied
-from hyperloom.compat.hypnettorch._ledger import Entry, Ledger, entry
-from hyperloom.compat.hypnettorch._members import joined, take_over, train_members
+from hyperloom.compat.hypnettorch._door.errors import require
+from hyperloom.compat.hypnettorch._door.formats import check_format, from_samples
+from hyperloom.compat.hypnettorch._door.inputs import ids_of, supplied
+from hyperloom.compat.hypnettorch._door.ledger import Entry, Ledger, entry
+from hyperloom.compat.hypnettorch._door.members import joined, take_over, train_members
 from hyperloom.compat.hypnettorch.hnets.hnet_interface import HyperNetInterface
 
 Assembly = Callable[[list[list[Tensor]], list[Tensor], list[Tensor]], list[Tensor]]

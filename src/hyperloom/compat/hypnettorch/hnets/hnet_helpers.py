@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from hyperloom.compat.hypnettorch._errors import require
+from hyperloom.compat.hypnettorch._door.errors import require
 from hyperloom.compat.hypnettorch.hnets.hnet_container import HContainer
 from hyperloom.compat.hypnettorch.hnets.hnet_interface import HyperNetInterface
 from hyperloom.compat.hypnettorch.hnets.hnet_perturbation_wrapper import HPerturbWrapper

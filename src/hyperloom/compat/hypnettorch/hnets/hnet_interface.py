@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hyperloom.compat.hypnettorch._errors import require
-from hyperloom.compat.hypnettorch._formats import FORMATS, from_flat, from_samples
-from hyperloom.compat.hypnettorch._ledger import Ledger
+from hyperloom.compat.hypnettorch._door.errors import require
+from hyperloom.compat.hypnettorch._door.formats import FORMATS, from_flat, from_samples
+from hyperloom.compat.hypnettorch._door.ledger import Ledger
 from hyperloom.compat.hypnettorch.mnets.mnet_interface import MainNetInterface
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hyperloom.compat.hypnettorch._errors import require
-from hyperloom.compat.hypnettorch._formats import check_format, from_flat
-from hyperloom.compat.hypnettorch._members import take_over
+from hyperloom.compat.hypnettorch._door.errors import require
+from hyperloom.compat.hypnettorch._door.formats import check_format, from_flat
+from hyperloom.compat.hypnettorch._door.members import take_over
 from hyperloom.compat.hypnettorch.hnets.hnet_interface import HyperNetInterface
 
 

@@ -10,24 +10,24 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hyperloom.compat.hypnettorch._errors import require
-from hyperloom.compat.hypnettorch._formats import check_format, from_batched
-from hyperloom.compat.hypnettorch._generator import (
+from hyperloom.compat.hypnettorch._door.errors import require
+from hyperloom.compat.hypnettorch._door.formats import check_format, from_batched
+from hyperloom.compat.hypnettorch._door.generator import (
     Generator,
     Numbers,
     Options,
     Slots,
     probability,
 )
-from hyperloom.compat.hypnettorch._init import fill_hyperfan
-from hyperloom.compat.hypnettorch._inputs import (
+from hyperloom.compat.hypnettorch._door.init import fill_hyperfan
+from hyperloom.compat.hypnettorch._door.inputs import (
     check_inputs,
     check_width,
     look_up,
     one_batch,
     supplied,
 )
-from hyperloom.compat.hypnettorch._ledger import Entry, Ledger, entry
+from hyperloom.compat.hypnettorch._door.ledger import Entry, Ledger, entry
 from hyperloom.compat.hypnettorch.hnets.hnet_interface import HyperNetInterface
 from hyperloom.compat.hypnettorch.utils.batchnorm_layer import BatchNormLayer
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hyperloom.compat.hypnettorch._errors import require
-from hyperloom.compat.hypnettorch._ledger import Ledger
+from hyperloom.compat.hypnettorch._door.errors import require
+from hyperloom.compat.hypnettorch._door.ledger import Ledger
 
 Shapes = Sequence[Sequence[int]]
 

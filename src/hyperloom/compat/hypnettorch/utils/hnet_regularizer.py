@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hyperloom.compat.hypnettorch._errors import require
+from hyperloom.compat.hypnettorch._door.errors import require
 from hyperloom.compat.hypnettorch.hnets.hnet_interface import HyperNetInterface
 
 Weights = Sequence[Tensor]

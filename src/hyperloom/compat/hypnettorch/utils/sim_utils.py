@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from hyperloom.compat.hypnettorch._errors import require
+from hyperloom.compat.hypnettorch._door.errors import require
 from hyperloom.compat.hypnettorch.hnets.chunked_mlp_hnet import ChunkedHMLP
 from hyperloom.compat.hypnettorch.hnets.mlp_hnet import HMLP
 from hyperloom.compat.hypnettorch.hnets.structured_mlp_hnet import StructuredHMLP

@@ -9,11 +9,11 @@ import torch
 from matplotlib.figure import Figure
 
 import hyperloom.torch as hl
-from hyperloom.recipes._measure import Side, lines_of, ms_of
-from hyperloom.recipes._run import Run
+from hyperloom.recipes._frame.measure import Side, lines_of, ms_of
+from hyperloom.recipes._frame.run import Run
 from hyperloom.recipes.names import by_hand
 from hyperloom.recipes.names import torch as ours
-from hyperloom.recipes.names._data import Names, read_names
+from hyperloom.recipes.names.data import Names, read_names
 
 STEPS, BATCH, RATE = 250, 64, 1e-2
 

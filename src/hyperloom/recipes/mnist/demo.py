@@ -10,11 +10,11 @@ import torch
 from matplotlib.figure import Figure
 
 import hyperloom.torch as hl
-from hyperloom.recipes._measure import Side, lines_of, ms_of
-from hyperloom.recipes._run import Run
+from hyperloom.recipes._frame.measure import Side, lines_of, ms_of
+from hyperloom.recipes._frame.run import Run
 from hyperloom.recipes.mnist import torch as recipe
-from hyperloom.recipes.mnist._data import Digits, load
 from hyperloom.recipes.mnist.by_hand import ByHand
+from hyperloom.recipes.mnist.data import Digits, load
 
 STEPS, SEEDS, FRAMES = 1500, 3, 10
 # Of Adam: the published one for MNIST; a larger one for small images and few steps.

@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import hyperloom.torch as hl
-from hyperloom.recipes._measure import Side, lines_of, ms_of
-from hyperloom.recipes._run import Run
+from hyperloom.recipes._frame.measure import Side, lines_of, ms_of
+from hyperloom.recipes._frame.run import Run
 from hyperloom.recipes.per_sample import torch as recipe
-from hyperloom.recipes.per_sample._data import DELTA, GROUPS, Images, epsilon, load
 from hyperloom.recipes.per_sample.by_hand import ByHand
+from hyperloom.recipes.per_sample.data import DELTA, GROUPS, Images, epsilon, load
 
 STEPS, SEEDS, RATE, PRIVACY = 100, 3, 5e-3, recipe.Privacy(clip=1.0, noise=2.0)
 RATES_OF_SEPARATE = (2e-3, 5e-3, 1e-2)  # the best on the test images is shown

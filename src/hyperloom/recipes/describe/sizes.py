@@ -39,6 +39,7 @@ class SharedHeads(Layout):
     ranks: bool
 
     def compile(self, parts: Sequence[Part], first_head: int) -> list[Placement]:
+        """Place the parts of each module type in a head of their own."""
         groups: dict[str, list[Part]] = {}
         for part in parts:
             groups.setdefault(number_and_type(part.layer)[1], []).append(part)

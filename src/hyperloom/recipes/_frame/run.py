@@ -21,8 +21,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from hyperloom import __version__
-from hyperloom.plot._gif import frame, write_gif
-from hyperloom.recipes._measure import Side
+from hyperloom.plot._draw.gif import frame, write_gif
+from hyperloom.recipes._frame.measure import Side
 
 NUMBERS = "numbers.json"
 DPI = 110

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from hyperloom._core.errors import a_kind, message
 from hyperloom._core.reports.doctor import Report
-from hyperloom.plot._sheet import Sheet
+from hyperloom.plot._draw.sheet import Sheet
 
 LEAST = 1e-12
 

@@ -10,8 +10,8 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hyperloom.recipes.continual._data import SIDE, Task
-from hyperloom.recipes.continual._sequence import Record
+from hyperloom.recipes.continual.data import SIDE, Task
+from hyperloom.recipes.continual.sequence import Record
 
 Layers = Sequence[tuple[np.ndarray, np.ndarray]]
 

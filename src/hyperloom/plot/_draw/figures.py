@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 
 from hyperloom._core.errors import did_you_mean, message
 from hyperloom._core.plan.plan import Plan
-from hyperloom.plot import _neighbours as neighbours
-from hyperloom.plot._saved import Source, source
-from hyperloom.plot._sheet import Sheet
+from hyperloom.plot._draw import neighbours
+from hyperloom.plot._draw.saved import Source, source
+from hyperloom.plot._draw.sheet import Sheet
 
 MOST_LABELS = 24
 MOST_VALUES = 12

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 import hyperloom.torch as hl
 from hyperloom.recipes.maml import torch as ours
-from hyperloom.recipes.maml._data import Tasks
 from hyperloom.recipes.maml.by_hand import HandGenerated, OneStart, copied, run
+from hyperloom.recipes.maml.data import Tasks
 from hyperloom.recipes.maml.torch import RATE, step_of
 
 __all__ = ["HAND", "OURS", "RATE", "hl", "step_of"]

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import hyperloom.torch as hl
-from hyperloom.compat.hypnettorch._errors import require
+from hyperloom.compat.hypnettorch._door.errors import require
 from hyperloom.torch._generate.trunks import build_trunk
 
 Activation = Callable[[Tensor], Tensor]

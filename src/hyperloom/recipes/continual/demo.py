@@ -13,12 +13,11 @@ import sklearn  # noqa: F401  # pyright: ignore[reportUnusedImport]  # missing, 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from hyperloom.recipes._run import Run
-from hyperloom.recipes.continual import _plots as plots
-from hyperloom.recipes.continual import _setup
-from hyperloom.recipes.continual._data import Task, split_digits
-from hyperloom.recipes.continual._report import as_json, table
-from hyperloom.recipes.continual._sequence import Learner, Record, Training, learn_in_sequence
+from hyperloom.recipes._frame.run import Run
+from hyperloom.recipes.continual import plots, setup
+from hyperloom.recipes.continual.data import Task, split_digits
+from hyperloom.recipes.continual.report import as_json, table
+from hyperloom.recipes.continual.sequence import Learner, Record, Training, learn_in_sequence
 
 CHECKPOINT = "hypernetwork.safetensors"
 STEPS = 400
@@ -122,7 +121,7 @@ def _numbers(training: Training, records: Mapping[str, Record], same: bool) -> d
         "units": {"accuracy": "percent", "forgotten": "points", "seconds": "s"},
         "tasks": list(next(iter(records.values())).tasks),
         "training": {**asdict(training), "optimizer": "Adam, new for each task"},
-        "choices": _setup.described(),
+        "choices": setup.described(),
         "learners": {name: as_json(record) for name, record in records.items()},
         "checkpoint": {"file": CHECKPOINT, "same_predictions_when_loaded": same},
     }

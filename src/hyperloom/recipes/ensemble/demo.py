@@ -12,8 +12,8 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 import hyperloom.torch as hl
-from hyperloom.recipes._measure import Side, lines_of, ms_of
-from hyperloom.recipes._run import Run
+from hyperloom.recipes._frame.measure import Side, lines_of, ms_of
+from hyperloom.recipes._frame.run import Run
 from hyperloom.recipes.ensemble import by_hand
 from hyperloom.recipes.ensemble import torch as ours
 

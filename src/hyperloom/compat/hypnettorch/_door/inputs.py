@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from hyperloom.compat.hypnettorch._errors import RefusedError, require
+from hyperloom.compat.hypnettorch._door.errors import RefusedError, require
 
 if TYPE_CHECKING:
     from hyperloom.compat.hypnettorch.hnets.hnet_interface import HyperNetInterface

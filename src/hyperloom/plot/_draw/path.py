@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from hyperloom._core.errors import a_path, message, positive_int
-from hyperloom.plot._figures import known, matrices
-from hyperloom.plot._saved import saved
+from hyperloom.plot._draw.figures import known, matrices
+from hyperloom.plot._draw.saved import saved
 
 SIDE, COLOURS = 240, 64
 

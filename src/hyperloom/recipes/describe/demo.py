@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hyperloom.recipes.describe import _plots as plots
+from hyperloom.recipes.describe import plots
 from hyperloom.recipes.describe import torch as recipe
-from hyperloom.recipes.describe._data import TASKS, Task, spelled, texts
+from hyperloom.recipes.describe.data import TASKS, Task, spelled, texts
 
 BASE, SFT, LIBRARY, IMITATE = 3000, 1500, 800, 1500
 _INTRODUCTION = (

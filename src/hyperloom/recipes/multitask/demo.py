@@ -11,11 +11,11 @@ import torch
 from matplotlib.figure import Figure
 
 import hyperloom.torch as hl
-from hyperloom.recipes._measure import Side, lines_of, ms_of
-from hyperloom.recipes._run import Run
+from hyperloom.recipes._frame.measure import Side, lines_of, ms_of
+from hyperloom.recipes._frame.run import Run
 from hyperloom.recipes.multitask import torch as recipe
-from hyperloom.recipes.multitask._data import Tasks, load
 from hyperloom.recipes.multitask.by_hand import ByHand
+from hyperloom.recipes.multitask.data import Tasks, load
 
 STEPS = 800
 _INTRODUCTION = (

@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import hyperloom.torch as hl
-from hyperloom.recipes._measure import Side, lines_of, ms_of
-from hyperloom.recipes._run import Run
+from hyperloom.recipes._frame.measure import Side, lines_of, ms_of
+from hyperloom.recipes._frame.run import Run
 from hyperloom.recipes.federated import by_hand
 from hyperloom.recipes.federated import torch as ours
-from hyperloom.recipes.federated._data import CLIENTS, NEW, TRAIN, Clients, read_clients
+from hyperloom.recipes.federated.data import CLIENTS, NEW, TRAIN, Clients, read_clients
 
 ROUNDS, AT_ONCE, RATE = 600, 10, 3e-3
 JOIN_ROUNDS, JOIN_RATE = 100, 0.03

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from hyperloom.compat.hypnettorch._ledger import Entry
+from hyperloom.compat.hypnettorch._door.ledger import Entry
 
 
 def joined(hnets: Sequence[Any], key: str, extra: dict[str, Any]) -> list[Entry]:

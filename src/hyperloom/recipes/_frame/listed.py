@@ -23,7 +23,7 @@ class Recipe(NamedTuple):
     @property
     def module(self) -> str:
         """Name of the module whose `demo(run)` runs it."""
-        return f"hyperloom.recipes.{self.folder or self.name}._demo"
+        return f"hyperloom.recipes.{self.folder or self.name}.demo"
 
 
 RECIPES = (

@@ -9,7 +9,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from hyperloom.recipes.continual._sequence import Record
+from hyperloom.recipes.continual.sequence import Record
 
 
 def table(records: Mapping[str, Record]) -> Table:

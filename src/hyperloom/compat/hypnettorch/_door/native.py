@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import hyperloom.torch as hl
-from hyperloom.compat.hypnettorch._generator import Numbers, Slots, activation_name
+from hyperloom.compat.hypnettorch._door.generator import Numbers, Slots, activation_name
 from hyperloom.compat.hypnettorch.hnets.chunked_mlp_hnet import ChunkedHMLP
 from hyperloom.compat.hypnettorch.hnets.mlp_hnet import HMLP
 

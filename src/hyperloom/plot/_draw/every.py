@@ -7,9 +7,9 @@ from pathlib import Path
 
 from hyperloom._core.plan.picture import draw
 from hyperloom._core.plan.plan import Plan
-from hyperloom.plot._figures import conditions, known, similarity, tensor, weights
-from hyperloom.plot._path import path
-from hyperloom.plot._saved import read_saved
+from hyperloom.plot._draw.figures import conditions, known, similarity, tensor, weights
+from hyperloom.plot._draw.path import path
+from hyperloom.plot._draw.saved import read_saved
 
 DPI = 120
 

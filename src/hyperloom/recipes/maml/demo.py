@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from hyperloom.recipes._measure import Side, lines_of, ms_of
-from hyperloom.recipes._run import Run
-from hyperloom.recipes.maml._data import Tasks, stream, unseen
+from hyperloom.recipes._frame.measure import Side, lines_of, ms_of
+from hyperloom.recipes._frame.run import Run
+from hyperloom.recipes.maml.data import Tasks, stream, unseen
 
 STEPS, OUTER_RATE = 2000, 3e-3
 PUBLISHED = 0.77  # Li et al. 2017 (Meta-SGD), table 1: MAML trained and tested with ten points
@@ -30,7 +30,7 @@ CONTESTANTS = {
 def demo(run: Run) -> None:
     """Run the recipe."""
     run.introduce(_INTRODUCTION)
-    recipe: Any = import_module(f"{__package__}._on_{run.backend}")
+    recipe: Any = import_module(f"{__package__}.on_{run.backend}")
     test = unseen()
     run.settings(steps=STEPS, outer_rate=OUTER_RATE, inner_rate=recipe.RATE, tasks=len(test.x))
     models = recipe.models(run.seed)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from hyperloom.recipes.describe._data import ORDERS, SHIFTS, TASKS
+from hyperloom.recipes.describe.data import ORDERS, SHIFTS, TASKS
 
 
 def tasks(seen: np.ndarray, unseen: np.ndarray) -> Figure:

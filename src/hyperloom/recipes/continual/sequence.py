@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from hyperloom._core.errors import finite_float, message, positive_int
-from hyperloom.recipes.continual._data import Part, Task
+from hyperloom.recipes.continual.data import Part, Task
 
 
 @dataclass(frozen=True)

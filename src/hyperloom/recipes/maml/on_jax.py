@@ -12,8 +12,8 @@ from jax import Array
 
 import hyperloom.jax as hl
 from hyperloom.recipes.maml import jax as ours
-from hyperloom.recipes.maml._data import Tasks
 from hyperloom.recipes.maml.by_hand_jax import HandGenerated, OneStart, copied, run
+from hyperloom.recipes.maml.data import Tasks
 from hyperloom.recipes.maml.jax import RATE, step_of
 
 __all__ = ["HAND", "OURS", "RATE", "hl", "step_of"]

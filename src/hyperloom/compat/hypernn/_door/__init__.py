@@ -1,0 +1,1 @@
+"""What the door to hyper-nn is built from."""

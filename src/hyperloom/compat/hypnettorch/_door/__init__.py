@@ -1,0 +1,1 @@
+"""What the door to hypnettorch is built from."""

@@ -1,0 +1,1 @@
+"""What draws: figures of matplotlib from hypernetworks and files."""

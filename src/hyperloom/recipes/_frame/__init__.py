@@ -1,0 +1,1 @@
+"""What every recipe does besides its own: the list, a run, measures."""
