@@ -20,7 +20,7 @@ from hyperloom.recipes.continual import (
     Record,
     Task,
     Training,
-    _demo,
+    demo,
     learn_in_sequence,
     split_digits,
 )
@@ -104,11 +104,11 @@ def test_learners_refuse_what_they_cannot_use(tasks: tuple[Task, ...]) -> None:
 
 def test_the_demo_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Two tasks of the five: each task of a hypernetwork is compiled anew, as it adds an id.
-    monkeypatch.setattr(_demo, "split_digits", lambda: split_digits()[:2])
+    monkeypatch.setattr(demo, "split_digits", lambda: split_digits()[:2])
     out = io.StringIO()
     run = Run("digits", tmp_path, Console(file=out, width=80), steps=2, backend="jax")
     with running(run):
-        _demo.demo(run)
+        demo.demo(run)
     assert not run.failed
     files = {"accuracy.png", "weights.png", "conditions.png", CHECKPOINT, NUMBERS}
     assert {path.name for path in tmp_path.iterdir()} == files
