@@ -97,7 +97,7 @@ def _seeded() -> None:
 
 
 @pytest.fixture
-def take() -> Iterator[Callable[[str], None]]:
-    """Give a function that takes the cost model's place: every layer goes one way."""
+def take() -> Iterator[Callable[..., None]]:
+    """Give `forcing` as a function, in force until the test ends."""
     with ExitStack() as stack:
-        yield lambda way: stack.enter_context(forcing(way))
+        yield lambda way, of="layers": stack.enter_context(forcing(way, of))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,7 +12,6 @@ import pytest
 from flax import nnx
 
 import hyperloom.jax as hl
-from hyperloom.jax._tools import regularizer
 from tests._support.on_jax import over, shaken
 from tests.on_jax.cases import mlp
 
@@ -45,12 +45,12 @@ def penalty(hnet: Any, reg: Any) -> Any:
     "name",
     [pytest.param(n, marks=pytest.mark.slow) if n in ("full", "tiles") else n for n in CASES],
 )
-def test_gram_equals_outputs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gram_equals_outputs(name: str, take: Callable[..., None]) -> None:
     layout, options = CASES[name]
     hnet = over_mlp(layout)
     regs = [hl.OutputRegularizer(0.7, **options) for _ in range(2)]
     for reg, gram in zip(regs, (True, False), strict=True):
-        monkeypatch.setattr(regularizer, "gram_is_cheaper", lambda *_, gram=gram: gram)
+        take("gram" if gram else "outputs", "penalties")
         reg.remember(hnet, range(4))
         assert bool(reg.heads) is gram
     shaken(hnet)
@@ -73,8 +73,8 @@ def test_no_change_is_exactly_zero_and_a_known_one_is_right() -> None:
     assert penalty(hnet, reg)[0] == pytest.approx(wanted, rel=1e-3)
 
 
-def test_array_weights_and_factored_forms_take_the_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(regularizer, "gram_is_cheaper", lambda *_: True)
+def test_array_weights_and_factored_forms_take_the_outputs(take: Callable[..., None]) -> None:
+    take("gram", "penalties")
     mask = jnp.asarray(np.random.rand(4, 4))
     for choices, weights in (
         ({}, {"layers.0.kernel": mask}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,6 @@ from torch import nn
 import hyperloom.torch as hl
 from hyperloom._core.backend.regularizer import Rows, rows_that_count
 from hyperloom._core.choices.layouts import Head, Piece, Source
-from hyperloom.torch._tools import regularizer
 
 LAYOUTS: dict[str, Any] = {
     "full": hl.Full(),
@@ -53,22 +53,22 @@ def penalty(
 @pytest.mark.parametrize("weights", [None, {"*.bias": 0.3, "3.*": 2.0}], ids=["alike", "weighted"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_gram_equals_outputs(
-    layout: str, weights: Any, subset: int | None, monkeypatch: pytest.MonkeyPatch
+    layout: str, weights: Any, subset: int | None, take: Callable[..., None]
 ) -> None:
     hnet = hl.HyperNetwork(
         target(), condition=hl.Embedding(5, 8), trunk=hl.MLP(4), layout=LAYOUTS[layout]
     )
     found = []
     for gram in (True, False):
-        monkeypatch.setattr(regularizer, "gram_is_cheaper", lambda *_, gram=gram: gram)
+        take("gram" if gram else "outputs", "penalties")
         reg = hl.OutputRegularizer(0.7, weights=weights, subset=subset)
         found.append(penalty(hnet, reg, 0.1))
         assert (len(reg.memories) > 0) is gram
     torch.testing.assert_close(found[0], found[1], rtol=1e-10, atol=1e-12)
 
 
-def test_no_change_is_exactly_zero(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(regularizer, "gram_is_cheaper", lambda *_: True)
+def test_no_change_is_exactly_zero(take: Callable[..., None]) -> None:
+    take("gram", "penalties")
     hnet = hl.HyperNetwork(
         target(), condition=hl.Embedding(5, 8), trunk=hl.MLP(4), layout=hl.Chunked(25)
     )
@@ -78,9 +78,9 @@ def test_no_change_is_exactly_zero(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_tensor_weights_and_factored_forms_take_the_outputs(
-    monkeypatch: pytest.MonkeyPatch,
+    take: Callable[..., None],
 ) -> None:
-    monkeypatch.setattr(regularizer, "gram_is_cheaper", lambda *_: True)
+    take("gram", "penalties")
     mask = torch.rand(9, 6, dtype=torch.float64)
     plain = hl.HyperNetwork(target(), condition=hl.Embedding(5, 8))
     reg = hl.OutputRegularizer(1.0, weights={"0.weight": mask})
@@ -92,7 +92,7 @@ def test_tensor_weights_and_factored_forms_take_the_outputs(
     assert not len(reg.memories)
 
 
-def test_small_changes_keep_their_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_changes_keep_their_digits(take: Callable[..., None]) -> None:
     """In float32, differences of outputs lose the digits that Gram matrices keep."""
     torch.manual_seed(0)
     hnet = hl.HyperNetwork(
@@ -105,7 +105,7 @@ def test_small_changes_keep_their_digits(monkeypatch: pytest.MonkeyPatch) -> Non
         ("outputs", hnet, False),
         ("exact", wide, False),
     ):
-        monkeypatch.setattr(regularizer, "gram_is_cheaper", lambda *_, gram=gram: gram)
+        take("gram" if gram else "outputs", "penalties")
         regs[name] = hl.OutputRegularizer(1.0)
         regs[name].remember(model, range(4))
     with torch.no_grad():

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 import hyperloom.torch as hl
-from hyperloom.torch._tools import regularizer
 from tests._support.on_torch import shaken
 from tests.on_torch.builders import LAYOUTS, X, close, make, mlp
 
@@ -187,9 +186,9 @@ def remembering(gram: bool, seed: int = 0) -> tuple[hl.HyperNetwork, hl.OutputRe
 
 @pytest.mark.parametrize("gram", [True, False])
 def test_what_is_remembered_is_saved_and_moves(
-    gram: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    gram: bool, tmp_path: Path, take: Callable[..., None]
 ) -> None:
-    monkeypatch.setattr(regularizer, "gram_is_cheaper", lambda *_: gram)
+    take("gram" if gram else "outputs", "penalties")
     hnet, reg = remembering(gram)
     assert (len(reg.memories) > 0) is gram
     assert not list(reg.parameters())

@@ -14,6 +14,7 @@ from hyperloom._core.arrays import ArrayKind
 from hyperloom._core.choices.conditions import Concat, Condition, Noise
 from hyperloom._core.choices.layouts import Head, Piece
 from hyperloom._core.errors import a_mapping, a_string, did_you_mean, finite_float, message
+from hyperloom._core.plan.cost import forced
 from hyperloom._core.plan.plan import Entry, Plan
 
 
@@ -182,6 +183,9 @@ def gram_is_cheaper(
         slower: How many times slower Gram matrices are than in that measurement, relative to
             outputs.
     """
+    way = forced("penalties")
+    if way is not None:
+        return way == "gram"
     slots, width = num * head.num_slots, 2 * features + 1
     outputs = slots * head.slot_size * (6 * features + 100)
     grams = 6 * width**2 * (head.slot_size + num_rows * slots)

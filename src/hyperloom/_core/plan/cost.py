@@ -92,35 +92,43 @@ def estimates(layer: Layer, itemsize: int, device: str) -> tuple[Estimate, ...]:
     return tuple(sorted(_each(layer, itemsize, device), key=lambda e: e.seconds))
 
 
-_forced: list[Callable[[], str]] = []
+_forced: dict[str, list[Callable[[], str]]] = {"layers": [], "penalties": []}
 
 
 @contextmanager
-def forcing(way: str | Callable[[], str]) -> Generator[None]:
-    """Let every layer go one way while this lasts, in both backends.
+def forcing(way: str | Callable[[], str], of: str = "layers") -> Generator[None]:
+    """Let all layers, or all penalties, go one way while this lasts, in both backends.
 
-    The one hook by which tests reach into the cost model: they compare what the ways give.
-    A user says it of one hypernetwork, by `Execution(ways=)`.
+    The one hook by which tests choose in place of an estimate: they compare what the ways give.
+    A user chooses the way of layers by `Execution(ways=)`.
 
     Args:
-        way: `"dense"`, `"inputs"` or `"outputs"`, or a function that says it for layer after layer.
+        way: `"dense"`, `"inputs"` or `"outputs"` for layers; `"gram"` or `"outputs"` for penalties
+            of `OutputRegularizer`. Or a function that returns one of these, called for each.
+        of: `"layers"` or `"penalties"`.
     """
-    _forced.append((lambda: way) if isinstance(way, str) else way)
+    _forced[of].append((lambda: way) if isinstance(way, str) else way)
     try:
         yield
     finally:
-        _forced.pop()
+        _forced[of].pop()
 
 
 def is_forced() -> bool:
-    """Whether `forcing` is in force."""
-    return bool(_forced)
+    """Whether the way of layers is forced."""
+    return bool(_forced["layers"])
+
+
+def forced(of: str) -> str | None:
+    """Return the way that is forced, for what `forcing` names `of`; `None` if none is."""
+    return _forced[of][-1]() if _forced[of] else None
 
 
 def choose(layer: Layer, itemsize: int, device: str) -> str:
     """Return the cheapest way: `"dense"`, `"inputs"` or `"outputs"`."""
-    if _forced:
-        return _forced[-1]()
+    way = forced("layers")
+    if way is not None:
+        return way
     # By comparisons, not sorted: sizes may be symbols of a compiler, which asks about each.
     best, *others = _each(layer, itemsize, device)
     for other in others:
